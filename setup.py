@@ -1,0 +1,52 @@
+"The package as settings.ini describes it. Only the standard library and setuptools are here when pip runs this."
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+root = Path(__file__).resolve().parent
+settings = ConfigParser(delimiters=['='])
+settings.read(root/'settings.ini', encoding='utf-8')
+cfg = settings['DEFAULT']
+
+licenses = {'apache2': 'Apache-2.0'}
+statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable', '6 - Mature']
+pythons = [f'3.{minor}' for minor in range(int(cfg['min_python'].split('.')[1]), 14)]
+readme = root/'README.md'
+
+
+def requirements(key): return cfg.get(key, '').split()
+
+
+setup(
+    name=cfg['lib_name'],
+    version=cfg['version'],
+    description=cfg['description'],
+    long_description=readme.read_text(encoding='utf-8') if readme.exists() else cfg['description'],
+    long_description_content_type='text/markdown',
+    author=cfg['author'],
+    license=licenses[cfg['license']],
+    url=cfg['git_url'],
+    keywords=cfg['keywords'].split(),
+    classifiers=[
+        f'Development Status :: {statuses[int(cfg["status"]) - 1]}',
+        f'Intended Audience :: {cfg["audience"]}',
+        f'Natural Language :: {cfg["language"]}',
+        'Operating System :: POSIX',
+        *(f'Programming Language :: Python :: {version}' for version in pythons),
+        'Typing :: Typed',
+    ],
+    packages=find_packages(include=[cfg['lib_path'], f'{cfg["lib_path"]}.*']),
+    package_data={cfg['lib_path']: ['py.typed']},
+    zip_safe=False,
+    python_requires=f'>={cfg["min_python"]}',
+    install_requires=requirements('requirements'),
+    extras_require=dict(
+        demo=requirements('demo_requirements'),
+        dev=requirements('dev_requirements'),
+    ),
+    entry_points=dict(
+        console_scripts=requirements('console_scripts'),
+        nbdev=[f'{cfg["lib_path"]}={cfg["lib_path"]}._modidx:d'],
+    ),
+)

@@ -1,0 +1,84 @@
+"A site for each test, and nothing left behind by any"
+import gc, multiprocessing.resource_tracker, os, shutil, sys, tempfile, threading, time
+from pathlib import Path
+
+import psutil, pytest
+
+# no test may touch the user's own site, whichever way pytest is started
+_folder = tempfile.mkdtemp(prefix='parkit-tests-')
+os.environ['PARKIT_SITE'] = str(Path(_folder)/'site')
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'slow: takes long or needs much disk; `-m "not slow"` leaves it out')
+    # Python keeps this process and its pipe from the first spawned process on
+    multiprocessing.resource_tracker.ensure_running()
+
+def pytest_unconfigure(config): shutil.rmtree(_folder, ignore_errors=True)
+
+
+def wait_for(condition, seconds=10, interval=0.02):
+    "Wait until `condition()` is true; returns its last value, which is false if `seconds` have passed"
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline: time.sleep(interval)
+    return value
+
+
+# --- leaks
+
+def _descriptors():
+    open_now = []
+    for name in os.listdir('/dev/fd'):
+        try:
+            os.fstat(int(name))
+            open_now.append(f'{name} -> {os.readlink(f"/dev/fd/{name}") if sys.platform == "linux" else "?"}')
+        except OSError: pass  # the descriptor that listed the directory
+    return open_now
+
+def _children():
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try: found.append(f'{child.pid} {child.status()} {" ".join(child.cmdline())[:200]}')
+        except psutil.NoSuchProcess: pass
+    return found
+
+def _threads(): return [f'{o.ident} {o.name}' for o in threading.enumerate()]
+
+_kinds = dict(descriptors=_descriptors, threads=_threads, processes=_children)
+
+@pytest.fixture(autouse=True)
+def no_leaks():
+    "As many descriptors, threads and child processes after the test as before"
+    before = {kind: count() for kind, count in _kinds.items()}
+    yield
+    def leaked():
+        return {kind: sorted(set(now) - set(before[kind])) for kind, count in _kinds.items()
+                if len(now := count()) > len(before[kind])}
+    gc.collect()
+    wait_for(lambda: not leaked(), 5)
+    assert not leaked(), f'left behind by the test: {leaked()}'
+
+
+# --- sites
+
+def holders(folder):
+    "Processes other than this one that have a file below `folder` open or mapped, on Linux"
+    prefix, found = f'{Path(folder).resolve()}/', {}
+    if sys.platform != 'linux': return found
+    for process in psutil.process_iter():
+        if process.pid == os.getpid(): continue
+        try:
+            paths = [o.path for o in process.open_files()] + [o.path for o in process.memory_maps()]
+            if any(o.startswith(prefix) for o in paths): found[process.pid] = ' '.join(process.cmdline())[:200]
+        except (psutil.NoSuchProcess, psutil.AccessDenied): pass
+    return found
+
+@pytest.fixture
+def site(tmp_path):
+    "A site of the test's own, the default one while it runs; then its pool is stopped and no process may hold it"
+    import parkit as pk
+    site = pk.set_site(tmp_path/'site')
+    yield site
+    pk.Pool(site=site).stop()
+    site.close()
+    wait_for(lambda: not holders(tmp_path), 5)
+    assert not holders(tmp_path), f'processes that still hold the site: {holders(tmp_path)}'

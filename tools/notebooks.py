@@ -1,0 +1,77 @@
+"""Run the notebooks of `nbs/`, each on a new site.
+
+`test` runs `nbdev_test` over all of them, with a time limit. `save` executes them (or those named) in real kernels and
+stores the outputs; an output that differs only in process ids, times or addresses is left as it was."""
+import argparse, json, os, signal, subprocess, sys, tempfile
+from pathlib import Path
+
+from kernels import code_cells, demo_cells, normal, notebooks, read, root, terminated_cleanly, text, tutorials
+
+
+def _tool(name): return str(Path(sys.executable).with_name(name))
+
+
+def test(seconds, workers):
+    "Run `nbdev_test`; whatever it started is stopped after `seconds`. Returns the exit code"
+    command = [_tool('nbdev_test'), '--n_workers', str(workers), '--do_print', '--timing']
+    with tempfile.TemporaryDirectory(prefix='parkit-') as folder:
+        env = dict(os.environ, PARKIT_SITE=str(Path(folder)/'site'))
+        # a session of its own, so that the time limit and Ctrl-C reach the processes that run the notebooks too
+        process = subprocess.Popen(command, cwd=root, env=env, start_new_session=True)
+        try: return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            print(f'nbdev_test has not finished in {seconds} s; '
+                  'a notebook that is Starting above but not Completed is the one', file=sys.stderr)
+            return 124
+        finally:
+            if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def execute(path):
+    "Execute the notebook at `path`, store its outputs, and return the errors that no cell announces"
+    notebook, errors = read(path), []
+    tutorial = path in tutorials
+    cells = demo_cells(notebook) if tutorial else [o for o in code_cells(notebook) if o.runs]
+    with notebooks(2 if tutorial else 1, cwd=path.parent) as kernels:
+        for cell in cells:
+            outputs = kernels[max(cell.notebook, 1) - 1].run(cell.source, timeout=600)
+            raised = any(o['output_type'] == 'error' for o in outputs)
+            if raised != ('raises' in cell.directives):
+                what = text(outputs) if raised else 'did not raise'
+                errors.append(f'{path.name}, in this cell: {what}\n{cell.source}')
+                if raised: break
+            if normal(text(outputs)) != normal(text(cell.outputs)) or not text(outputs): cell.raw['outputs'] = outputs
+    if not errors: path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    return errors
+
+
+def save(paths):
+    "Execute and store the notebooks at `paths`, then clean them; returns the exit code"
+    errors = []
+    for path in paths:
+        print('executing', path.relative_to(root), flush=True)
+        errors += execute(path)
+        # only this one: someone may be editing the others
+        subprocess.run([_tool('nbdev_clean'), '--fname', str(path)], cwd=root, check=True)
+    for error in errors: print(error, file=sys.stderr)
+    return 1 if errors else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest='command', required=True)
+    one = commands.add_parser('test')
+    one.add_argument('--seconds', type=int, default=600, help='time limit for all notebooks together')
+    one.add_argument('--workers', type=int, default=2, help='notebooks run at once')
+    two = commands.add_parser('save')
+    two.add_argument('paths', nargs='*', type=lambda o: Path(o).resolve(), help='notebooks (all unless given)')
+    args = parser.parse_args()
+    with terminated_cleanly():
+        if args.command == 'test': return test(args.seconds, args.workers)
+        everything = sorted(o for o in (root/'nbs').rglob('*.ipynb')
+                            if not any(part.startswith(('_', '.')) for part in o.relative_to(root).parts))
+        return save(args.paths or everything)
+
+
+if __name__ == '__main__': sys.exit(main())

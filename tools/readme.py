@@ -1,0 +1,71 @@
+"""Make README.md from nbs/index.ipynb.
+
+nbdev makes its README by running Quarto over the notebook that its processors return. Here nbconvert takes Quarto's
+place, so that nothing but Python packages is needed. Two of the processors are left out: the one that links names to
+pages of the documentation, because what it finds depends on the packages installed and the README has to be the same
+everywhere; and the one that runs cells to document functions, because a README documents none."""
+import os, re, sys
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+_leading_directives = re.compile(r'\A(?:\s*#\|.*\n?)+')
+_relative_link = re.compile(r'(\]\()(?![a-z]+:|[#/])')
+_warning = '<!-- Made from {name} by `make readme`: edit the notebook, not this file. -->\n'
+
+
+def processed(path):
+    "The notebook at `path` as nbdev's documentation processors leave it"
+    from execnb.nbio import read_nb
+    from nbdev.process import NBProcessor
+    from nbdev.processors import FilterDefaults, add_links, exec_show_docs, insert_warning
+
+    unwanted = (add_links, exec_show_docs, insert_warning)
+
+    class Filter(FilterDefaults):
+        def base_procs(self): return [o for o in super().base_procs() if o not in unwanted]
+
+        def nb_proc(self, nb): return NBProcessor(nb=nb, procs=self.procs())
+
+    notebook = read_nb(path)
+    Filter()(notebook)
+    return notebook
+
+
+def _heading(frontmatter):
+    description = f'\n> {frontmatter["description"]}\n' if 'description' in frontmatter else ''
+    return f'# {frontmatter["title"]}\n{description}' if 'title' in frontmatter else ''
+
+
+def build(path=root/'nbs/index.ipynb'):
+    "The README that the notebook at `path` makes"
+    import nbformat
+    from execnb.nbio import nb2str
+    from nbconvert import MarkdownExporter
+
+    path = Path(path)
+    here = Path.cwd()
+    os.chdir(root)  # nbdev looks for settings.ini from the working directory upwards
+    try: notebook = processed(path)
+    finally: os.chdir(here)
+    heading = _heading(getattr(notebook, 'frontmatter_', {}))
+    plain = nbformat.reads(nb2str(notebook), as_version=4)
+    plain.cells = [o for o in plain.cells if o.cell_type != 'raw']
+    for cell in plain.cells:
+        if cell.cell_type == 'code': cell.source = _leading_directives.sub('', cell.source)
+        if cell.cell_type == 'markdown': cell.source = _relative_link.sub(r'\1nbs/', cell.source)
+    plain.metadata['language_info'] = {'name': 'python'}  # `nbdev_clean` strips it; it names the code blocks
+    body, resources = MarkdownExporter().from_notebook_node(plain)
+    if files := resources.get('outputs'): raise ValueError(f'{path.name}: a README cannot hold the outputs {[*files]}')
+    name = path.relative_to(root) if path.is_relative_to(root) else path.name
+    whole = f'{_warning.format(name=name)}\n{heading}\n{body}'
+    lines = '\n'.join(line.rstrip() for line in whole.splitlines())
+    return re.sub(r'\n{3,}', '\n\n', lines).strip() + '\n'
+
+
+def main():
+    readme = root/'README.md'
+    readme.write_text(build(), encoding='utf-8')
+    print('wrote', readme)
+
+
+if __name__ == '__main__': sys.exit(main())
