@@ -100,11 +100,11 @@ def _array_data(array: np.ndarray[Any, Any]) -> Iterator[Buffer]:
     import numpy as np
     if not array.nbytes: return
     if array.flags.forc:
-        yield memoryview(array.ravel(order='K').view(np.uint8))
+        yield array.ravel(order='K').view(np.uint8).data
         return
     size = max(1, 2**20 // array.itemsize)
-    for part in np.nditer(array, flags=['external_loop', 'buffered'], order='C', buffersize=size):
-        yield part.tobytes()
+    parts: Any = np.nditer(array, flags=['external_loop', 'buffered'], order='C', buffersize=size)
+    for part in parts: yield part.tobytes()
 
 # %% ../nbs/00_codecs.ipynb #a2a8384f
 def _encode_array(array: np.ndarray[Any, Any]) -> Chunks:
@@ -360,12 +360,17 @@ def _plain_equality(cls: type, *bases: type) -> type | None:
     return next((b for b in bases if issubclass(cls, b) and cls.__eq__ is b.__eq__), None)
 
 # %% ../nbs/00_codecs.ipynb #4100622e
+def _unwrapped(key: Any) -> Any:
+    "A numpy scalar as Python's number, a complex number without imaginary part as a real one"
+    if type(key).__module__ == 'numpy' and getattr(getattr(key, 'dtype', None), 'kind', '-') in 'biufc': key = key.item()
+    return key.real if isinstance(key, complex) and not key.imag else key
+
+# %% ../nbs/00_codecs.ipynb #d7ec8f20
 def _key_slow(key: Any) -> bytes:
     "`encode_key` for all that is not exactly a `str` or an `int`"
     from numbers import Real
+    key = _unwrapped(key)
     cls = type(key)
-    if cls.__module__ == 'numpy' and getattr(getattr(key, 'dtype', None), 'kind', '') in 'biufc' and hasattr(key, 'item'): key = key.item()
-    if isinstance(key, complex) and not key.imag: key = key.real
     if key is None: return bytes((_NONE,))
     if isinstance(key, Real) or hasattr(key, 'as_integer_ratio') and hasattr(key, '__float__'): return _key_number(key)
     base = _plain_equality(cls, str, bytes, tuple, frozenset, datetime, UUID)

@@ -15,7 +15,7 @@ from .storage import KEY_LIMIT, Blob, Site, TransactionError, _after, _fork
 from .transactions import _find, in_transaction, read, transaction, write
 
 # %% auto #0
-__all__ = ['K', 'V', 'D', 'Dict', 'Array']
+__all__ = ['K', 'V', 'Dict', 'Array']
 
 # %% ../nbs/04_containers.ipynb #475e5f38
 class _Container(Object):
@@ -79,8 +79,8 @@ class _Container(Object):
     get_metadata: Callable[[Any], Any]
 
 # %% ../nbs/04_containers.ipynb #db3a7168
-K, V = TypeVar('K'), TypeVar('V')
-D = TypeVar('D')
+K = TypeVar('K')
+V = TypeVar('V')
 
 # %% ../nbs/04_containers.ipynb #5d717027
 class _DictReading(_Container):
@@ -136,7 +136,7 @@ class _DictWriting(_DictReading):
         if old is None: return False
         txn.unlink(bytes(split_key(old)[1]))
         txn.delete_entry(at)
-        self._changed(txn, head._replace(count=head.count - 1), freeing=True)
+        self._changed(txn, head._replace(size=head.size - 1), freeing=True)
         return True
 
     def _take(self, txn: Any, key: Any, default: Callable[[Any], Any]) -> Any:
@@ -147,7 +147,7 @@ class _DictWriting(_DictReading):
     def _clear(self, txn: Any) -> None:
         head = self._head(txn)
         txn.delete_range(self._oid + _ENTRY, _after(self._oid))
-        self._changed(txn, head._replace(count=0, first=0, next=0), freeing=True)
+        self._changed(txn, head._replace(size=0, first=0, next=0), freeing=True)
 
     def _set_default(self, txn: Any, key: Any, value: Any, prepared: bytes | Blob) -> Any:
         if self._has(txn, False, key): return self._get(txn, False, key, _missing)
@@ -184,7 +184,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
     def __delitem__(self, key: K) -> None:
         if not write(self._store, self._remove, key): raise KeyError(key)
 
-    def __len__(self) -> int: return read(self._store, self._read_head).count
+    def __len__(self) -> int: return read(self._store, self._read_head).size
     def __iter__(self) -> Iterator[K]: return self._keys()
     def __reversed__(self) -> Iterator[K]: return self._keys(True)
     def __contains__(self, key: object) -> bool: return read(self._store, self._has, key)
@@ -280,7 +280,7 @@ class _ArrayItems(_Container):
 
     def _index(self, head: Any, i: int) -> int:
         "Where item `i` lies; raises `IndexError`"
-        if not -head.count <= i < head.count: raise IndexError(f'index {i} is out of range for an Array of {head.count} items')
+        if not -head.size <= i < head.size: raise IndexError(f'index {i} is out of range for an Array of {head.size} items')
         return (head.first if i >= 0 else head.next) + i  # type: ignore[no-any-return]
 
     def _item(self, txn: Any, zero_copy: bool, i: int) -> Any:
@@ -288,7 +288,7 @@ class _ArrayItems(_Container):
 
     def _slice(self, txn: Any, zero_copy: bool, s: slice) -> list[Any]:
         head = self._head(txn)
-        return [self._value(txn.get(self._at(head.first + i)), zero_copy) for i in range(head.count)[s]]
+        return [self._value(txn.get(self._at(head.first + i)), zero_copy) for i in range(head.size)[s]]
 
     def _set_item(self, txn: Any, i: int, prepared: bytes | Blob) -> None:
         head = self._head(txn)
@@ -300,27 +300,27 @@ class _ArrayItems(_Container):
     def _extend(self, txn: Any, prepared: list[bytes | Blob]) -> None:
         head, limit = self._head(txn), self._limit(txn)
         txn.put_many([(self._at(i), txn.link(p)) for i, p in enumerate(prepared, head.next)])
-        head = head._replace(count=head.count + len(prepared), next=head.next + len(prepared))
-        if limit is not None and head.count > limit: head = self._shift(txn, head, head.count - limit)
+        head = head._replace(size=head.size + len(prepared), next=head.next + len(prepared))
+        if limit is not None and head.size > limit: head = self._shift(txn, head, head.size - limit)
         self._changed(txn, head)
 
     def _shift(self, txn: Any, head: Any, n: int) -> Any:
         "Remove the first `n` items"
         txn.delete_range(self._at(head.first), self._at(head.first + n))
-        return head._replace(count=head.count - n, first=head.first + n)
+        return head._replace(size=head.size - n, first=head.first + n)
 
     def _pop_item(self, txn: Any, left: bool) -> Any:
         head = self._head(txn)
-        if not head.count: raise IndexError(f'pop{"left" * left} from an empty Array')
+        if not head.size: raise IndexError(f'pop{"left" * left} from an empty Array')
         index = head.first if left else head.next - 1
         value = self._value(txn.get(self._at(index)), False)
         txn.delete_range(self._at(index), self._at(index + 1))
-        self._changed(txn, head._replace(count=head.count - 1, first=head.first + left, next=head.next - (not left)), freeing=True)
+        self._changed(txn, head._replace(size=head.size - 1, first=head.first + left, next=head.next - (not left)), freeing=True)
         return value
 
     def _clear(self, txn: Any) -> None:
         head = self._head(txn)
-        self._changed(txn, self._shift(txn, head, head.count), freeing=True)
+        self._changed(txn, self._shift(txn, head, head.size), freeing=True)
 
 # %% ../nbs/04_containers.ipynb #f0e5e1d1
 class Array(_ArrayItems, Sequence[V]):
@@ -338,7 +338,7 @@ class Array(_ArrayItems, Sequence[V]):
         if maxsize is not None and maxsize < 1: raise ValueError(f'maxsize is at least 1, got {maxsize}')
         self._open(path, create, bind, metadata, site, dict(maxsize=maxsize))
 
-    def __len__(self) -> int: return read(self._store, self._read_head).count
+    def __len__(self) -> int: return read(self._store, self._read_head).size
     @overload
     def __getitem__(self, i: int) -> V: ...
     @overload

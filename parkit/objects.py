@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 from .codecs import (DecodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type, registered_type, type_name)
 from .storage import (CLASSES, NAMES, OBJECTS, InvalidNameError, ObjectExistsError, ObjectNotFoundError, Site, Store,
-                            _after, check_namespace, current_site, split_path)
+                            _after, _sites, check_namespace, current_site, split_path)
 from .transactions import _find, in_transaction, read, write
 
 # %% auto #0
@@ -31,7 +31,7 @@ class _Info(NamedTuple):
 # %% ../nbs/03_objects.ipynb #865b6c18
 class _Head(NamedTuple):
     "What changes when an object's content does"
-    count: int = 0    # Entries
+    size: int = 0     # Entries
     first: int = 0    # Index of a list's first item
     next: int = 0     # Index after a list's last item
     version: int = 0  # Rises by one with each change
@@ -151,7 +151,8 @@ class _Identity:
     @staticmethod
     def _lookup(txn: Any, zero_copy: bool, name: str) -> tuple[bytes, _Info] | None:
         oid = txn.get(NAMES + name.encode('utf-8', 'surrogatepass'))
-        info = None if oid is None else _info(txn, oid)
+        if oid is None: return None
+        info = _info(txn, oid)
         return None if info is None else (oid, info)
 
     def _make(self, txn: Any, info: _Info) -> tuple[bytes, _Info, bool]:
@@ -186,7 +187,7 @@ _NOWHERE = bytes(8)  # the id of no object
 def _recall_object(site: str, namespace: str, oid: bytes, uuid: bytes, type_name: str) -> Object:
     "Follow a reference; one to an object that is gone can be held, and raises `ObjectNotFoundError` when used"
     if not os.path.exists(os.path.join(site, 'site.json')): raise ObjectNotFoundError(f'the site {site} of this reference does not exist')
-    store = Site(site).store(namespace, True)
+    store = (_sites.get(site) or Site(site)).store(namespace, True)
     info, cls = read(store, _info_and_class, oid, type_name) if store.exists() else (None, _import_class(type_name) or Unknown)
     if info is None or info.uuid != uuid: oid = _NOWHERE
     return cls._bound(store, oid, uuid, info.name if info else None)
@@ -322,7 +323,7 @@ class Object(_Reading):
 
     def _changed(self, txn: Any, head: _Head, freeing: bool = False) -> None:
         "Store `head` with the next version, and the class's code if need be"
-        txn.put(self._oid, _HEAD.pack(head.count, head.first, head.next, head.version + 1), freeing)
+        txn.put(self._oid, _HEAD.pack(head.size, head.first, head.next, head.version + 1), freeing)
         if self._by_value and not freeing: self._changed_class(txn)
 
     def _changed_class(self, txn: Any) -> None: _save_class(txn, type(self))

@@ -224,7 +224,8 @@ class _WriteLock:
         _fork.forgetful.add(self)
 
     def _reset(self) -> None:
-        self.mutex, self.owner, self.fd, self.pid = threading.Lock(), 0, -1, os.getpid()
+        self.mutex: Any = threading.RLock()  # never taken twice; unlike `Lock` it knows its owner, even when an interrupt comes just after it was taken
+        self.fd, self.pid = -1, os.getpid()
         self.record: mmap.mmap | None = None
 
     def _forget(self) -> None:
@@ -251,20 +252,12 @@ class _WriteLock:
         self,
         timeout: float | None = None,  # Seconds to wait; `None` waits for ever, 0 not at all
     ) -> None:
-        "Take the lock; raises `TransactionTimeout`, or `TransactionError` where waiting would be for ever"
-        me, start = threading.get_ident(), time.time()
-        if self.owner == me:
-            raise TransactionError(f'this thread has a transaction on {self.name!r} open in another asyncio task or frame; '
-                                   'use `async with` to wait for it')
-        if not self.mutex.acquire(False) and not self.mutex.acquire(timeout=-1 if timeout is None else max(0, timeout)): raise self._timed_out(timeout)
-        try:
-            if self.fd < 0: self._open()
-            if timeout is None: fcntl.flock(self.fd, fcntl.LOCK_EX)  # a signal interrupts it
-            else: self._acquire_until(start + timeout, timeout)
-        except BaseException:
-            self.mutex.release()
-            raise
-        self.owner = me
+        "Take the lock, or raise `TransactionTimeout`; whoever calls this releases file and mutex, also if this is interrupted"
+        start = time.time()
+        if not self.mutex.acquire(timeout=-1 if timeout is None else max(0, timeout)): raise self._timed_out(timeout)
+        if self.fd < 0: self._open()
+        if timeout is None: fcntl.flock(self.fd, fcntl.LOCK_EX)  # a signal interrupts it
+        else: self._acquire_until(start + timeout, timeout)
         _HOLDER.pack_into(self.record, 0, self.pid, start)  # type: ignore[arg-type]
 
     def _acquire_until(self, limit: float, timeout: float) -> None:
@@ -273,10 +266,13 @@ class _WriteLock:
             if left <= 0: raise self._timed_out(timeout)
             time.sleep(min(_POLL, left))
 
-    def release(self) -> None:
-        fcntl.flock(self.fd, fcntl.LOCK_UN)
-        self.owner = 0
-        self.mutex.release()
+    def is_mine(self) -> bool:
+        "Whether this thread holds the lock"
+        return self.mutex._is_owned()  # type: ignore[no-any-return]
+
+    def unlock_file(self) -> None:
+        "Let other processes go on; does nothing if they can"
+        if self.fd >= 0: fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def _timed_out(self, timeout: float | None) -> TransactionTimeout:
         "The error, naming the holder"
@@ -493,7 +489,8 @@ class _Files:
         self.env: lmdb.Environment | None = None
         self._opening = threading.RLock()
         self.begin: Callable[[], ReadTxn] = self._open_and_begin
-        self.active: list[int] = []   # one element for each transaction of this process
+        self.active: list[int] = []    # one element for each read transaction of this process
+        self.writing = False           # does this process have a write transaction?
         self._bell, self._swept, self._warned = -1, False, 2**26
         self.allowance = 0             # bytes that may be written before asking again how much room there is
 
@@ -515,6 +512,8 @@ class _Files:
 
     def _is_current(self, facts: dict[str, Any] | None) -> bool:
         return facts is not None and (facts['durable'] or facts['boot'] == _boot_id())
+
+    def open(self, create: bool = True) -> None: raise NotImplementedError
 
     def _open_and_begin(self) -> ReadTxn:
         self.open(create=False)
@@ -555,6 +554,10 @@ class _Opening(_Files):
         self.env.close()  # type: ignore[union-attr]
         self.env = None
         replace_file(os.path.join(self.path, 'store.json'), json.dumps(facts))
+        parent = self.path
+        while parent != self.site.path:  # a new directory survives a power loss once its parent is synced
+            parent = os.path.dirname(parent)
+            _sync_directory(parent)
 
     def _reserve_lock_file(self) -> None:
         "Give LMDB's lock file its blocks: it is mapped, and a sparse one kills the process when the disk is full"
@@ -577,7 +580,7 @@ class _Opening(_Files):
     def close(self) -> None:
         "Close the files; the next use opens them again"
         with self._opening:
-            if self.active: raise TransactionError(f'{self.namespace!r} has {len(self.active)} open transactions in this process; end them first')
+            if self.active or self.writing: raise TransactionError(f'{self.namespace!r} has {len(self.active) + self.writing} open transactions in this process; end them first')
             if self.env: self.env.close()
             self.env = None
             self._forget()
@@ -654,9 +657,9 @@ class _Reading(_Opening):
             if env is None: return
             self.begin = self._after_adoption
             try:
-                while self.active and time.monotonic() < limit: time.sleep(0.001)  # implicit reads of other threads end at once
-                if self.active: raise TransactionError(f'another process has enlarged the map of {self.namespace!r}; it can be adopted only '
-                                                        f'while this process has no transaction on it, and {len(self.active)} are open')
+                while (self.active or self.writing) and time.monotonic() < limit: time.sleep(0.001)  # implicit ones of other threads end at once
+                if self.active or self.writing: raise TransactionError(f'another process has enlarged the map of {self.namespace!r}; it can be adopted only '
+                                                        f'while this process has no transaction on it, and {len(self.active) + self.writing} are open')
                 env.set_mapsize(0)
             finally: self.begin = env.begin
 
@@ -667,6 +670,9 @@ class _Reading(_Opening):
         self.active.append(1)
         return self.begin()
 
+# %% ../nbs/01_storage.ipynb #e5c23e48
+class _Scanning(_Reading):
+    "Long keys, and entries in order"
     def get(self, txn: Any, key: bytes) -> bytes | None:
         "The entry at `key`, of any length"
         if len(key) >= KEY_LIMIT:
@@ -676,9 +682,6 @@ class _Reading(_Opening):
         value: bytes | None = txn.get(key)
         return value
 
-# %% ../nbs/01_storage.ipynb #e5c23e48
-class _Scanning(_Reading):
-    "Long keys, and entries in order"
     def _leaf(self, txn: Any, key: bytes) -> bytes | None:
         "The last part of a long key, under its node; `None` if there is no such node"
         while len(key) >= KEY_LIMIT:
@@ -778,10 +781,16 @@ class WriteTxn:
     trashed = False  # has an entry given up its blob?
     blobs: tuple[Blob, ...] = ()                          # linked, to be unlinked if this comes to nothing
     outer: tuple[tuple[lmdb.Transaction, int], ...] = ()  # the transactions around the innermost, and the blobs each had
+    committed = failed = ended = False  # has LMDB committed, or refused to; is the lock released?
+    raw: Any = None          # LMDB's transaction, the innermost
+    get: Callable[..., Any]  # LMDB's own: (key, default)
 
-    def __init__(self, store: Store, raw: lmdb.Transaction) -> None: self.store, self.raw, self.get = store, raw, raw.get
+    def __init__(self, store: Store) -> None: self.store, self.epoch = store, _fork.epoch
 
-    def _use(self, raw: lmdb.Transaction) -> None: self.raw, self.get = raw, raw.get  # `get` is LMDB's own: (key, default)
+    def __del__(self) -> None:
+        if not self.ended and self.epoch == _fork.epoch: self.close()  # an interrupt came before anyone held it
+
+    def _use(self, raw: lmdb.Transaction) -> None: self.raw, self.get = raw, raw.get
 
     def put(self, key: bytes, value: bytes, freeing: bool = False) -> None:
         "Store `value`; `freeing` writes, which make room, may use the reserve"
@@ -837,15 +846,16 @@ class WriteTxn:
     def _drop_blobs(self, mark: int = 0) -> None:
         "Remove the blobs linked since `mark`; no commit will refer to them"
         for b in self.blobs[mark:]:
-            os.unlink(self.store.blob_path(b.id))
+            try: os.unlink(self.store.blob_path(b.id))
+            except FileNotFoundError: pass  # an interrupted `close` has been here
             b.done()
         self.blobs = self.blobs[:mark]
 
     def link(self, prepared: bytes | Blob) -> bytes:
         "What to put into an entry for what `Store.prepare` made"
         if not isinstance(prepared, Blob): return prepared
-        os.link(prepared.path, self.store.blob_path(prepared.id))
         self.blobs += (prepared,)
+        os.link(prepared.path, self.store.blob_path(prepared.id))
         self.put(BLOBS + prepared.id, _ID.pack(prepared.size))
         return prepared.record()
 
@@ -863,26 +873,43 @@ class WriteTxn:
         try:
             if store.durable and self.blobs: _sync_directory(os.path.join(store.path, 'blobs'))
             self.raw.commit()
-        except BaseException as e:
-            self.abort()
-            if isinstance(e, (lmdb.Error, OSError)): raise store.explain(e) from e
-            raise
-        store.active.pop()
-        store.lock.release()
+            self.committed = True
+        except (lmdb.Error, OSError) as e:
+            self.failed = True
+            raise store.explain(e) from e
+        finally: self.close()
         if store.allowance: store.allowance -= self.pending
         store.ring()
-        for b in self.blobs: b.done()
         if self.trashed: store.empty_trash()
 
-    def abort(self) -> None:
-        "Undo everything and release the lock"
-        store = self.store
+    def close(self) -> None:
+        "Undo what is not committed and release the lock; does nothing if that is done"
+        store, lock = self.store, self.store.lock
+        if self.ended or not lock.is_mine(): return
         try:
-            for t in (self.raw, *(t for t, _ in reversed(self.outer))): t.abort()
-            self._drop_blobs()
+            if not self.committed: self._abort()
+            for b in self.blobs: b.done()
         finally:
-            store.active.pop()
-            store.lock.release()
+            store.writing = False
+            lock.unlock_file()
+            self.ended = True
+            lock.mutex.release()  # a call of C: no interrupt can come between this and the line before
+
+    def _abort(self) -> None:
+        "Abort what is open of LMDB's transactions; if none is, the interrupt came after the commit"
+        for t in (self.raw, *(t for t, _ in reversed(self.outer))):
+            if _is_open(t):
+                self.failed = True
+                t.abort()
+        if self.failed: self._drop_blobs()
+
+# %% ../nbs/01_storage.ipynb #6cda5be1
+def _is_open(raw: Any) -> bool:
+    "Whether an LMDB transaction has been neither committed nor aborted"
+    if raw is None: return False
+    try: raw.id()
+    except lmdb.Error: return False
+    return True
 
 # %% ../nbs/01_storage.ipynb #1e159947
 class _Entries(WriteTxn):
@@ -936,22 +963,26 @@ class Store(_Blobs):
         self,
         timeout: float | None = None,  # Seconds to wait for the write lock; `None` waits for ever
     ) -> _Entries:
-        "Begin a write transaction, making the namespace if need be; raises `TransactionTimeout`"
+        "Begin a write transaction, making the namespace if need be; raises `TransactionTimeout`, or `TransactionError` where waiting would be for ever"
         if not self.env: self.open()
-        self.lock.acquire(timeout)
+        if self.lock.is_mine():
+            raise TransactionError(f'this thread has a transaction on {self.namespace!r} open in another asyncio task or frame; use `async with` to wait for it')
+        txn = _Entries(self)
         try:
-            try: raw = self.env.begin(None, None, True)  # type: ignore[union-attr]
-            except lmdb.Error as e: raw = self._begin_again(e)
+            self.lock.acquire(timeout)
+            self.writing = True
+            try: txn._use(self.env.begin(None, None, True))  # type: ignore[union-attr]
+            except lmdb.Error as e: txn._use(self._begin_again(e))
+            if not self._swept: self._sweep(txn)
+            return txn
         except BaseException:
-            self.lock.release()
+            txn.close()
             raise
-        self.active.append(1)
-        txn = _Entries(self, raw)
-        if not self._swept: self._sweep(txn)
-        return txn
 
     def _begin_again(self, e: lmdb.Error) -> lmdb.Transaction:
+        self.writing = False
         self._recover(e)
+        self.writing = True
         try: return self.env.begin(None, None, True)  # type: ignore[union-attr]
         except lmdb.Error as e: raise self.explain(e) from e
 

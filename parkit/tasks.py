@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import update_wrapper
 from hashlib import sha256
 from types import CodeType
-from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, NamedTuple, Protocol, overload
 from uuid import uuid4
 from .codecs import EncodeError, ParkitError, decode, encode, recall, register_opener, register_type
 from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join
@@ -18,8 +18,8 @@ from .storage import Blob, InvalidNameError, ObjectNotFoundError, Site, Store, T
 from .transactions import read, wait_until, write
 
 # %% auto #0
-__all__ = ['TRACES', 'STATUSES', 'P', 'R', 'F', 'TASKS', 'TaskError', 'WorkerCrashedError', 'RemoteTraceback', 'Runner',
-           'set_runner', 'AsyncTrace', 'Task', 'task', 'bind_task', 'bind_symbol']
+__all__ = ['TRACES', 'STATUSES', 'TASKS', 'TaskError', 'WorkerCrashedError', 'RemoteTraceback', 'Runner', 'set_runner',
+           'AsyncTrace', 'Task', 'task', 'bind_task', 'bind_symbol']
 
 # %% ../nbs/05_tasks.ipynb #9fe3f465
 def _code_parts(code: CodeType) -> list[Any]:
@@ -293,9 +293,6 @@ def _recall_trace(site: str, id: str) -> AsyncTrace: return AsyncTrace(_Ledger(S
 register_opener('trace', _recall_trace)
 
 # %% ../nbs/05_tasks.ipynb #8733e33c
-P = ParamSpec('P')
-R = TypeVar('R')
-F = TypeVar('F', bound=Callable[..., Any])
 _KEPT = 20  # definitions of a task that are kept, so that calls in the queue run what was called
 _STATE = _ATTRIBUTE + b'_state'  # default_sync, version, definition
 
@@ -403,7 +400,7 @@ def _ledger(site: Site) -> _Ledger:
 
 # %% ../nbs/05_tasks.ipynb #7ba916d5
 @overload
-def task(function: Callable[P, R], /) -> Task: ...
+def task(function: Callable[..., Any], /) -> Task: ...
 @overload
 def task(*, name: str | None = None, metadata: Mapping[str, Any] | None = None, default_sync: bool = False) -> Callable[[Callable[..., Any]], Task]: ...
 def task(
@@ -421,7 +418,7 @@ def task(
 def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping[str, Any] | None, default_sync: bool) -> Task:
     from parkit.objects import type_name
     if not callable(function): raise TypeError(f'@task needs a function, got {type(function).__name__}: {function!r}')
-    name = name or getattr(function, '__name__', type(function).__name__)
+    name = str(name or getattr(function, '__name__', type(function).__name__))
     if not name.isidentifier(): raise InvalidNameError(f'{name!r} cannot name a task: it must be a Python identifier; pass name=')
     if name.startswith('_'): raise InvalidNameError(f'{name!r} cannot name a task: names that begin with "_" are parkit\'s own; pass name=')
     store = current_site().store(TASKS)

@@ -80,11 +80,10 @@ def write(
         if not frame.writing: raise TransactionError(f'cannot write to {store.namespace!r} in a snapshot of it; use transaction() instead')
         return work(frame.txn, *args)
     txn = store.write()
-    try: result = work(txn, *args)
-    except BaseException:
-        txn.abort()
-        raise
-    txn.commit()
+    try:
+        result = work(txn, *args)
+        txn.commit()
+    finally: txn.close()
     return result
 
 # %% ../nbs/02_transactions.ipynb #8718a67b
@@ -178,9 +177,8 @@ class transaction(_Block):
 
     def __enter__(self) -> transaction:
         if not self._enter_inner():
-            try: txn = self.store.write(self.timeout)
+            try: self._push(self.store.write(self.timeout), True)
             except TransactionTimeout as e: raise self._with_held(e) from None
-            self._push(txn, True)
         return self
 
     def _with_held(self, e: TransactionTimeout) -> TransactionTimeout:
@@ -193,8 +191,11 @@ class transaction(_Block):
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         txn, outer = self._pop()
-        if kind is None: txn.keep() if outer else txn.commit()
-        else: txn.undo() if outer else txn.abort()
+        try:
+            if kind is None: txn.keep() if outer else txn.commit()
+            elif outer: txn.undo()
+        finally:
+            if not outer: txn.close()
 
     async def __aenter__(self) -> transaction:
         "Wait for other writers, other tasks of this thread among them, without holding up the event loop"

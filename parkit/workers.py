@@ -110,11 +110,11 @@ _RETRY = 1.0          # seconds before a worker that died at birth is replaced
 # %% ../nbs/06_workers.ipynb #5fca8f8f
 class _Control(Object):
     "What a pool is to be, where its supervisor sees it"
-    wanted = 'run'               # or 'stop'
-    size = None                  # workers; `None` for one each core
-    idle_timeout = IDLE_TIMEOUT  # seconds
-    supervisor = None            # pid
-    workers = ()                 # pids
+    wanted: str = 'run'                 # or 'stop'
+    size: int | None = None             # workers; `None` for one each core
+    idle_timeout: float = IDLE_TIMEOUT  # seconds
+    supervisor: int | None = None       # pid
+    workers: tuple[int, ...] = ()       # pids
     def __init__(self, site: Site | None = None) -> None: self._open('_pool/control', True, True, None, site, reserved=True)
 
 # %% ../nbs/06_workers.ipynb #ccb98fab

@@ -29,13 +29,13 @@ def kernel_env(folder):
 
 
 class Kernel:
-    "One live kernel, called `name`, in the working directory `cwd`"
-    def __init__(self, name, folder, cwd):
+    "One live kernel, called `name`, in the working directory `cwd`; further arguments are those of its process"
+    def __init__(self, name, folder, cwd, **kwargs):
         self.name = name
         # sockets and connection file lie in `folder`: neither the network nor a home directory is needed
         self.manager = KernelManager(kernel_name=name, kernel_spec_manager=_ThisPython(), transport='ipc',
                                      connection_file=str(folder/f'{name.replace(" ", "-")}.json'))
-        self.manager.start_kernel(env=kernel_env(folder), cwd=str(cwd))
+        self.manager.start_kernel(env=kernel_env(folder), cwd=str(cwd), **kwargs)
         self.client = self.manager.blocking_client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
