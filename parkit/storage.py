@@ -212,8 +212,9 @@ class _Alive:
 
 # %% ../nbs/01_storage.ipynb #affa7355
 _HOLDER = struct.Struct('=Qd')  # pid, seconds since the epoch
-_LISTENED = struct.Struct('=d')  # behind it: until when someone may listen to the bell, in seconds since the epoch
-_POLL = 0.02  # seconds between attempts while waiting for a lock with a time limit
+_MOMENT = struct.Struct('=d')    # seconds since the epoch
+_LISTENED, _TRIED, _RECORD_SIZE = 16, 24, 32  # behind the holder: until when someone may listen to the bell, and when a waiter will try again
+_POLL = (0.001, 0.02)  # seconds between attempts while waiting for a lock with a time limit: first and longest
 
 # %% ../nbs/01_storage.ipynb #c5be6f14
 class _WriteLock:
@@ -234,18 +235,17 @@ class _WriteLock:
 
     def _open(self) -> None:
         fd = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
-        size = _HOLDER.size + _LISTENED.size
-        if os.fstat(fd).st_size < size: os.ftruncate(fd, size)
-        self.record, self.fd = mmap.mmap(fd, size), fd
+        if os.fstat(fd).st_size < _RECORD_SIZE: os.ftruncate(fd, _RECORD_SIZE)
+        self.record, self.fd = mmap.mmap(fd, _RECORD_SIZE), fd
 
     def listen(self) -> None:
         "Have writers ring the bell from now on, for as long as a waiter sleeps at most and as much again"
         if self.fd < 0: self._open()
-        _LISTENED.pack_into(self.record, _HOLDER.size, time.time() + 2*SAFETY_NET)  # type: ignore[arg-type]
+        _MOMENT.pack_into(self.record, _LISTENED, time.time() + 2*SAFETY_NET)  # type: ignore[arg-type]
 
     def is_listened(self) -> bool:
         "Whether someone may be listening"
-        until: float = _LISTENED.unpack_from(self.record, _HOLDER.size)[0]  # type: ignore[arg-type]
+        until: float = _MOMENT.unpack_from(self.record, _LISTENED)[0]  # type: ignore[arg-type]
         return until > time.time()
 
     def acquire(
@@ -256,15 +256,25 @@ class _WriteLock:
         start = time.time()
         if not self.mutex.acquire(timeout=-1 if timeout is None else max(0, timeout)): raise self._timed_out(timeout)
         if self.fd < 0: self._open()
+        if _MOMENT.unpack_from(self.record, _TRIED)[0] > start: self._give_way(start)  # type: ignore[arg-type]
         if timeout is None: fcntl.flock(self.fd, fcntl.LOCK_EX)  # a signal interrupts it
         else: self._acquire_until(start + timeout, timeout)
         _HOLDER.pack_into(self.record, 0, self.pid, start)  # type: ignore[arg-type]
 
     def _acquire_until(self, limit: float, timeout: float) -> None:
+        "Try again and again; each time note when the next attempt will be, so that a busy writer gives way"
+        pause = _POLL[0]
         while not _try_lock(self.fd):
-            left = limit - time.time()
-            if left <= 0: raise self._timed_out(timeout)
-            time.sleep(min(_POLL, left))
+            now = time.time()
+            if now >= limit: raise self._timed_out(timeout)
+            pause = min(1.5*pause, _POLL[1], limit - now)
+            _MOMENT.pack_into(self.record, _TRIED, now + pause + _POLL[0])  # type: ignore[arg-type]
+            time.sleep(pause)
+
+    def _give_way(self, now: float) -> None:
+        "If this process held the lock last, let one who waits have it: `flock` lets the busy take it again and again"
+        pause = _MOMENT.unpack_from(self.record, _TRIED)[0] - now  # type: ignore[arg-type]
+        if pause <= 2*_POLL[1] and _HOLDER.unpack_from(self.record, 0)[0] == self.pid: time.sleep(pause)  # type: ignore[arg-type]
 
     def is_mine(self) -> bool:
         "Whether this thread holds the lock"
@@ -323,7 +333,8 @@ _BLOB = struct.Struct('<B16sQ')  # kind, id, size in bytes
 # %% ../nbs/01_storage.ipynb #0ad46548
 class Blob:
     "A blob on its way into an entry: written, but referred to by no commit yet"
-    def __init__(self, id: bytes, size: int, path: str) -> None: self.id, self.size, self.path, self.epoch = id, size, path, _fork.epoch
+    path = ''  # where it was written; '' when that name is gone
+    def __init__(self, id: bytes, size: int, path: str) -> None: self.id, self.size, self.epoch, self.path = id, size, _fork.epoch, path
     def __len__(self) -> int: return self.size
     def record(self) -> bytes: return _BLOB.pack(BLOB, self.id, self.size)
 
@@ -625,28 +636,31 @@ class _Reading(_Opening):
     "Read transactions and ordered scans"
     def read(self) -> ReadTxn:
         "Begin a read transaction; give it back with `end`"
-        self.active.append(1)
-        try: return self.begin()
-        except lmdb.Error as e: error = e
+        try:
+            self.active.append(1)
+            try: return self.begin()
+            except lmdb.Error as e: return self.again(e)
         except BaseException:
             self.active.pop()
             raise
+
+    def again(self, e: Exception) -> ReadTxn:
+        "A second attempt at `begin`, which raised `e`, by a caller who is in `active`"
         self.active.pop()
-        self._recover(error)
-        self.active.append(1)
+        try: self._recover(e)
+        finally: self.active.append(1)
         try: return self.begin()
-        except lmdb.Error as e:
-            self.active.pop()
-            raise self.explain(e) from e
+        except lmdb.Error as e: raise self.explain(e) from e
 
     def end(self, txn: ReadTxn) -> None:
         "End a read transaction"
-        txn.abort()
-        self.active.pop()
+        try: txn.abort()
+        finally: self.active.pop()
 
 
-    def _recover(self, e: lmdb.Error) -> None:
+    def _recover(self, e: Exception) -> None:
         "Make a second attempt worth while, or raise what `e` means"
+        if not isinstance(e, lmdb.Error): raise e
         if isinstance(e, lmdb.MapResizedError): self._adopt_map()
         elif isinstance(e, lmdb.ReadersFullError) and self.env: self.env.reader_check()  # slots of dead processes
         else: raise self.explain(e) from e
@@ -785,10 +799,7 @@ class WriteTxn:
     raw: Any = None          # LMDB's transaction, the innermost
     get: Callable[..., Any]  # LMDB's own: (key, default)
 
-    def __init__(self, store: Store) -> None: self.store, self.epoch = store, _fork.epoch
-
-    def __del__(self) -> None:
-        if not self.ended and self.epoch == _fork.epoch: self.close()  # an interrupt came before anyone held it
+    def __init__(self, store: Store) -> None: self.store = store
 
     def _use(self, raw: lmdb.Transaction) -> None: self.raw, self.get = raw, raw.get
 
@@ -818,10 +829,15 @@ class WriteTxn:
 
     def savepoint(self) -> None:
         "Begin an inner transaction"
-        raw = self.raw
-        try: self._use(self.store.env.begin(None, raw, True))  # type: ignore[union-attr]
-        except lmdb.Error as e: raise self.store.explain(e) from e
-        self.outer += ((raw, len(self.blobs)),)
+        outer = self.outer
+        self.outer += ((self.raw, len(self.blobs)),)
+        try:
+            raw = self.store.env.begin(None, self.raw, True)  # type: ignore[union-attr]
+            self.raw, self.get = raw, raw.get
+        except BaseException as e:
+            self.outer = outer
+            if isinstance(e, lmdb.Error): raise self.store.explain(e) from e
+            raise
 
     def keep(self) -> None:
         "End the inner transaction and keep what it did"
@@ -1001,6 +1017,12 @@ class Store(_Blobs):
         "Unlink the blobs that no entry refers to and no reader can still see; if someone is writing, it is left to a later commit"
         try: txn = self.write(timeout=0)
         except TransactionTimeout: return
+        try: kept = self._unlink_trash(txn)
+        finally: txn.close()
+        self._warn_of_readers(kept)
+
+    def _unlink_trash(self, txn: _Entries) -> int:
+        "Unlink what no reader can see, and commit; returns the bytes of what must be kept"
         oldest, kept = self.oldest_reader(), 0
         for key, size in self.scan(txn, TRASH, META):
             if _ID.unpack(key[1:9])[0] > oldest:
@@ -1010,7 +1032,7 @@ class Store(_Blobs):
             except FileNotFoundError: pass  # unlinked by one who died before committing
             txn.delete(key)
         txn.commit()
-        self._warn_of_readers(kept)
+        return kept
 
     def _warn_of_readers(self, kept: int) -> None:
         "Say who keeps replaced values from being freed, at 64 MiB and again at each doubling"

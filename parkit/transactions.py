@@ -41,7 +41,7 @@ def _find(store: Store) -> _Frame | None:
     if frame is None or frame.owner != _owner(): return None
     while frame is not None:
         if frame.reads is not None: frame.reads.add(store)
-        if frame.store is store:
+        if frame.store is store and not (frame.writing and frame.txn.ended):  # ended without leaving the block: an interrupt came at its very end
             if frame.epoch != _fork.epoch: raise TransactionError(f'this transaction on {store.namespace!r} belongs to the parent process; a forked child must begin its own')
             return frame
         frame = frame.outer
@@ -59,15 +59,13 @@ def read(
     "Do `work(txn, zero_copy, *args)` in the current transaction or snapshot on `store`, else in an implicit one"
     if _frame.get() is not None and (frame := _find(store)) is not None: return work(frame.txn, frame.zero_copy, *args)
     active = store.active
-    active.append(1)
-    try: txn = store.begin()  # this and what follows is `store.read` and `store.end`, without the calls: the shortest way to a value
-    except BaseException:
-        active.pop()
-        txn = store.read()  # tries again, and explains
-    try: return work(txn, False, *args)
-    finally:
-        txn.abort()
-        active.pop()
+    try:  # what follows is `store.read` and `store.end` without the calls: the shortest way to a value
+        active.append(1)
+        try: txn = store.begin()
+        except Exception as e: txn = store.again(e)
+        try: return work(txn, False, *args)
+        finally: txn.abort()
+    finally: active.pop()
 
 # %% ../nbs/02_transactions.ipynb #692ac742
 def write(
@@ -115,18 +113,43 @@ class _Block:
         return self.store.namespace
 
     def _push(self, txn: Any, writing: bool) -> None:
+        "Make `txn` the current transaction"
         self._frame = _Frame(self.store, txn, writing, self.zero_copy)
         _frame.set(self._frame)
 
-    def _pop(self) -> tuple[Any, _Frame | None]:
-        "Leave the block; returns its transaction and the block outside it that shares the transaction, if any"
+    def _leave(self) -> bool:
+        "Return to the block outside; returns whether this one was the innermost"
         frame, self._frame = self._frame, None
-        if frame is None or _frame.get() is not frame: raise TransactionError(f'this block on {self.namespace!r} is not the innermost one open here')
-        _frame.set(frame.outer)
-        if frame.epoch != _fork.epoch: raise TransactionError(f'this transaction on {self.namespace!r} belongs to the parent process, which will end it')
+        innermost = _frame.get() is frame
+        if frame is not None: _frame.set(frame.outer)
+        return innermost
+
+    def _mine(self) -> _Frame:
+        "The frame that is to be left; raises `TransactionError` in a forked child, where it is the parent's"
+        frame = self._frame
+        if frame is None: raise TransactionError(f'this block on {self.namespace!r} is not open')
+        if frame.epoch != _fork.epoch:
+            self._leave()
+            raise TransactionError(f'this transaction on {self.namespace!r} belongs to the parent process, which will end it')
+        return frame
+
+    def _shares(self, frame: _Frame) -> bool:
+        "Whether a block outside has the same transaction"
         outer = frame.outer
-        while outer is not None and outer.store is not self.store: outer = outer.outer
-        return frame.txn, outer
+        while outer is not None and outer.txn is not frame.txn: outer = outer.outer
+        return outer is not None
+
+    def __del__(self) -> None:
+        if getattr(self, '_frame', None): self._abandon()  # an interrupt came at the very end of the block, or before its beginning
+
+    def _abandon(self) -> None:
+        "Bring a block to its end that an exception has kept from ending as it should; does nothing if it has ended"
+        frame = self._frame
+        if frame is None or frame.epoch != _fork.epoch: return
+        self._leave()
+        if self._shares(frame): return
+        if frame.writing: frame.txn.close()
+        else: self.store.end(frame.txn)
 
     def _check_new(self) -> None:
         if self._frame: raise TransactionError(f'this block on {self.namespace!r} is open already; make a new one')
@@ -143,12 +166,19 @@ class snapshot(_Block):
     def __enter__(self) -> snapshot:
         self._check_new()
         frame = _find(self.store)
-        self._push(frame.txn if frame else self.store.read(), False)
+        txn = frame.txn if frame else self.store.read()
+        try: self._push(txn, False)
+        except BaseException:
+            self._leave()
+            if not frame: self.store.end(txn)
+            raise
         return self
 
     def __exit__(self, *args: Any) -> None:
-        txn, outer = self._pop()
-        if outer is None: self.store.end(txn)
+        try:
+            frame = self._mine()
+            if not self._shares(frame): self.store.end(frame.txn)
+        finally: self._leave()
 
     async def __aenter__(self) -> snapshot: return self.__enter__()
     async def __aexit__(self, *args: Any) -> None: self.__exit__(*args)
@@ -172,14 +202,28 @@ class transaction(_Block):
         if frame is None: return False
         if not frame.writing: raise TransactionError(f'cannot begin a transaction on {self.namespace!r} in a snapshot of it')
         frame.txn.savepoint()
-        self._push(frame.txn, True)
+        self._enter_outer(frame.txn, frame.txn.undo)
         return True
 
-    def __enter__(self) -> transaction:
-        if not self._enter_inner():
-            try: self._push(self.store.write(self.timeout), True)
-            except TransactionTimeout as e: raise self._with_held(e) from None
+    def _enter_outer(self, txn: Any, undo: Callable[[], None]) -> transaction:
+        "Make `txn` the current transaction, or `undo` it"
+        try: self._push(txn, True)
+        except BaseException:
+            self._leave()
+            undo()
+            raise
         return self
+
+    def __enter__(self) -> transaction:
+        if self._enter_inner(): return self
+        txn = None
+        try:
+            txn = self.store.write(self.timeout)
+            return self._enter_outer(txn, txn.close)
+        except TransactionTimeout as e: raise self._with_held(e) from None
+        except BaseException:
+            if txn: txn.close()
+            raise
 
     def _with_held(self, e: TransactionTimeout) -> TransactionTimeout:
         "The error, with the namespaces that this code holds: two that lock in opposite order wait for each other"
@@ -190,12 +234,17 @@ class transaction(_Block):
         return TransactionTimeout(f'{e}; meanwhile this code holds {" and ".join(held)}: always lock namespaces in the same order') if held else e
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        txn, outer = self._pop()
         try:
-            if kind is None: txn.keep() if outer else txn.commit()
-            elif outer: txn.undo()
-        finally:
-            if not outer: txn.close()
+            frame = self._mine()
+            txn, shares = frame.txn, self._shares(frame)
+            if kind is None and _frame.get() is not frame: raise TransactionError(f'this block on {self.namespace!r} ended before one inside it; all of it is undone')
+            if kind is None: txn.keep() if shares else txn.commit()
+            elif shares: txn.undo()
+            else: txn.close()
+            self._leave()
+        except BaseException:
+            self._abandon()
+            raise
 
     async def __aenter__(self) -> transaction:
         "Wait for other writers, other tasks of this thread among them, without holding up the event loop"
@@ -203,8 +252,8 @@ class transaction(_Block):
         limit, pause = None if self.timeout is None else time.monotonic() + self.timeout, 0.001
         while True:
             try:
-                self._push(self.store.write(timeout=0), True)
-                return self
+                txn = self.store.write(timeout=0)
+                return self._enter_outer(txn, txn.close)
             except TransactionError:  # a timeout, or held by another task of this thread
                 if limit is not None and time.monotonic() > limit: raise
             await asyncio.sleep(pause)
