@@ -550,9 +550,8 @@ class _Opening(_Files):
             facts = self._facts()
             if not self._is_current(facts):
                 if facts: self.durable = facts['durable']
-                facts = dict(durable=self.durable, boot=_boot_id(), uuid=uuid4().hex)
-                self._make_files(facts)
-            self._open_environment(facts)
+                self._make_files(dict(durable=self.durable, boot=_boot_id(), uuid=uuid4().hex))
+            else: self._open_environment(facts)
         finally: os.close(setup)  # type: ignore[arg-type]
 
     def _make_files(self, facts: dict[str, Any]) -> None:
@@ -562,8 +561,6 @@ class _Opening(_Files):
         try: self._reserve_lock_file()
         except OSError as e: raise self.explain(e) from e
         self._open_environment(facts, create=True)
-        self.env.close()  # type: ignore[union-attr]
-        self.env = None
         replace_file(os.path.join(self.path, 'store.json'), json.dumps(facts))
         parent = self.path
         while parent != self.site.path:  # a new directory survives a power loss once its parent is synced
