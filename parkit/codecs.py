@@ -143,7 +143,7 @@ def _plain_pickle(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes | Non
     cloudpickle: ModuleType | None = sys.modules.get('cloudpickle')
     if cloudpickle and cloudpickle.list_registry_pickle_by_value(): return None  # the user ships some module by value
     try: data = pickle.dumps(value, 5, buffer_callback=buffers.append)
-    except (pickle.PicklingError, AttributeError, TypeError): return None  # cloudpickle knows more types, or says why not
+    except Exception: return None  # cloudpickle knows more types, or says why not
     return None if _BY_VALUE in data else data
 
 # %% ../nbs/00_codecs.ipynb #50805948

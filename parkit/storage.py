@@ -176,8 +176,11 @@ class _Alive:
         return self.id
 
     def leave(self) -> None:
-        if self.id: os.unlink(os.path.join(self.directory, self.id))
-        self._forget()
+        "Take this process off the register"
+        try:
+            if self.id: os.unlink(os.path.join(self.directory, self.id))
+        except FileNotFoundError: pass  # the site was removed
+        finally: self._forget()
 
     def is_alive(self, id: str) -> bool:
         "Whether the process registered as `id` still runs; a dead one's file is removed"

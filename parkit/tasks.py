@@ -4,7 +4,7 @@
 
 # %% ../nbs/05_tasks.ipynb #fcd227e5
 from __future__ import annotations
-import os, sys, time
+import linecache, os, sys, time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import update_wrapper
@@ -98,7 +98,11 @@ class _Ledger(Object):
 
     def refuse(self, id: str, record: _Record, error: BaseException) -> None:
         "Record a call that will never run, and why"
-        write(self._store, self._end, '', id, record, 'failed', self._store.prepare(_encode_error(error)))
+        write(self._store, self._refuse, id, record, self._store.prepare(_encode_error(error)))
+
+    def _refuse(self, txn: Any, id: str, record: _Record, result: bytes | Blob) -> None:
+        txn.delete(self._key(_QUEUED, id))
+        self._end(txn, '', id, record, 'failed', result)
 
     def queued(self) -> str | None:
         "The id of the call that is next, if any"
@@ -189,14 +193,14 @@ def _encode_error(error: BaseException) -> Any:
     "The record of an exception and its traceback"
     import traceback
     text = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
-    if not isinstance(error, Exception):  # raised again it would end the process that reads it
-        error = TaskError(f'the task raised {type(error).__name__}({error})')
+    shown = traceback.format_exception_only(type(error), error)[-1].strip()  # also of those that cannot be shown
+    if not isinstance(error, Exception): error = TaskError(f'the task raised {shown}')  # raised again it would end the process that reads it
     try:
         record = _join(encode((error, text)))
         decode(record)  # some exceptions can be pickled but not unpickled
         return record
     except Exception as e:
-        return encode((TaskError(f'the task raised {type(error).__name__}: {error}; that exception could not be stored ({e})'), text))
+        return encode((TaskError(f'the task raised {shown}; that exception could not be stored ({type(e).__name__})'), text))
 
 # %% ../nbs/05_tasks.ipynb #53fa9df6
 class Runner(Protocol):
@@ -329,7 +333,25 @@ class _Definition(Object):
         "The function of one definition, or of the current one if that is no longer kept"
         record = txn.get(self._at(definition)) or txn.get(self._at(self._state(txn, False).definition))
         if record is None: raise self._gone()
-        return decode(self._store.load(record, True))  # type: ignore[no-any-return]
+        function, file, lines = decode(self._store.load(record, True))
+        if lines: linecache.cache[file] = len(lines), None, lines, file  # tracebacks show the source of the cell
+        return _with_itself(function, self)  # type: ignore[no-any-return]
+
+# %% ../nbs/05_tasks.ipynb #97799b4b
+def _with_source(function: Callable[..., Any]) -> tuple[Callable[..., Any], str, list[str]]:
+    "The function, the file of its code, and that file's lines where other processes cannot read them"
+    file = getattr(getattr(function, '__code__', None), 'co_filename', '')
+    return function, file, [] if os.path.exists(file) else linecache.getlines(file)
+
+# %% ../nbs/05_tasks.ipynb #89800f35
+def _with_itself(function: Callable[..., Any], task: Any) -> Callable[..., Any]:
+    "The function, its own name meaning the task where it means nothing"
+    name, code = getattr(function, '__name__', ''), getattr(function, '__code__', None)
+    if code is None: return function
+    if name in code.co_names: function.__globals__.setdefault(name, task)  # type: ignore[attr-defined]
+    for variable, cell in zip(code.co_freevars, function.__closure__ or ()):  # type: ignore[attr-defined]
+        if variable == name and not _is_filled(cell): cell.cell_contents = task
+    return function
 
 # %% ../nbs/05_tasks.ipynb #ac10f9d3
 TASKS = 'task'  # the namespace of all tasks
@@ -371,9 +393,20 @@ class Task(_Definition):
 register_type(Task, 'parkit.Task')
 
 # %% ../nbs/05_tasks.ipynb #d915565b
+def _here() -> str:
+    "The working directory, or the root if it was removed"
+    try: return os.getcwd()
+    except FileNotFoundError: return '/'
+
+def _import_path() -> list[str]:
+    "`sys.path`, independent of the working directory"
+    here = _here()
+    return [os.path.join(here, p) for p in sys.path]
+
+# %% ../nbs/05_tasks.ipynb #2e6f71c0
 def _context() -> tuple[bytes, bytes]:
     "A hash of the caller's working directory and import path, and their record"
-    record = _join(encode((os.getcwd(), [os.path.abspath(p) for p in sys.path])))
+    record = _join(encode((_here(), _import_path())))
     return sha256(record).digest()[:16], record
 
 # %% ../nbs/05_tasks.ipynb #865137ea
@@ -422,13 +455,22 @@ def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping
     if not name.isidentifier(): raise InvalidNameError(f'{name!r} cannot name a task: it must be a Python identifier; pass name=')
     if name.startswith('_'): raise InvalidNameError(f'{name!r} cannot name a task: names that begin with "_" are parkit\'s own; pass name=')
     store = current_site().store(TASKS)
+    if _importing(store, name, function): return Task(f'{TASKS}/{name}')
     made: Task = Task._bound(store, b'', b'', name)
     info = _Info(uuid4().bytes, type_name(Task), name, time.time(), dict(metadata or {}), {})
-    prepared = store.prepare(encode(function))
+    try: prepared = store.prepare(encode(_with_source(function)))
+    except EncodeError as e: raise EncodeError(f'cannot store the function {name!r}: {e.__cause__}') from e
     definition = write(store, made._define, info, default_sync, _code_version(function), prepared)
     _functions[made._uuid, definition] = function
     update_wrapper(made, function, assigned=('__doc__', '__wrapped__'), updated=())
     return made
+
+# %% ../nbs/05_tasks.ipynb #47065296
+_worker = [False]  # is this process a worker?
+
+def _importing(store: Store, name: str, function: Callable[..., Any]) -> bool:
+    "Whether a worker has merely imported a module that defines the task: that must not replace a newer definition"
+    return _worker[0] and function.__module__ != '__main__' and store.exists() and read(store, Task._lookup, name) is not None
 
 # %% ../nbs/05_tasks.ipynb #9e4099ae
 def bind_task(

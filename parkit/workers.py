@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from .codecs import EncodeError, decode, encode
 from .objects import Object, register_type
-from .storage import INTERNAL, SAFETY_NET, Listener, Site, _try_lock, current_site, open_locked, set_site
-from .tasks import _CALL, _CONTEXT, Task, TaskError, _encode_error, _ensure, _Ledger, _ledger, set_runner
+from .storage import INTERNAL, SAFETY_NET, _fork, Listener, Site, _try_lock, current_site, open_locked, set_site
+from .tasks import _CALL, _CONTEXT, _import_path, _worker, Task, TaskError, _encode_error, _ensure, _Ledger, _ledger, set_runner
 from .transactions import wait_until
 
 # %% auto #0
@@ -24,7 +24,8 @@ class Worker:
         site: Site,  # Whose ledger is worked on
     ) -> None:
         self.ledger, self.process, self.claimed = _ledger(site), site.alive.enter(), None
-        self.leaving, self.context = False, b''
+        self.leaving, self.context, self.own_modules = False, b'', set(sys.modules)
+        _worker[0] = True
 
     claimed: str | None
 
@@ -42,7 +43,7 @@ class Worker:
         except BaseException as e:  # `SystemExit` too: only a dead process leaves nothing to tell
             return 'failed', _encode_error(e.with_traceback(e.__traceback__ and e.__traceback__.tb_next))
         try: return 'finished', self.ledger._store.prepare(encode(value))
-        except EncodeError as e: return 'failed', _encode_error(TaskError(f'the result of the task could not be stored: {e}'))
+        except Exception as e: return 'failed', _encode_error(TaskError(f'the result of the task could not be stored: {e}'))
 
     def _call(self, id: str) -> Any:
         record = self.ledger.record(id)
@@ -54,9 +55,16 @@ class Worker:
     def _enter_context(self, digest: bytes) -> None:
         "Use the caller's import path and working directory, if it is still there"
         directory, path = self.ledger.context(digest)
+        if self.context: self._forget_modules()
         sys.path[:] = path
         if os.path.isdir(directory): os.chdir(directory)
         self.context = digest
+
+    def _forget_modules(self) -> None:
+        "Unload what was imported from another caller's folders: this one may have modules of the same names there"
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, '__file__', None)
+            if name not in self.own_modules and file and not file.startswith((sys.prefix, sys.base_prefix)): del sys.modules[name]
 
 # %% ../nbs/06_workers.ipynb #d32cb0a5
 class _Signals:
@@ -67,6 +75,9 @@ class _Signals:
         for fd in (self.fd, self.writer): os.set_blocking(fd, False)
         self.before = {s: signal.signal(s, self._note) for s in signals}
         self.wakeup = signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
+        _fork.forgetful.add(self)
+
+    def _forget(self) -> None: self.close()  # a forked child, of a task for instance, takes signals as if we had never been
 
     def _note(self, number: int, frame: Any) -> None: self.seen.add(number)
 
@@ -77,6 +88,8 @@ class _Signals:
         except BlockingIOError: pass
 
     def close(self) -> None:
+        "Restore what was before"
+        _fork.forgetful.discard(self)
         signal.set_wakeup_fd(self.wakeup)
         for s, handler in self.before.items(): signal.signal(s, handler)
         for fd in (self.fd, self.writer): os.close(fd)
@@ -145,7 +158,7 @@ class Supervisor:
         self.signals = _Signals(signal.SIGCHLD, signal.SIGTERM)
         self.born: dict[int, float] = {}  # pid -> when
         self.not_before = 0.0
-        self.control.wanted, self.control.supervisor = 'run', os.getpid()
+        self.control.supervisor = os.getpid()
         self.ledger.sweep({})
         self._rest()
 
@@ -154,12 +167,17 @@ class Supervisor:
     def step(self) -> bool:
         "One turn: bury the dead, mark their calls, replace them; returns whether to go on"
         self.signals.clear()
-        if not os.path.exists(os.path.join(self.site.path, 'site.json')): return False
+        if self.is_homeless(): return False
         reasons = self.bury()
         if reasons: self.ledger.sweep(reasons)
         if self.control.wanted == 'stop' or signal.SIGTERM in self.signals.seen or self.is_idle(): return False
         self.fill()
         return True
+
+    def is_homeless(self) -> bool:
+        "Whether the site has been removed, or another put in its place"
+        try: return not os.path.samestat(os.stat(_lock_path(self.site)), os.fstat(self.lock)) or not os.path.exists(self.control._store.bell_path)
+        except FileNotFoundError: return True
 
     def bury(self) -> dict[int, str]:
         "Collect the workers that have died, and how"
@@ -193,7 +211,6 @@ class Supervisor:
             return
         try:
             for fd in (self.lock, self.end): os.close(fd)  # what tells that the supervisor is alive must end with it
-            self.signals.close()
             _work(self.site, self.lifeline)
         except BaseException:
             traceback.print_exc()
@@ -222,17 +239,19 @@ class Supervisor:
         for pid in self.born: os.kill(pid, signal.SIGTERM)
         reasons: dict[int, str] = {}
         while self.born:
-            reasons.update(self.bury())
+            reasons = self.bury() | reasons
             if time.monotonic() > limit:
-                for pid in self.born: os.kill(pid, signal.SIGKILL)
+                for pid in self.born:
+                    os.kill(pid, signal.SIGKILL)
+                    reasons[pid] = 'was stopped with its pool'
             poll = select.poll()
             poll.register(self.signals.fd, select.POLLIN)
             if self.born: poll.poll(50)
             self.signals.clear()
-        stopped = os.path.exists(os.path.join(self.site.path, 'site.json'))
-        if stopped: self.ledger.sweep(reasons)
+        homeless = self.is_homeless()
+        if not homeless: self.ledger.sweep(reasons)
         os.close(self.lock)
-        if stopped and self.control.wanted == 'run' and self.ledger.queued(): _ensure(self.site)  # it came while we were leaving
+        if not homeless and self.control.wanted == 'run' and self.ledger.queued(): _ensure(self.site)  # it came while we were leaving
 
 # %% ../nbs/06_workers.ipynb #8b9a6a69
 def _lock_path(site: Site) -> str: return os.path.join(site.path, INTERNAL, 'supervisor.lock')
@@ -272,25 +291,26 @@ _START_LIMIT = 60_000  # milliseconds a supervisor may take to start
 
 def _start(site: Site) -> None:
     "Start a supervisor and wait until it is there; raises `TaskError` with the end of its log"
-    log = Path(site.path, INTERNAL, 'workers.log')
+    log, control = Path(site.path, INTERNAL, 'workers.log'), _Control(site)
+    if control.wanted != 'run': control.wanted = 'run'
     reader, writer = os.pipe()
-    path = [os.path.abspath(p) for p in sys.path]
-    code = f'import sys; sys.path[:] = {path!r}; from parkit.workers import _main; _main({site.path!r}, {writer})'
+    path = _import_path()
+    program = f'import sys; sys.path[:] = {path!r}; from parkit.workers import _main; _main({site.path!r}, {writer})'
     try:
         with open(log, 'ab') as out:
-            process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd='/',
+            process = subprocess.Popen([sys.executable, '-c', program], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd='/',
                                        start_new_session=True, pass_fds=[writer])
         os.close(writer)
         writer = -1
         poll = select.poll()
         poll.register(reader, select.POLLIN)
         answer = os.read(reader, 100) if poll.poll(_START_LIMIT) else b''
-        process.wait()
+        code = process.wait()
     except OSError as e: raise TaskError(f'the workers could not be started: {e}; their log is {log}') from e
     finally:
         os.close(reader)
         if writer >= 0: os.close(writer)
-    if not answer: raise TaskError(f'the workers could not be started: {log.read_text()[-500:].strip()}; their log is {log}')
+    if not answer: raise TaskError(f'the workers could not be started: {sys.executable} ended with exit code {code}; the end of their log, {log}: {log.read_text()[-500:].strip()}')
 
 # %% ../nbs/06_workers.ipynb #2214f3ef
 class _Processes:

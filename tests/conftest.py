@@ -60,17 +60,17 @@ def no_leaks():
 
 # --- sites
 
+def _uses(process, prefix):
+    "Whether `process`, a folder of /proc, has a file below `prefix` mapped or open"
+    try:
+        if prefix in (process/'maps').read_text(): return True
+        return any(os.readlink(fd).startswith(prefix) for fd in (process/'fd').iterdir())
+    except OSError: return False  # it has ended
+
 def holders(folder):
     "Processes other than this one that have a file below `folder` open or mapped, on Linux"
-    prefix, found = f'{Path(folder).resolve()}/', {}
-    if sys.platform != 'linux': return found
-    for process in psutil.process_iter():
-        if process.pid == os.getpid(): continue
-        try:
-            paths = [o.path for o in process.open_files()] + [o.path for o in process.memory_maps()]
-            if any(o.startswith(prefix) for o in paths): found[process.pid] = ' '.join(process.cmdline())[:200]
-        except (psutil.NoSuchProcess, psutil.AccessDenied): pass
-    return found
+    prefix, processes = f'{Path(folder).resolve()}/', Path('/proc').glob('[0-9]*')
+    return [int(p.name) for p in processes if int(p.name) != os.getpid() and _uses(p, prefix)]
 
 @pytest.fixture
 def site(tmp_path):

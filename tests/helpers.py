@@ -1,0 +1,143 @@
+"Processes for the tests: started on a piece of code, talked to in lines, ended by real signals"
+import json, os, pickle, select, signal, subprocess, sys, time, traceback
+from pathlib import Path
+from textwrap import dedent
+
+root = Path(__file__).resolve().parent.parent
+DEADLINE = 60  # seconds after which a child that says nothing has failed the test
+
+_prelude = '''
+import json, os, signal, sys, threading, time, warnings
+import numpy as np
+import parkit as pk
+site = pk.set_site(sys.argv[1]) if sys.argv[1] else None
+
+def say(value=None): print(json.dumps(value), flush=True)
+def hear(): return json.loads(sys.stdin.readline())
+def fork_and_stay():
+    "The pid of a forked child that keeps all it has inherited, for a minute at most"
+    pid = os.fork()
+    if not pid:
+        signal.alarm(60)
+        time.sleep(600)
+    return pid
+def failure(work):
+    "What `work()` raises: the names of its type and bases, and its message"
+    try: work()
+    except BaseException as e: return dict(type=type(e).__name__, parkit=isinstance(e, pk.ParkitError), message=str(e))
+'''
+
+
+class Child:
+    "A Python process running `code` with `pk`, `np` and `site` at hand; `say` and `hear` exchange values with it"
+    def __init__(self, site, code, *args, command=(), **env):
+        path = str(getattr(site, 'path', site or ''))
+        argv = [*command, sys.executable, '-c', _prelude + dedent(code), path, *map(str, args)]
+        env = {**os.environ, 'PYTHONPATH': f'{root}{os.pathsep}{root/"tests"}', **env}
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+        self.pid, self._unread = self.process.pid, b''
+
+    def hear(self, seconds=DEADLINE):
+        "The next value that the child says"
+        limit = time.monotonic() + seconds
+        while b'\n' not in self._unread:
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0, limit - time.monotonic()))
+            assert ready, f'the child {self.pid} has said nothing for {seconds} s'
+            data = os.read(self.process.stdout.fileno(), 2**16)
+            assert data, f'the child {self.pid} has ended with {self.process.wait()}, and said nothing'
+            self._unread += data
+        line, self._unread = self._unread.split(b'\n', 1)
+        return json.loads(line)
+
+    def say(self, value=None):
+        self.process.stdin.write(json.dumps(value).encode() + b'\n')
+        self.process.stdin.flush()
+
+    def signal(self, number): self.process.send_signal(number)
+
+    def kill(self):
+        "Kill it, and wait until it is gone"
+        self.process.kill()
+        self.process.wait()
+
+    def wait(self, seconds=DEADLINE):
+        "Wait until it ends by itself, in good order"
+        assert self.process.wait(seconds) == 0, f'the child {self.pid} has ended with {self.process.returncode}'
+
+    def __enter__(self): return self
+    def __exit__(self, *args):
+        self.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            try: pipe.close()
+            except BrokenPipeError: pass  # what was not written yet
+
+
+def run(site, code, *args, **options):
+    "What a child running `code` says first; it must then end in good order"
+    with Child(site, code, *args, **options) as child:
+        value = child.hear()
+        child.wait()
+    return value
+
+
+class Fork:
+    "A forked child that runs `work(*args)`"
+    def __init__(self, work, *args):
+        self._in, out = os.pipe()
+        self.pid = os.fork()
+        if not self.pid: _work_in_child(out, work, args)
+        os.close(out)
+
+    def result(self, seconds=DEADLINE):
+        "What `work` returned; raises what it raised"
+        data, limit = b'', time.monotonic() + seconds
+        while True:
+            ready, _, _ = select.select([self._in], [], [], max(0, limit - time.monotonic()))
+            assert ready, f'the forked child {self.pid} has not ended in {seconds} s'
+            part = os.read(self._in, 2**16)
+            if not part: break
+            data += part
+        self.wait()
+        assert data, f'the forked child {self.pid} has died: {self.status}'
+        ok, value = pickle.loads(data)
+        if not ok: raise AssertionError(f'in the forked child:\n{value}')
+        return value
+
+    def wait(self):
+        os.close(self._in)
+        _, self.status = os.waitpid(self.pid, 0)
+        self.pid = 0
+
+    def kill(self):
+        "Kill it, and wait until it is gone"
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def __enter__(self): return self
+    def __exit__(self, *args):
+        if self.pid: self.kill()
+
+
+def _work_in_child(out, work, args):
+    "The child's side: nothing of pytest's may run here"
+    try:
+        try: data = pickle.dumps((True, work(*args)))
+        except BaseException: data = pickle.dumps((False, traceback.format_exc()))
+        while data: data = data[os.write(out, data):]
+    finally: os._exit(0)
+
+
+def forked(work, *args):
+    "What `work(*args)` returns in a forked child"
+    with Fork(work, *args) as child: return child.result()
+
+
+def blobs(store):
+    "The files of the blobs of a store, those on their way in too"
+    folder = Path(store.path)
+    return sorted(path.name for name in ('blobs', 'new') for path in (folder/name).iterdir())
+
+
+def waits_for_a_lock(pid):
+    "Whether a process is in line for a lock of a file"
+    return any('-> FLOCK' in line and line.split()[5] == str(pid) for line in open('/proc/locks'))

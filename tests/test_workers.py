@@ -1,0 +1,471 @@
+"""Workers and their supervisor: started when first needed, replaced when killed, gone when idle.
+
+Real processes, real signals, real kernels; none of it is a notebook's."""
+import os, random, shutil, signal, sys, tempfile, time
+from pathlib import Path
+
+import parkit as pk, psutil, pytest
+from conftest import wait_for
+from kernels import Kernel, notebooks, root, text
+from task_helpers import (ended, event_loop, in_thread, interpreters, is_gone,  # noqa: F401  a fixture
+                          pool_processes, started, supervisors)
+
+
+@pytest.fixture
+def pool(site):
+    pool = pk.Pool()
+    pool.resize(2)
+    return pool
+
+@pytest.fixture
+def single(site):
+    "A pool of one worker"
+    pool = pk.Pool()
+    pool.resize(1)
+    return pool
+
+@pytest.fixture
+def double(site):
+    @pk.task
+    def double(n): return 2*n
+    return double
+
+@pytest.fixture
+def busy(site):
+    "A task that makes one file and then waits for another"
+    @pk.task
+    def busy(ready, go):
+        import os, time
+        from pathlib import Path
+        Path(ready).touch()
+        while not os.path.exists(go): time.sleep(0.01)
+        return os.getpid()
+    return busy
+
+@pytest.fixture
+def call_busy(busy, tmp_path):
+    "Calls the busy task, waits until it runs, and returns its trace and the file it waits for"
+    def call(name='one'):
+        ready, go = tmp_path/f'{name}-ready', tmp_path/f'{name}-go'
+        trace = busy(str(ready), str(go))
+        started(ready)
+        return trace, go
+    return call
+
+
+def _workers(pool, n):
+    "Wait until exactly `n` workers live and are known; returns their pids"
+    def settled():
+        pids = pool.status.workers
+        return len(pids) == n and not any(map(is_gone, pids)) and len(pool_processes(pool.site)) == n + 1
+    assert wait_for(settled, 20), (pool.status, pool_processes(pool.site))
+    return pool.status.workers
+
+
+# --- beginning and end
+
+def test_first_call_starts_the_workers(pool, double, record_property):
+    assert not pool_processes(pool.site)
+    began = time.monotonic()
+    assert double(4).result == 8
+    seconds = time.monotonic() - began
+    print(f'first result after {seconds:.3f} s')
+    record_property('seconds', seconds)
+    assert seconds < 5
+    _workers(pool, 2)
+
+
+def test_pool_starts_before_the_first_call(pool):
+    assert pool.status == (None, (), 0, 0) and 'stopped' in repr(pool)
+    pool.start()
+    assert supervisors(pool.site) == [pool.status.supervisor] and 'running' in repr(pool)
+    _workers(pool, 2)
+
+
+def test_two_processes_make_the_first_call_at_once(pool, double):
+    with interpreters(2, pool.site) as both:
+        for o in both: o.run('double = pk.bind_task("double")')
+        for o in both: o.send('double(4).result', 'eval')
+        assert [o.receive() for o in both] == [8, 8]
+        assert wait_for(lambda: len(supervisors(pool.site)) == 1)
+        _workers(pool, 2)
+
+
+def test_two_threads_make_the_first_call_at_once(pool, double):
+    with in_thread(lambda: double(3).result): assert double(4).result == 8
+    assert wait_for(lambda: len(supervisors(pool.site)) == 1)
+    _workers(pool, 2)
+
+
+def test_workers_outlive_their_caller(pool, double):
+    with interpreters(1, pool.site) as (caller,):
+        assert caller.value('pk.bind_task("double")(4).result') == 8
+    workers = _workers(pool, 2)
+    assert double(5).result == 10 and pool.status.workers == workers
+
+
+def test_idle_supervisor_leaves_and_the_next_call_brings_it_back(pool, double):
+    pool.idle_timeout = 0.3
+    first = double(4)
+    assert first.result == 8
+    assert wait_for(lambda: not pool_processes(pool.site), 20)
+    assert pool.status == (None, (), 0, 0)
+    second = double(5)
+    assert second.result == 10 and second.pid != first.pid
+
+
+def test_supervisor_does_not_leave_while_a_call_runs(single, call_busy):
+    single.idle_timeout = 0.1
+    trace, go = call_busy()
+    before = supervisors(single.site)
+    time.sleep(1)  # ten times the limit
+    assert supervisors(single.site) == before and trace.status == 'running'
+    go.touch()
+    assert trace.result == trace.pid
+    assert wait_for(lambda: not pool_processes(single.site))
+
+
+def test_call_that_meets_a_leaving_supervisor_is_not_lost(single, double):
+    single.idle_timeout = 0.05
+    chance, lost = random.Random(1), []
+    for i in range(30):
+        trace = double(i)
+        if ended(trace, 10) != 'finished': lost.append((i, trace.status))
+        time.sleep(chance.uniform(0, 0.15))  # around the moment at which it leaves
+    assert not lost
+
+
+def test_workers_leave_when_their_site_is_removed(tmp_path):
+    folder = tmp_path/'site'
+    with interpreters(1, folder) as (caller,):
+        caller.run('@pk.task\ndef double(n): return 2*n')
+        assert caller.value('double(4).result') == 8 and len(pool_processes(folder)) > 1
+        shutil.rmtree(folder)
+        assert wait_for(lambda: not pool_processes(folder))
+
+
+def test_workers_leave_when_their_site_is_replaced_by_another(tmp_path):
+    folder = tmp_path/'site'
+    with interpreters(2, folder) as (caller, other):
+        caller.run('@pk.task\ndef double(n): return 2*n')
+        assert caller.value('double(4).result') == 8
+        old = {o.pid for o in pool_processes(folder)}
+        shutil.rmtree(folder)
+        other.run('pk.set_site(os.environ["PARKIT_SITE"])\n@pk.task\ndef double(n): return 2*n')
+        try: assert wait_for(lambda: all(map(is_gone, old)))
+        finally: shutil.rmtree(folder)
+        assert wait_for(lambda: not pool_processes(folder))
+
+
+def test_site_that_was_removed_can_be_closed(tmp_path):
+    with interpreters(1, tmp_path/'site') as (caller,):
+        caller.run('d = pk.Dict()\nsite = pk.set_site(os.environ["PARKIT_SITE"])')
+        shutil.rmtree(tmp_path/'site')
+        caller.run('site.close()')
+
+
+def test_log_of_an_ordinary_life_is_empty(pool, double):
+    assert double(4).result == 8
+    pool.stop()
+    assert Path(pool.site.path, '@', 'workers.log').read_text() == ''
+
+
+# --- order and number
+
+def test_a_thousand_calls_run_in_the_order_of_their_submission(single):
+    @pk.task
+    def nothing(): pass
+    traces = [nothing() for _ in range(1000)]
+    pk.wait_until(lambda: traces[-1].done, timeout=60)
+    assert {o.status for o in traces} == {'finished'} and len({o.pid for o in traces}) == 1
+    starts = [o.start for o in traces]
+    assert starts == sorted(starts) and all(one.end <= two.start for one, two in zip(traces, traces[1:]))
+    assert single.status[2:] == (0, 0)
+
+
+def test_calls_run_side_by_side(pool, call_busy):
+    one, go_one = call_busy('one')
+    two, go_two = call_busy('two')  # returns once it runs
+    assert pool.status.running == 2 and one.pid != two.pid
+    for o in (go_one, go_two): o.touch()
+    assert {one.result, two.result} == {one.pid, two.pid}
+
+
+def test_pool_grows_and_shrinks(single, double):
+    assert double(1).result == 2
+    first = set(_workers(single, 1))
+    single.resize(3)
+    grown = set(_workers(single, 3))
+    assert first < grown and single.size == 3
+    single.resize(1)
+    assert set(_workers(single, 1)) < grown
+    assert double(2).result == 4
+
+
+def test_shrinking_lets_calls_finish(pool, call_busy):
+    (one, go_one), (two, go_two) = call_busy('one'), call_busy('two')
+    pool.resize(1)
+    for o in (go_one, go_two): o.touch()
+    assert (one.result, two.result) == (one.pid, two.pid)
+    _workers(pool, 1)
+
+
+def test_pool_of_no_workers_is_refused(pool):
+    with pytest.raises(ValueError, match='at least 1'): pool.resize(0)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs /proc')
+def test_idle_workers_use_no_processor(pool, double):
+    assert double(4).result == 8
+    _workers(pool, 2)
+    processes = pool_processes(pool.site)
+    wait_for(lambda: all(o.status() == psutil.STATUS_SLEEPING for o in processes))
+    def used(): return [(o.cpu_times()[:2], o.num_ctx_switches().voluntary) for o in processes]
+    before = used()
+    time.sleep(3)
+    for (times, switches), (times_after, switches_after) in zip(before, used()):
+        assert times_after == times and switches_after - switches <= 3
+
+
+# --- stopping
+
+def test_stop_lets_a_call_finish_and_leaves_the_queue(pool, call_busy, double):
+    (one, go_one), (two, go_two) = call_busy('one'), call_busy('two')
+    waiting = double(4)
+    with in_thread(pool.stop):
+        go_one.touch()
+        assert ended(one) == 'finished' and wait_for(lambda: is_gone(one.pid))
+        go_two.touch()
+    assert wait_for(lambda: not pool_processes(pool.site)) and two.status == 'finished'
+    if waiting.status == 'submitted': assert pool.status.queued == 1
+    assert waiting.result == 8
+
+
+def test_stop_ends_a_call_that_goes_on(single, call_busy):
+    trace, _ = call_busy()
+    began = time.monotonic()
+    single.stop()
+    assert time.monotonic() - began < 10 and wait_for(lambda: not pool_processes(single.site))
+    assert trace.status == 'crashed' and trace.done
+    with pytest.raises(pk.WorkerCrashedError, match='stopped') as caught: trace.result
+    assert 'memory' not in str(caught.value)
+
+
+def test_stop_returns_though_another_process_waits_for_a_call(single, call_busy, double):
+    trace, go = call_busy()
+    with interpreters(1, single.site) as (other,):
+        other.run('double = pk.bind_task("double")')
+        other.send('double(5).result', 'eval')
+        assert wait_for(lambda: single.status.queued == 1)
+        with in_thread(single.stop): go.touch()
+        single.start()
+        assert other.receive() == 10
+    assert trace.result == trace.pid
+
+
+def test_stop_of_a_supervisor_that_is_just_starting_is_heeded(pool):
+    "From another process, which can be killed if it waits for ever"
+    for _ in range(3):
+        with interpreters(1, pool.site) as (other,), in_thread(pool.start):
+            other.run('from parkit.workers import is_supervised\nsite = pk.set_site(os.environ["PARKIT_SITE"])')
+            other.run('while not is_supervised(site): time.sleep(0.002)')
+            other.send('pk.Pool().stop()')
+            other.receive(10)
+        assert wait_for(lambda: not pool_processes(pool.site))
+
+
+def test_stop_of_a_stopped_pool_does_nothing(pool):
+    pool.stop()
+    pool.stop()
+
+
+# --- death
+
+def test_killed_worker_is_replaced(pool, double):
+    assert double(1).result == 2
+    one, two = _workers(pool, 2)
+    os.kill(one, signal.SIGKILL)
+    assert wait_for(lambda: is_gone(one))
+    workers = _workers(pool, 2)
+    assert two in workers and one not in workers
+    assert double(2).result == 4
+
+
+def test_worker_killed_inside_a_transaction_leaves_nothing_of_it(pool, double, tmp_path):
+    d, ready = pk.Dict('prices'), tmp_path/'ready'
+    @pk.task
+    def interrupted(d, ready):
+        import parkit as pk, time
+        from pathlib import Path
+        with pk.transaction(d):
+            d['tea'] = 2.5
+            d['large'] = bytes(2**20)
+            Path(ready).touch()
+            time.sleep(600)
+    trace = interrupted(d, str(ready))
+    started(ready)
+    worker = trace.pid
+    os.kill(worker, signal.SIGKILL)
+    with pk.transaction(d, timeout=5): d['coffee'] = 3.5
+    assert ended(trace) == 'crashed' and dict(d) == dict(coffee=3.5)
+    with pytest.raises(pk.WorkerCrashedError, match=f'{worker}.*SIGKILL.*interrupted'): trace.result
+    assert trace.pid == worker and trace.start <= trace.end
+    assert worker not in _workers(pool, 2) and double(2).result == 4
+
+
+def test_trap_15_exit_in_a_task(single, double):
+    @pk.task
+    def leave():
+        import sys
+        sys.exit(3)
+    trace = leave()
+    assert ended(trace) == 'failed'
+    with pytest.raises(pk.TaskError, match='SystemExit.*3'): trace.result
+    assert double(2).result == 4 and single.status.workers == (trace.pid,)
+
+
+def test_trap_15_abrupt_exit_in_a_task(single, double):
+    @pk.task
+    def leave():
+        import os
+        os._exit(3)
+    trace = leave()
+    assert ended(trace) == 'crashed'
+    with pytest.raises(pk.WorkerCrashedError, match=f'{trace.pid}.*exit code 3'): trace.result
+    assert double(2).result == 4 and trace.pid not in _workers(single, 1)
+
+
+@pytest.mark.parametrize('number', [signal.SIGSEGV, signal.SIGTERM, signal.SIGINT], ids=lambda o: o.name)
+def test_signal_in_a_task_harms_no_other(single, double, number):
+    @pk.task
+    def hit(number):
+        import os, time
+        os.kill(os.getpid(), number)
+        time.sleep(0.1)
+    trace, good = hit(int(number)), double(2)
+    assert good.result == 4
+    assert ended(trace) == {'SIGSEGV': 'crashed', 'SIGTERM': 'finished', 'SIGINT': 'failed'}[number.name]
+    if number == signal.SIGSEGV: assert 'SIGSEGV' in str(trace.error)
+    _workers(single, 1)
+
+
+def test_trap_17_idle_workers_bring_a_killed_supervisor_back(pool, double):
+    assert double(1).result == 2
+    workers, old = _workers(pool, 2), pool.status.supervisor
+    os.kill(old, signal.SIGKILL)
+    assert wait_for(lambda: supervisors(pool.site) not in ([], [old]) and all(map(is_gone, workers)), 20)
+    assert not set(_workers(pool, 2)) & set(workers)
+    assert double(2).result == 4 and len(supervisors(pool.site)) == 1
+
+
+def test_trap_17_nothing_queued_is_lost_with_the_supervisor(single, call_busy, double):
+    trace, go = call_busy()
+    waiting = [double(n) for n in range(5)]
+    os.kill(single.status.supervisor, signal.SIGKILL)
+    go.touch()
+    assert ended(trace) == 'finished'
+    assert [ended(o) for o in waiting] == ['finished']*5 and [o.result for o in waiting] == [0, 2, 4, 6, 8]
+
+
+def test_trap_17_a_call_brings_back_a_supervisor_killed_with_all_workers(single, call_busy, double):
+    trace, _ = call_busy()
+    waiting = double(4)
+    supervisor, worker = single.status.supervisor, trace.pid
+    os.kill(supervisor, signal.SIGSTOP)  # so that it cannot replace the worker first
+    for pid in (worker, supervisor): os.kill(pid, signal.SIGKILL)
+    assert wait_for(lambda: is_gone(worker) and is_gone(supervisor) and not pool_processes(single.site))
+    later = double(5)
+    assert ended(later) == ended(waiting) == 'finished' and (waiting.result, later.result) == (8, 10)
+    assert ended(trace) == 'crashed' and str(worker) in str(trace.error)
+
+
+# --- no start
+
+def test_start_that_fails_is_a_failed_trace_with_the_reason_and_the_log(single, double, tmp_path):
+    mark = tmp_path/'mark'
+    with interpreters(1, single.site) as (caller,):
+        caller.run('sys.executable = "/bin/false"\n@pk.task\ndef touch(path): Path(path).touch()')
+        caller.run(f'trace = touch({str(mark)!r})')
+        assert caller.value('trace.status, trace.done') == ('failed', True)
+        reason = caller.value('str(trace.error)')
+        assert 'workers.log' in reason and ('exit code 1' in reason or '/bin/false' in reason)
+        caller.run('pk.Dict("traces")["refused"] = trace')
+    assert double(4).result == 8
+    assert pk.Dict('traces')['refused'].status == 'failed' and not mark.exists(), 'a failed call was run later'
+
+
+def test_start_without_an_interpreter_is_a_failed_trace(single, double):
+    with interpreters(1, single.site) as (caller,):
+        caller.run('sys.executable = "/nowhere/python"\ntrace = pk.bind_task("double")(4)')
+        assert caller.value('trace.status') == 'failed' and '/nowhere/python' in caller.value('str(trace.error)')
+
+
+# --- notebooks
+
+_define = '''
+import os, time
+import parkit as pk
+from pathlib import Path
+
+@pk.task
+def busy(ready, go):
+    Path(ready).touch()
+    while not os.path.exists(go): time.sleep(0.01)
+    return os.getpid()
+'''
+
+def test_trap_39_interrupts_the_kernel(tmp_path):
+    ready, go, waits = (tmp_path/o for o in ('ready', 'go', 'waits'))
+    with notebooks(2) as (one, two):
+        one.run(_define)
+        one.run(f'trace = busy({str(ready)!r}, {str(go)!r})\npk.Dict("traces")["one"] = trace')
+        started(ready)
+        worker = int(text(one.run('trace.pid')))
+        def interrupt():
+            started(waits)
+            os.killpg(os.getpgid(one.pid), signal.SIGINT)  # as Jupyter does
+        with in_thread(interrupt): outputs = one.run(f'Path({str(waits)!r}).touch()\ntrace.result')
+        assert text(outputs).startswith('KeyboardInterrupt') and not is_gone(worker)
+        go.touch()
+        assert text(one.run('trace.result')) == str(worker)
+        two.run('import parkit as pk\ntrace = pk.Dict("traces")["one"]')
+        assert text(two.run('trace.result, trace.status')) == f"({worker}, 'finished')"
+
+
+def test_trap_39_restarts_the_kernel(tmp_path):
+    ready, go = (tmp_path/o for o in ('ready', 'go'))
+    with notebooks(2) as (one, two):
+        one.run(_define)
+        one.run(f'trace = busy({str(ready)!r}, {str(go)!r})\npk.Dict("traces")["one"] = trace')
+        started(ready)
+        worker = int(text(one.run('trace.pid')))
+        one.manager.restart_kernel(now=True)
+        one.client.wait_for_ready(timeout=60)
+        assert not is_gone(worker)
+        go.touch()
+        two.run('import parkit as pk\ntrace = pk.Dict("traces")["one"]')
+        assert text(two.run('trace.result')) == str(worker)
+        one.run('import parkit as pk')
+        assert text(one.run('pk.Dict("traces")["one"].status')) == "'finished'"
+
+
+def test_trap_39_pipes_of_a_dead_kernel_close(tmp_path):
+    ready, go = (tmp_path/o for o in ('ready', 'go'))
+    folder = Path(tempfile.mkdtemp(prefix='parkit-'))  # a short path: sockets lie there
+    reader, writer = os.pipe()
+    kernel = Kernel('notebook 1', folder, root, stdout=writer, stderr=writer)
+    os.close(writer)
+    try:
+        kernel.run(_define)
+        kernel.run(f'trace = busy({str(ready)!r}, {str(go)!r})')
+        started(ready)
+        worker = int(text(kernel.run('trace.pid')))
+        os.kill(kernel.pid, signal.SIGKILL)
+        with in_thread(lambda: list(iter(lambda: os.read(reader, 4096), b''))): pass  # to the end
+        assert not is_gone(worker)
+    finally:
+        go.touch()
+        os.close(reader)
+        kernel.stop()
+        shutil.rmtree(folder)
+    assert wait_for(lambda: not pool_processes(folder/'site'))
