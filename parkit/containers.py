@@ -116,14 +116,14 @@ class _DictWriting(_DictReading):
         if head is None: raise self._gone()
         count, first, next, version = _HEAD.unpack(head)
         at = self._oid + encode_key(key)
-        old, record = self._store.get(txn, at), prepared if type(prepared) is bytes else txn.link(prepared)
+        old, record, rest = self._store.get(txn, at), txn.link(prepared), b''
         if old is None: record = with_key(key, record)
         elif old[0] != PICKLE:
             rest = bytes(split_key(old)[1])
-            txn.unlink(rest)
             record = old[:len(old) - len(rest)] + record  # the key stays as it was first stored
         txn.put_entry(at, record)
-        txn.put(self._oid, _HEAD.pack(count + (old is None), first, next, version + 1))
+        txn.put(self._oid, _HEAD.pack(count + (old is None), first, next, version + 1), True)
+        if rest: txn.unlink(rest)
         if self._by_value: self._changed_class(txn)
 
     def _put_all(self, txn: Any, prepared: list[tuple[Any, bytes | Blob]]) -> None:
@@ -293,12 +293,14 @@ class _ArrayItems(_Container):
     def _set_item(self, txn: Any, i: int, prepared: bytes | Blob) -> None:
         head = self._head(txn)
         at = self._at(self._index(head, i))
-        txn.unlink(txn.get(at))
-        txn.put(at, txn.link(prepared))
+        old = txn.get(at)
+        txn.put(at, txn.link(prepared), freeing=True)
+        txn.unlink(old)
         self._changed(txn, head)
 
     def _extend(self, txn: Any, prepared: list[bytes | Blob]) -> None:
         head, limit = self._head(txn), self._limit(txn)
+        txn.need(sum(len(p) + 100 if isinstance(p, bytes) else 2048 for p in prepared))
         txn.put_many([(self._at(i), txn.link(p)) for i, p in enumerate(prepared, head.next)])
         head = head._replace(size=head.size + len(prepared), next=head.next + len(prepared))
         if limit is not None and head.size > limit: head = self._shift(txn, head, head.size - limit)

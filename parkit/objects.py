@@ -342,9 +342,10 @@ class Object(_Reading):
     def _write_attribute(self, txn: Any, name: str, prepared: Any) -> None:
         head, key = self._head(txn), self._oid + _ATTRIBUTE + name.encode()
         old = txn.get(key)
+        txn.put(key, txn.link(prepared), freeing=True)
         if old is not None: txn.unlink(old)
-        txn.put(key, txn.link(prepared))
-        self._changed(txn, head)
+        self._changed(txn, head, freeing=True)
+        if self._by_value: self._changed_class(txn)
 
     def _delete_attribute(self, txn: Any, name: str) -> None:
         head, key = self._head(txn), self._oid + _ATTRIBUTE + name.encode()
@@ -412,7 +413,7 @@ class Namespace:
     @property
     def durable(self) -> bool:
         "Whether each commit is synced to disk"
-        return self._store.durable
+        return self._store.is_durable()
 
     def __repr__(self) -> str: return f'Namespace({str(self.path)!r})'
     def __iter__(self) -> Iterator[Object]:

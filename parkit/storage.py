@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes, errno, gc, json, mmap, os, re, select, shutil, stat, struct, sys, threading, time, warnings
 import lmdb
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Union
@@ -76,8 +77,9 @@ def split_path(
     if not isinstance(path, str): raise TypeError(f'a path is a str, got {type(path).__name__}: {path!r}')
     namespace, _, name = path.rpartition('/')
     if not name: raise InvalidNameError(f'{path!r} has no name after its last "/"')
-    if len(name.encode('utf-8', 'surrogatepass')) > _NAME_LIMIT:
-        raise InvalidNameError(f'the name {name[:20]!r}... has {len(name.encode())} bytes; at most {_NAME_LIMIT} are allowed')
+    size = len(name.encode('utf-8', 'surrogatepass'))
+    if size > _NAME_LIMIT:
+        raise InvalidNameError(f'the name {name[:20]!r}... has {size} bytes; at most {_NAME_LIMIT} are allowed')
     if name.startswith('_') and not reserved:
         raise InvalidNameError(f'{name!r} cannot name an object: names that begin with "_" are parkit\'s own')
     if '/' not in path: return DEFAULT_NAMESPACE, name
@@ -88,11 +90,14 @@ class _Fork:
     "How often this process's line has forked since it loaded parkit, and who must forget what the parent had"
     def __init__(self) -> None:
         self.epoch, self.forgetful = 0, WeakSet[Any]()
+        self.descriptors: set[int] = set()  # held locked by some thread for a moment
         os.register_at_fork(after_in_child=self.in_child)
 
     def in_child(self) -> None:
         self.epoch += 1
         _open_files.clear()
+        for fd in self.descriptors: os.close(fd)
+        self.descriptors.clear()
         for o in list(self.forgetful): o._forget()
 
 # %% ../nbs/01_storage.ipynb #eef40264
@@ -138,6 +143,19 @@ def open_locked(path: str, wait: bool = True) -> int | None:
             raise
         os.close(fd)  # another process removed the file between open and lock
 
+# %% ../nbs/01_storage.ipynb #ca3ca746
+@contextmanager
+def _file_lock(path: str) -> Iterator[None]:
+    "Hold the `flock` on the file at `path`; a child forked meanwhile does not"
+    fd, epoch = open_locked(path), _fork.epoch
+    assert fd is not None
+    _fork.descriptors.add(fd)
+    try: yield
+    finally:
+        if epoch == _fork.epoch:
+            _fork.descriptors.discard(fd)
+            os.close(fd)
+
 # %% ../nbs/01_storage.ipynb #4251887e
 @lru_cache(1)
 def _boot_id() -> str:
@@ -170,9 +188,11 @@ class _Alive:
             id = uuid4().hex
             fd = open_locked(os.path.join(self.directory, id))
             assert fd is not None
-            facts = dict(pid=os.getpid(), pid_namespace=_pid_namespace(), boot=_boot_id())
-            os.write(fd, json.dumps(facts).encode())
             self.id, self.fd = id, fd
+            facts = dict(pid=os.getpid(), pid_namespace=_pid_namespace(), boot=_boot_id())
+            try: os.write(fd, json.dumps(facts).encode())
+            except OSError as e:
+                if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise  # on a full disk one can still read: the lock says that we live
         return self.id
 
     def leave(self) -> None:
@@ -237,8 +257,7 @@ class _WriteLock:
         self._reset()
 
     def _open(self) -> None:
-        fd = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
-        if os.fstat(fd).st_size < _RECORD_SIZE: os.ftruncate(fd, _RECORD_SIZE)
+        fd = os.open(self.path, os.O_RDWR)  # made with the namespace, and not sparse: a full disk must not meet a map
         self.record, self.fd = mmap.mmap(fd, _RECORD_SIZE), fd
 
     def listen(self) -> None:
@@ -262,7 +281,7 @@ class _WriteLock:
         if _MOMENT.unpack_from(self.record, _TRIED)[0] > start: self._give_way(start)  # type: ignore[arg-type]
         if timeout is None: fcntl.flock(self.fd, fcntl.LOCK_EX)  # a signal interrupts it
         else: self._acquire_until(start + timeout, timeout)
-        _HOLDER.pack_into(self.record, 0, self.pid, start)  # type: ignore[arg-type]
+        _HOLDER.pack_into(self.record, 0, self.pid, time.time())  # type: ignore[arg-type]
 
     def _acquire_until(self, limit: float, timeout: float) -> None:
         "Try again and again; each time note when the next attempt will be, so that a busy writer gives way"
@@ -513,6 +532,11 @@ class _Files:
         if self._bell >= 0: os.close(self._bell)
         self._reset()
 
+    def is_durable(self) -> bool:
+        "Whether each commit is synced to disk; of a namespace that does not exist, whether it will be"
+        facts = None if self.env else self._facts()
+        return self.durable if facts is None else bool(facts['durable'])
+
     def exists(self) -> bool:
         "Whether the namespace is on disk"
         return self.env is not None or os.path.exists(os.path.join(self.path, 'store.json'))
@@ -548,21 +572,18 @@ class _Opening(_Files):
 
     def _make(self) -> None:
         "Make the namespace, or make it anew after a reboot; other processes wait meanwhile"
-        setup = open_locked(os.path.join(self.site.path, INTERNAL, 'setup.lock'))
-        try:
+        with _file_lock(os.path.join(self.site.path, INTERNAL, 'setup.lock')):
             facts = self._facts()
-            if not self._is_current(facts):
-                if facts: self.durable = facts['durable']
-                self._make_files(dict(durable=self.durable, boot=_boot_id(), uuid=uuid4().hex))
-            else: self._open_environment(facts)
-        finally: os.close(setup)  # type: ignore[arg-type]
+            if self._is_current(facts): return self._open_environment(facts)
+            if facts: self.durable = facts['durable']
+            try: self._make_files(dict(durable=self.durable, boot=_boot_id(), uuid=uuid4().hex))
+            except OSError as e: raise self.explain(e) from e
 
     def _make_files(self, facts: dict[str, Any]) -> None:
         shutil.rmtree(self.path, ignore_errors=True)  # left by a maker that died, or by another boot
         for d in ('blobs', 'new'): os.makedirs(os.path.join(self.path, d), 0o700)
-        Path(self.bell_path).touch(0o600)
-        try: self._reserve_lock_file()
-        except OSError as e: raise self.explain(e) from e
+        for path, size in ((self.bell_path, 1), (self.lock.path, _RECORD_SIZE)): _write_new(path, bytes(size))
+        self._reserve_lock_file()
         self._open_environment(facts, create=True)
         replace_file(os.path.join(self.path, 'store.json'), json.dumps(facts))
         parent = self.path
@@ -606,7 +627,8 @@ class _Opening(_Files):
         where = f'namespace {self.namespace!r} of the site {self.site.path}'
         if isinstance(e, lmdb.MapFullError): return StorageFullError(errno.ENOSPC, f'{where} is full: its map has {self.site.map_size} bytes, and what old '
                                                                      'snapshots still read cannot be used again; delete entries, or end old snapshots')
-        if isinstance(e, lmdb.DiskError) or getattr(e, 'errno', 0) in (errno.ENOSPC, errno.EDQUOT) or 'No space' in str(e):
+        if isinstance(e, ParkitError): return e
+        if isinstance(e, lmdb.DiskError) or getattr(e, 'errno', 0) in (errno.ENOSPC, errno.EDQUOT) or 'No space' in str(e) or 'Input/output' in str(e) and shutil.disk_usage(self.site.path).free < 2**20:  # LMDB's word for a short write
             u = shutil.disk_usage(self.site.path)
             return StorageFullError(errno.ENOSPC, f'no room on the disk for {where}: {u.free} of {u.total} bytes are free; free some and try again')
         if isinstance(e, lmdb.ReadersFullError): return TransactionError(f'{where} has {READERS} snapshots open; end some, they last until their `with` block ends')
@@ -617,13 +639,21 @@ class _Opening(_Files):
 def replace_file(path: str, text: str) -> None:
     "Write `text` to `path` so that a reader sees the old file or the whole new one, also after a power loss"
     new = f'{path}.{uuid4().hex}'
-    fd = os.open(new, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
     try:
-        _write_all(fd, [text.encode()])
+        _write_new(new, text.encode())
+        os.replace(new, path)
+    except BaseException:
+        if os.path.exists(new): os.unlink(new)
+        raise
+    _sync_directory(os.path.dirname(path))
+
+def _write_new(path: str, data: bytes) -> None:
+    "Make a file that holds `data`, synced"
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+    try:
+        _write_all(fd, [data])
         os.fsync(fd)
     finally: os.close(fd)
-    os.replace(new, path)
-    _sync_directory(os.path.dirname(path))
 
 # %% ../nbs/01_storage.ipynb #ab76de37
 def _sync_directory(path: str) -> None:
@@ -803,18 +833,20 @@ class WriteTxn:
 
     def _use(self, raw: lmdb.Transaction) -> None: self.raw, self.get = raw, raw.get
 
+    def need(self, size: int) -> None:
+        "Raise `StorageFullError` unless there is room for `size` bytes more; what follows may use the reserve"
+        self.pending += size
+        if self.pending > self.store.allowance: self.store.check_room(self)
+
     def put(self, key: bytes, value: bytes, freeing: bool = False) -> None:
-        "Store `value`; `freeing` writes, which make room, may use the reserve"
-        self.pending += len(key) + len(value) + 64
-        if self.pending > self.store.allowance and not freeing: self.store.check_room(self)
+        "Store `value`; `freeing` writes, which make room or for which it was made sure, may use the reserve"
+        if not freeing: self.need(len(key) + len(value) + 64)
         try: self.raw.put(key, value)
         except lmdb.Error as e: raise self.store.explain(e) from e
         self.writes += 1
 
     def put_many(self, pairs: list[tuple[bytes, bytes]]) -> None:
-        "Store many pairs"
-        self.pending += sum(len(k) + len(v) + 64 for k, v in pairs)
-        if self.pending > self.store.allowance: self.store.check_room(self)
+        "Store many pairs, for which room was made sure"
         try:
             with self.raw.cursor() as cursor: cursor.putmulti(pairs)
         except lmdb.Error as e: raise self.store.explain(e) from e
@@ -868,11 +900,12 @@ class WriteTxn:
         self.blobs = self.blobs[:mark]
 
     def link(self, prepared: bytes | Blob) -> bytes:
-        "What to put into an entry for what `Store.prepare` made"
+        "What to put into an entry for what `Store.prepare` made; makes sure that there is room, so that what follows does not stop half-way"
+        self.need(len(prepared) + 1024 if isinstance(prepared, bytes) else 2048)
         if not isinstance(prepared, Blob): return prepared
         self.blobs += (prepared,)
         os.link(prepared.path, self.store.blob_path(prepared.id))
-        self.put(BLOBS + prepared.id, _ID.pack(prepared.size))
+        self.put(BLOBS + prepared.id, _ID.pack(prepared.size), freeing=True)
         return prepared.record()
 
     def unlink(self, record: bytes) -> None:
@@ -933,18 +966,18 @@ class _Entries(WriteTxn):
     def new_id(self) -> bytes:
         "An id that nothing in this namespace has had before"
         id: bytes = self.get(META + b'next') or _ID.pack(1)
-        self.put(META + b'next', _after(id))
+        self.put(META + b'next', _after(id), freeing=True)
         return id
 
     def put_entry(self, key: bytes, value: bytes) -> None:
-        "Store `value` at `key`, of any length"
+        "Store `value`, made by `link`, at `key`, of any length"
         while len(key) >= KEY_LIMIT:
             node = self.get(key[:KEY_LIMIT])
             if node is None:
                 node = _NODE + self.new_id()
-                self.put(key[:KEY_LIMIT], node)
+                self.put(key[:KEY_LIMIT], node, freeing=True)
             key = node[1:] + key[KEY_LIMIT:]
-        self.put(key, value)
+        self.put(key, value, freeing=True)
 
     def delete_entry(self, key: bytes) -> None:
         "Remove the entry at `key`, of any length, and the nodes it leaves empty"
@@ -991,8 +1024,9 @@ class Store(_Blobs):
             except lmdb.Error as e: txn._use(self._begin_again(e))
             if not self._swept: self._sweep(txn)
             return txn
-        except BaseException:
+        except BaseException as e:
             txn.close()
+            if isinstance(e, OSError) and not isinstance(e, ParkitError): raise self.explain(e) from e
             raise
 
     def _begin_again(self, e: lmdb.Error) -> lmdb.Transaction:
@@ -1087,15 +1121,13 @@ def _check_directory(path: str) -> None:
 # %% ../nbs/01_storage.ipynb #a33ff8ae
 def _make_site(path: str, settings: dict[str, Any]) -> None:
     "Make the site's own files in an empty directory"
-    names = [n for n in os.listdir(path) if n != INTERNAL]
+    names = [n for n in os.listdir(path) if n != INTERNAL and not n.startswith('site.json')]  # another process may just be making it
     if names: raise SiteError(errno.ENOTEMPTY, f'this directory is not a site and holds other things ({names[0]!r}); choose an empty or a new one', path)
     os.chmod(path, 0o700)
     os.makedirs(os.path.join(path, INTERNAL, 'alive'), 0o700, exist_ok=True)
-    setup = open_locked(os.path.join(path, INTERNAL, 'setup.lock'))
-    try:
+    with _file_lock(os.path.join(path, INTERNAL, 'setup.lock')):
         if not os.path.exists(os.path.join(path, 'site.json')):
             replace_file(os.path.join(path, 'site.json'), json.dumps(dict(format=FORMAT, uuid=uuid4().hex, **settings)))
-    finally: os.close(setup)  # type: ignore[arg-type]
 
 # %% ../nbs/01_storage.ipynb #9da9c9a0
 def _site_facts(path: str) -> dict[str, Any] | None:
@@ -1180,7 +1212,9 @@ def _open_site(path: str, given: dict[str, Any]) -> dict[str, Any]:
             _make_site(path, dict(map_size=MAP_SIZE, inline_limit=INLINE_LIMIT) | given)
             facts = _site_facts(path)
     except SiteError: raise
-    except OSError as e: raise SiteError(e.errno, f'cannot use this directory as a site: {e.strerror}', path) from e
+    except OSError as e:
+        kind = StorageFullError if e.errno in (errno.ENOSPC, errno.EDQUOT) else SiteError
+        raise kind(e.errno, f'cannot use this directory as a site: {e.strerror}', path) from e
     assert facts is not None
     for k, v in given.items():
         if facts[k] != v: raise SiteError(f'the site {path} was made with {k}={facts[k]}, not {v}; open it without {k}=')

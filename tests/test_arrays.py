@@ -1,4 +1,6 @@
-"Big arrays: memory and maps as the system counts them, held across processes, forks and limits, none of it a notebook's"
+"""Big arrays: memory and maps as the system counts them, held across processes, forks and limits.
+
+A notebook has one process, whose limits cannot be lowered and whose memory holds much else."""
 import os, resource, statistics, time, uuid
 
 import numpy as np, pytest
@@ -253,10 +255,12 @@ class Encoded(pk.Dict):
     def decode_value(self, bytestring): return np.frombuffer(bytestring, np.int64)
 
 @pytest.mark.parametrize('n', [10, 300])  # the second is mapped
-@pytest.mark.parametrize('make', [np.asfortranarray, lambda a: a[::2, 1::3], lambda a: a[:0], lambda a: a[::-1],
-                                  lambda a: a.T, lambda a: a[3, 4]], ids='fortran strided empty reversed transposed scalar'.split())
+@pytest.mark.parametrize('make', [
+    np.asfortranarray, lambda a: a[::2, 1::3], lambda a: a[:0], lambda a: a[::-1], lambda a: a.T, lambda a: a[3, 4],
+], ids='fortran strided empty reversed transposed scalar'.split())
 def test_trap_40_encode_value_may_return_any_array(d, n, make):
     encoded, array = Encoded('scratch/encoded'), make(np.arange(n*n).reshape(n, n))
     encoded['a'] = array
     assert (encoded['a'] == array.ravel()).all()
-    with pk.snapshot(encoded): assert encoded['a'].tobytes() == array.tobytes() and not encoded['a'].flags.writeable
+    with pk.snapshot(encoded):
+        assert encoded['a'].tobytes() == array.tobytes() and not encoded['a'].flags.writeable
