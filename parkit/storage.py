@@ -90,11 +90,26 @@ class _Fork:
     "How often this process's line has forked since it loaded parkit, and who must forget what the parent had"
     def __init__(self) -> None:
         self.epoch, self.forgetful = 0, WeakSet[Any]()
-        self.descriptors: set[int] = set()  # held locked by some thread for a moment
-        os.register_at_fork(after_in_child=self.in_child)
+        self.descriptors: set[int] = set()  # of files that are, or are to be, locked
+        self.gate = threading.RLock()
+        os.register_at_fork(before=lambda: self.gate.acquire(), after_in_parent=lambda: self.gate.release(), after_in_child=self.in_child)
+
+    def open(self, path: str, flags: int = os.O_RDWR) -> int:
+        "A descriptor of a file that is to be locked"
+        with self.gate:
+            fd = os.open(path, flags, 0o600)
+            self.descriptors.add(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        "Close what `open` has opened; its lock goes with it"
+        with self.gate:
+            self.descriptors.discard(fd)
+            os.close(fd)
 
     def in_child(self) -> None:
         self.epoch += 1
+        self.gate = threading.RLock()
         _open_files.clear()
         for fd in self.descriptors: os.close(fd)
         self.descriptors.clear()
@@ -131,30 +146,27 @@ def _try_lock(fd: int, mode: int = fcntl.LOCK_EX) -> bool:
 def open_locked(path: str, wait: bool = True) -> int | None:
     "A descriptor of the file at `path`, made if need be, holding its `flock`; `None` if it is taken and `wait` is false"
     while True:
-        fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        fd = _fork.open(path, os.O_CREAT | os.O_RDWR)
         try:
             if wait: fcntl.flock(fd, fcntl.LOCK_EX)
             elif not _try_lock(fd):
-                os.close(fd)
+                _fork.close(fd)
                 return None
             if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(fd)): return fd
         except BaseException:
-            os.close(fd)
+            _fork.close(fd)
             raise
-        os.close(fd)  # another process removed the file between open and lock
+        _fork.close(fd)  # another process removed the file between open and lock
 
 # %% ../nbs/01_storage.ipynb #ca3ca746
 @contextmanager
 def _file_lock(path: str) -> Iterator[None]:
-    "Hold the `flock` on the file at `path`; a child forked meanwhile does not"
+    "Hold the `flock` on the file at `path`"
     fd, epoch = open_locked(path), _fork.epoch
     assert fd is not None
-    _fork.descriptors.add(fd)
     try: yield
     finally:
-        if epoch == _fork.epoch:
-            _fork.descriptors.discard(fd)
-            os.close(fd)
+        if epoch == _fork.epoch: _fork.close(fd)
 
 # %% ../nbs/01_storage.ipynb #4251887e
 @lru_cache(1)
@@ -178,7 +190,6 @@ class _Alive:
         _fork.forgetful.add(self)
 
     def _forget(self) -> None:
-        if self.fd >= 0: os.close(self.fd)  # the parent's lock must not outlive the parent in us
         self.id, self.fd = '', -1
 
     def enter(self) -> str:
@@ -200,20 +211,22 @@ class _Alive:
         try:
             if self.id: os.unlink(os.path.join(self.directory, self.id))
         except FileNotFoundError: pass  # the site was removed
-        finally: self._forget()
+        finally:
+            if self.fd >= 0: _fork.close(self.fd)
+            self._forget()
 
     def is_alive(self, id: str) -> bool:
         "Whether the process registered as `id` still runs; a dead one's file is removed"
         if id == self.id: return True
         path = os.path.join(self.directory, id)
-        try: fd = os.open(path, os.O_RDWR)
+        try: fd = _fork.open(path)
         except FileNotFoundError: return False
         try:
             if not _try_lock(fd): return True
             if os.path.getsize(path): os.unlink(path)  # an empty one is just being made
             return False
         except FileNotFoundError: return False
-        finally: os.close(fd)
+        finally: _fork.close(fd)
 
     def neighbours(self) -> list[dict[str, Any]]:
         "What the other living processes wrote about themselves"
@@ -244,20 +257,21 @@ class _WriteLock:
     "The right to write to a namespace: one thread of one process at a time"
     def __init__(self, path: str, name: str) -> None:
         self.path, self.name = path, name
-        self._reset()
+        self._forget()
         _fork.forgetful.add(self)
 
-    def _reset(self) -> None:
+    def _forget(self) -> None:
         self.mutex: Any = threading.RLock()  # never taken twice; unlike `Lock` it knows its owner, even when an interrupt comes just after it was taken
         self.fd, self.pid = -1, os.getpid()
         self.record: mmap.mmap | None = None
 
-    def _forget(self) -> None:
-        if self.fd >= 0: os.close(self.fd)  # not unlocked: the parent may hold it
-        self._reset()
+    def close(self) -> None:
+        "Close the file; the next use opens it again"
+        if self.fd >= 0: _fork.close(self.fd)
+        self._forget()
 
     def _open(self) -> None:
-        fd = os.open(self.path, os.O_RDWR)  # made with the namespace, and not sparse: a full disk must not meet a map
+        fd = _fork.open(self.path)  # made with the namespace, and not sparse: a full disk must not meet a map
         self.record, self.fd = mmap.mmap(fd, _RECORD_SIZE), fd
 
     def listen(self) -> None:
@@ -577,7 +591,11 @@ class _Opening(_Files):
             if self._is_current(facts): return self._open_environment(facts)
             if facts: self.durable = facts['durable']
             try: self._make_files(dict(durable=self.durable, boot=_boot_id(), uuid=uuid4().hex))
-            except OSError as e: raise self.explain(e) from e
+            except BaseException as e:
+                if self.env: self.env.close()
+                self.env = None
+                self._forget()  # what is half made is made again by the next
+                raise self.explain(e) from e if isinstance(e, OSError) else e
 
     def _make_files(self, facts: dict[str, Any]) -> None:
         shutil.rmtree(self.path, ignore_errors=True)  # left by a maker that died, or by another boot
@@ -616,7 +634,7 @@ class _Opening(_Files):
             if self.env: self.env.close()
             self.env = None
             self._forget()
-            self.lock._forget()
+            self.lock.close()
 
     def ring(self) -> None:
         "Wake everyone who listens"
@@ -823,6 +841,7 @@ class WriteTxn:
     writes = 0       # changes made, so that an iteration sees that it must find its place again
     pending = 0      # bytes written, about
     trashed = False  # has an entry given up its blob?
+    freed = False    # was anything deleted?
     blobs: tuple[Blob, ...] = ()                          # linked, to be unlinked if this comes to nothing
     outer: tuple[tuple[lmdb.Transaction, int], ...] = ()  # the transactions around the innermost, and the blobs each had
     committed = failed = ended = False  # has LMDB committed, or refused to; is the lock released?
@@ -857,6 +876,7 @@ class WriteTxn:
         try: found = self.raw.delete(key)
         except lmdb.Error as e: raise self.store.explain(e) from e
         self.writes += 1
+        self.freed = True
         return found
 
     def savepoint(self) -> None:
@@ -930,6 +950,7 @@ class WriteTxn:
         if store.allowance: store.allowance -= self.pending
         store.ring()
         if self.trashed: store.empty_trash()
+        if self.freed: store.turn_over()
 
     def close(self) -> None:
         "Undo what is not committed and release the lock; does nothing if that is done"
@@ -1046,6 +1067,18 @@ class Store(_Blobs):
                 try: os.unlink(path)
                 except FileNotFoundError: pass  # it died before linking it
         self._swept = True
+
+    def turn_over(self) -> None:
+        "On an almost full disk, make an empty commit: LMDB uses freed pages again from the next transaction but one on"
+        disk = os.statvfs(self.path)
+        if disk.f_bavail*disk.f_frsize > 2**26: return
+        try: txn = self.write(timeout=0)
+        except TransactionTimeout: return  # someone else commits
+        try:
+            txn.put(META + b'turn', b'', freeing=True)
+            txn.commit()
+        except StorageFullError: pass  # nothing was lost, and the next commit does as well
+        finally: txn.close()
 
     def empty_trash(self) -> None:
         "Unlink the blobs that no entry refers to and no reader can still see; if someone is writing, it is left to a later commit"

@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_workers.ipynb #10511e6c
 from __future__ import annotations
-import os, select, signal, subprocess, sys, time, traceback
+import fcntl, os, select, signal, subprocess, sys, time, traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 from .codecs import EncodeError, decode, encode
@@ -210,7 +210,7 @@ class Supervisor:
             self.born[pid] = time.monotonic()
             return
         try:
-            for fd in (self.lock, self.end): os.close(fd)  # what tells that the supervisor is alive must end with it
+            os.close(self.end)  # what tells that the supervisor is alive must end with it
             _work(self.site, self.lifeline)
         except BaseException:
             traceback.print_exc()
@@ -250,7 +250,7 @@ class Supervisor:
             self.signals.clear()
         homeless = self.is_homeless()
         if not homeless: self.ledger.sweep(reasons)
-        os.close(self.lock)
+        _fork.close(self.lock)
         if not homeless and self.control.wanted == 'run' and self.ledger.queued(): _ensure(self.site)  # it came while we were leaving
 
 # %% ../nbs/06_workers.ipynb #8b9a6a69
@@ -258,12 +258,10 @@ def _lock_path(site: Site) -> str: return os.path.join(site.path, INTERNAL, 'sup
 
 def is_supervised(site: Site) -> bool:
     "Whether a supervisor is alive on `site`"
-    try: fd = os.open(_lock_path(site), os.O_RDONLY)
+    try: fd = _fork.open(_lock_path(site))
     except FileNotFoundError: return False
-    try:
-        import fcntl
-        return not _try_lock(fd, fcntl.LOCK_SH)
-    finally: os.close(fd)
+    try: return not _try_lock(fd, fcntl.LOCK_SH)
+    finally: _fork.close(fd)
 
 # %% ../nbs/06_workers.ipynb #699e3b1d
 def _take_lock(site: Site) -> int | None:

@@ -157,6 +157,21 @@ def test_workers_leave_when_their_site_is_replaced_by_another(tmp_path):
         assert wait_for(lambda: not pool_processes(folder))
 
 
+def test_late_supervisor_does_not_bring_a_removed_site_back(tmp_path):
+    "Both workers start one when theirs is killed, and the later one must not outlast the stop of the other"
+    folder = tmp_path/'site'
+    with interpreters(1, folder) as (caller,):
+        caller.run('import signal\npool = pk.Pool()\npool.resize(2)\npool.start()')
+        caller.run('pk.wait_until(lambda: len(pool.status.workers) == 2, 20)\nold = pool.status.supervisor')
+        caller.run('os.kill(old, signal.SIGKILL)')
+        caller.run('while pool.status.supervisor in (None, old): time.sleep(0.005)')
+        caller.run('pool.stop()')
+    shutil.rmtree(folder, ignore_errors=True)
+    gone = wait_for(lambda: not pool_processes(folder))
+    for process in pool_processes(folder): process.kill()
+    assert gone and not folder.exists()
+
+
 def test_site_that_was_removed_can_be_closed(tmp_path):
     with interpreters(1, tmp_path/'site') as (caller,):
         caller.run('d = pk.Dict()\nsite = pk.set_site(os.environ["PARKIT_SITE"])')
