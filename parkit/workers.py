@@ -95,22 +95,17 @@ class _Signals:
         for fd in (self.fd, self.writer): os.close(fd)
 
 # %% ../nbs/06_workers.ipynb #f94dfe18
-def _hung_up(fd: int) -> bool:
-    "Whether the other end of a pipe is gone"
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
-
-# %% ../nbs/06_workers.ipynb #db94d064
 def _work(site: Site, lifeline: int) -> None:
     "The life of a worker process"
-    signals, worker = _Signals(signal.SIGTERM), Worker(site)
+    signals, worker, watched = _Signals(signal.SIGTERM), Worker(site), select.poll()
+    for fd in (lifeline, signals.fd): watched.register(fd, select.POLLIN)
     with Listener() as listener:
         listener.add(worker.ledger._store)
         while not worker.leaving:
             if not worker.step() and not signals.seen: listener.wait(wake=[lifeline, signals.fd])
-            signals.clear()
-            worker.leaving = bool(signals.seen) or _hung_up(lifeline)
+            events = watched.poll(0)
+            if events: signals.clear()
+            worker.leaving = bool(signals.seen) or any(fd == lifeline for fd, _ in events)
         if worker.claimed: worker.step()
     if not signals.seen and os.path.exists(os.path.join(site.path, 'site.json')): _ensure(site)  # the supervisor is dead
     site.close()

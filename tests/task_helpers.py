@@ -1,6 +1,6 @@
 "Other processes for the tests of tasks: interpreters that run what they are told, and a look at a site's workers"
 import ast, json, os, select, subprocess, sys, threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil, pytest
@@ -89,9 +89,10 @@ def pool_processes(site):
 
 def supervisors(site):
     "The pids of those pool processes whose parent is none"
-    found = pool_processes(site)
-    pids = {o.pid for o in found}
-    return sorted(o.pid for o in found if o.ppid() not in pids)
+    parents = {}
+    for process in pool_processes(site):
+        with suppress(psutil.NoSuchProcess): parents[process.pid] = process.ppid()
+    return sorted(pid for pid, parent in parents.items() if parent not in parents)
 
 
 def ended(trace, seconds=20):

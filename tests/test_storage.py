@@ -154,8 +154,8 @@ def test_opening_and_closing_a_hundred_times_leaves_nothing(site):
 # --- names
 
 @pytest.mark.parametrize('path', [
-    '', '/d', 'd/', '../d', './d', 'a/../d', 'a b/d', 'a//d', '@/d', 'a/@/d', 'é/d', '_pool/d', 'a/_b/d', '_d', 'a/_d',
-    '\0/d', 'x'*401, '\ud800'*401, 'a\n/d'])
+    '', '/d', 'd/', '../d', './d', 'a/../d', 'a b/d', 'a//d', '@/d', 'a/@/d', 'é/d', '_pool/d', 'a/_b/d',
+    '_d', 'a/_d', '\0/d', 'x'*401, '\ud800'*401, 'a\n/d'])
 def test_trap_26_path_that_is_refused(site, path):
     pk.Dict('d')['a'] = 1
     before = sorted(Path(site.path).parent.rglob('*'))
