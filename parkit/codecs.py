@@ -148,21 +148,29 @@ def _plain_pickle(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes | Non
     return data if data.find(_BY_VALUE) < 0 else None  # twice as fast as `in`
 
 # %% ../nbs/00_codecs.ipynb #50805948
-_types: dict[str, type] = {}        # registered name -> class
+_types: dict[str, list[type]] = {}  # registered name -> classes, the newest last
 _names: dict[type, str] = {}        # class -> registered name
-_openers: dict[str, Callable[..., Any]] = {}  # kind of reference -> function that resolves it
+_openers: dict[str, list[Callable[..., Any]]] = {}  # kind of reference -> functions that resolve it, the newest last
 
 # %% ../nbs/00_codecs.ipynb #80868dfd
-def register_type(cls: type, name: str) -> None:
-    "Store `cls` as `name` from now on, wherever it is met in a pickle"
-    _types[name], _names[cls] = cls, name
+def _newest(candidates: list[Any]) -> Any:
+    "The last one that is not left over from a notebook this process ran before (`nbdev_test` runs several); `None` if there is none"
+    main = sys.modules['__main__']
+    return next((c for c in reversed(candidates) if c.__module__ != '__main__' or getattr(main, c.__name__, None) is c), None)
 
 # %% ../nbs/00_codecs.ipynb #2db74a86
+def register_type(cls: type, name: str) -> None:
+    "Store `cls` as `name` from now on, wherever it is met in a pickle"
+    _types.setdefault(name, []).append(cls)
+    _names[cls] = name
+
+# %% ../nbs/00_codecs.ipynb #ab6e748f
 def registered_type(name: str) -> type:
     "The class registered as `name`; raises `DecodeError` if there is none"
-    if name not in _types: import parkit  # noqa: F401  registers every type of parkit
-    try: return _types[name]
-    except KeyError: raise DecodeError(f'no type {name!r} in this version of parkit') from None
+    if not _newest(_types.get(name, [])): import parkit  # noqa: F401  registers every type of parkit
+    found: type | None = _newest(_types.get(name, []))
+    if found is None: raise DecodeError(f'no type {name!r} in this version of parkit')
+    return found
 
 # %% ../nbs/00_codecs.ipynb #ca705b5b
 def type_name(cls: type) -> str:
@@ -173,13 +181,13 @@ def type_name(cls: type) -> str:
 # %% ../nbs/00_codecs.ipynb #90081400
 def register_opener(kind: str, opener: Callable[..., Any]) -> None:
     "Let `recall(kind, *args)` call `opener(*args)`"
-    _openers[kind] = opener
+    _openers.setdefault(kind, []).append(opener)
 
 # %% ../nbs/00_codecs.ipynb #ee7b8923
 def recall(kind: str, *args: Any) -> Any:
     "Follow a stored reference of `kind`"
-    if kind not in _openers: import parkit  # noqa: F401  registers every kind
-    return _openers[kind](*args)
+    if not _newest(_openers.get(kind, [])): import parkit  # noqa: F401  registers every kind
+    return _newest(_openers[kind])(*args)
 
 # %% ../nbs/00_codecs.ipynb #cc1a07f3
 @lru_cache(1)

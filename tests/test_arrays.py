@@ -264,3 +264,35 @@ def test_trap_40_encode_value_may_return_any_array(d, n, make):
     assert (encoded['a'] == array.ravel()).all()
     with pk.snapshot(encoded):
         assert encoded['a'].tobytes() == array.tobytes() and not encoded['a'].flags.writeable
+
+
+# --- buffers of other libraries
+
+def _is_mapped(d, array): return any(path.startswith(d.site.path) for path in _maps_of(array))
+
+
+@pytest.mark.parametrize('zero_copy', [True, False])
+def test_columns_of_a_data_frame_are_mapped(d, zero_copy):
+    pd = pytest.importorskip('pandas')
+    d['frame'] = pd.DataFrame({'a': np.arange(10**6), 'b': np.arange(10**6)/2})
+    with pk.snapshot(d, zero_copy=zero_copy): frame = d['frame']
+    assert frame['b'].sum() == np.arange(10**6).sum()/2 and frame['a'][999_999] == 999_999
+    assert all(_is_mapped(d, frame[c].to_numpy()) for c in 'ab')
+
+
+def test_columns_of_an_arrow_table_are_mapped(d):
+    pa = pytest.importorskip('pyarrow')
+    d['table'] = pa.table({'a': np.arange(10**6), 'text': ['some text']*10**5*10})
+    with pk.snapshot(d): table = d['table']
+    assert table['a'].to_numpy().sum() == np.arange(10**6).sum() and table['text'][999_999].as_py() == 'some text'
+    assert _is_mapped(d, table['a'].chunk(0).to_numpy())
+
+
+def test_arrays_inside_a_dict_are_mapped(d):
+    d['x'] = dict(big=np.arange(10**6), small=[np.arange(3)], text='text')
+    with pk.snapshot(d): view = d['x']
+    assert _is_mapped(d, view['big']) and not view['big'].flags.writeable and view['small'][0].tolist() == [0, 1, 2]
+    mine = d['x']['big']
+    mine[0] = 5
+    assert d['x']['big'][0] == 0
+
