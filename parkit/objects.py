@@ -187,7 +187,7 @@ _NOWHERE = bytes(8)  # the id of no object
 def _recall_object(site: str, namespace: str, oid: bytes, uuid: bytes, type_name: str) -> Object:
     "Follow a reference; one to an object that is gone can be held, and raises `ObjectNotFoundError` when used"
     if not os.path.exists(os.path.join(site, 'site.json')): raise ObjectNotFoundError(f'the site {site} of this reference does not exist')
-    store = (_sites.get(site) or Site(site)).store(namespace, True)
+    store = (_sites.get(site) or Site(site, create=False)).store(namespace, True)
     info, cls = read(store, _info_and_class, oid, type_name) if store.exists() else (None, _import_class(type_name) or Unknown)
     if info is None or info.uuid != uuid: oid = _NOWHERE
     return cls._bound(store, oid, uuid, info.name if info else None)

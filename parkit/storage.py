@@ -222,7 +222,7 @@ class _Alive:
         try: fd = _fork.open(path)
         except FileNotFoundError: return False
         try:
-            if not _try_lock(fd): return True
+            if not _try_lock(fd, fcntl.LOCK_SH): return True  # shared: two may ask at once
             if os.path.getsize(path): os.unlink(path)  # an empty one is just being made
             return False
         except FileNotFoundError: return False
@@ -479,7 +479,7 @@ class Listener:
         if store.exists(): store.lock.listen()
         self.stores.add(store)
         try: self.watches[path] = self.watcher.watch(path) if self.watcher else -1
-        except FileNotFoundError: self.watches[path] = -1  # no such namespace yet: `wait` pauses briefly, and we try again
+        except OSError: self.watches[path] = -1  # no such namespace yet, or no watches left: `wait` pauses briefly, and we try again
         return self.watches[path] >= 0 or not known
 
     def wait(
@@ -540,6 +540,7 @@ class _Files:
         self.active: list[int] = []    # one element for each read transaction of this process
         self.writing = False           # does this process have a write transaction?
         self._bell, self._swept, self._warned = -1, False, 2**26
+        self.kept = 0                  # bytes of replaced blobs that this process has had to leave to older readers
         self.allowance = 0             # bytes that may be written before asking again how much room there is
 
     def _forget(self) -> None:
@@ -589,6 +590,7 @@ class _Opening(_Files):
 
     def _make(self) -> None:
         "Make the namespace, or make it anew after a reboot; other processes wait meanwhile"
+        if not os.path.exists(os.path.join(self.site.path, 'site.json')): raise ObjectNotFoundError(f'the site {self.site.path} does not exist any longer')
         with _file_lock(os.path.join(self.site.path, INTERNAL, 'setup.lock')):
             facts = self._facts()
             if self._is_current(facts): return self._open_environment(facts)
@@ -843,7 +845,7 @@ class WriteTxn:
     "A write transaction: `get`, `put` and `delete` on the tables, blobs, and savepoints within"
     writes = 0       # changes made, so that an iteration sees that it must find its place again
     pending = 0      # bytes written, about
-    trashed = False  # has an entry given up its blob?
+    trashed = 0      # bytes of the blobs that entries have given up
     freed = False    # was anything deleted?
     blobs: tuple[Blob, ...] = ()                          # linked, to be unlinked if this comes to nothing
     outer: tuple[tuple[lmdb.Transaction, int], ...] = ()  # the transactions around the innermost, and the blobs each had
@@ -937,7 +939,7 @@ class WriteTxn:
         _, id, size = _BLOB.unpack(record)
         self.delete(BLOBS + id)
         self.put(TRASH + _ID.pack(self.raw.id()) + id, _ID.pack(size), freeing=True)
-        self.trashed = True
+        self.trashed += size
 
     def commit(self) -> None:
         "Make everything visible at once, release the lock and ring the bell"
@@ -952,7 +954,7 @@ class WriteTxn:
         finally: self.close()
         if store.allowance: store.allowance -= self.pending
         store.ring()
-        if self.trashed: store.empty_trash()
+        if self.trashed: store.empty_trash(self.trashed)
         if self.freed: store.turn_over()
 
     def close(self) -> None:
@@ -1072,7 +1074,8 @@ class Store(_Blobs):
         for name in os.listdir(new):
             id, _, process = name.partition('.')
             if self.site.alive.is_alive(process): continue
-            for path in [os.path.join(new, name)] + ([] if txn.get(BLOBS + bytes.fromhex(id)) else [os.path.join(self.path, 'blobs', id)]):
+            used = txn.get(BLOBS + bytes.fromhex(id)) or any(key[9:].hex() == id for key, _ in self.scan(txn, TRASH, META))
+            for path in [os.path.join(new, name)] + ([] if used else [os.path.join(self.path, 'blobs', id)]):
                 try: os.unlink(path)
                 except FileNotFoundError: pass  # it died before linking it
         self._swept = True
@@ -1089,26 +1092,27 @@ class Store(_Blobs):
         except StorageFullError: pass  # nothing was lost, and the next commit does as well
         finally: txn.close()
 
-    def empty_trash(self) -> None:
+    def empty_trash(self, trashed: int) -> None:
         "Unlink the blobs that no entry refers to and no reader can still see; if someone is writing, it is left to a later commit"
         try: txn = self.write(timeout=0)
         except TransactionTimeout: return
-        try: kept = self._unlink_trash(txn)
+        try: all_gone = self._unlink_trash(txn)
         finally: txn.close()
-        self._warn_of_readers(kept)
+        self.kept = 0 if all_gone else self.kept + trashed
+        self._warn_of_readers(self.kept)
 
-    def _unlink_trash(self, txn: _Entries) -> int:
-        "Unlink what no reader can see, and commit; returns the bytes of what must be kept"
-        oldest, kept = self.oldest_reader(), 0
-        for key, size in self.scan(txn, TRASH, META):
+    def _unlink_trash(self, txn: _Entries) -> bool:
+        "Unlink what no reader can see, and commit; returns whether that was all"
+        oldest, all_gone = self.oldest_reader(), True
+        for key, _ in self.scan(txn, TRASH, META):
             if _ID.unpack(key[1:9])[0] > oldest:
-                kept += _ID.unpack(size)[0]
-                continue
+                all_gone = False
+                break  # the rest is newer still
             try: os.unlink(self.blob_path(key[9:]))
             except FileNotFoundError: pass  # unlinked by one who died before committing
             txn.delete(key)
         txn.commit()
-        return kept
+        return all_gone
 
     def _warn_of_readers(self, kept: int) -> None:
         "Say who keeps replaced values from being freed, at 64 MiB and again at each doubling"
@@ -1194,13 +1198,14 @@ class Site:
         cls,
         path: str | os.PathLike[str] | None = None,  # A directory, made if need be; `None` is `$PARKIT_SITE`, else `parkit/default` in the user's data directory
         *,
+        create: bool = True,              # Make the site if there is none? Otherwise that is a `SiteError`
         map_size: int | None = None,      # Bytes of address space for each namespace (64 GiB); fixed when the site is made
         inline_limit: int | None = None,  # Bytes from which a value is a file of its own (256 KiB); fixed when the site is made
     ) -> Site:
         "Open the site at `path`; raises `SiteError` with the reason if it is not a local directory of yours alone"
         path = os.path.realpath(_default_path() if path is None else path)
         given = {k: v for k, v in dict(map_size=map_size, inline_limit=inline_limit).items() if v is not None}
-        facts = _open_site(path, given)
+        facts = _open_site(path, given, create)
         found = _sites.get(path)
         if found is None or found.uuid != facts['uuid']:
             found = _sites[path] = object.__new__(cls)
@@ -1244,20 +1249,21 @@ def _default_path() -> str:
     return os.path.join(user_data_dir('parkit'), 'default')
 
 # %% ../nbs/01_storage.ipynb #abc07990
-def _open_site(path: str, given: dict[str, Any]) -> dict[str, Any]:
+def _open_site(path: str, given: dict[str, Any], create: bool) -> dict[str, Any]:
     "The facts of the site at `path`, which is made if need be"
+    if not create and _site_facts(path) is None: raise SiteError(errno.ENOENT, 'there is no site here; leave out create=False to make one', path)
     try:
-        os.makedirs(path, 0o700, exist_ok=True)
+        if create: os.makedirs(path, 0o700, exist_ok=True)
         _check_directory(path)
         facts = _site_facts(path)
-        if facts is None:
+        if facts is None and create:
             _make_site(path, dict(map_size=MAP_SIZE, inline_limit=INLINE_LIMIT) | given)
             facts = _site_facts(path)
     except SiteError: raise
     except OSError as e:
         kind = StorageFullError if e.errno in (errno.ENOSPC, errno.EDQUOT) else SiteError
         raise kind(e.errno, f'cannot use this directory as a site: {e.strerror}', path) from e
-    assert facts is not None
+    if facts is None: raise SiteError(errno.ENOENT, 'this site has just been removed', path)
     for k, v in given.items():
         if facts[k] != v: raise SiteError(f'the site {path} was made with {k}={facts[k]}, not {v}; open it without {k}=')
     return facts

@@ -101,8 +101,8 @@ class _Ledger(Object):
         write(self._store, self._refuse, id, record, self._store.prepare(_encode_error(error)))
 
     def _refuse(self, txn: Any, id: str, record: _Record, result: bytes | Blob) -> None:
-        txn.delete(self._key(_QUEUED, id))
-        self._end(txn, '', id, record, 'failed', result)
+        queued, known = txn.delete(self._key(_QUEUED, id)), txn.get(self._key(_RECORD, id)) is not None
+        if queued or not known: self._end(txn, '', id, record, 'failed', result)  # else: some worker has taken it after all
 
     def queued(self) -> str | None:
         "The id of the call that is next, if any"
@@ -284,7 +284,7 @@ class AsyncTrace:
     @property
     def result(self) -> Any:
         "What the task returned, waiting for it; raises what the task raised, the worker's traceback its cause"
-        wait_until(lambda: self.done)
+        if not self.done: wait_until(lambda: self.done)
         error = self.error
         if error is not None: raise error
         return self._ledger.load(_RESULT, self.id)

@@ -11,7 +11,6 @@ from .codecs import EncodeError, decode, encode
 from .objects import Object, register_type
 from .storage import INTERNAL, SAFETY_NET, _fork, Listener, Site, _try_lock, current_site, open_locked, set_site
 from .tasks import _CALL, _CONTEXT, _import_path, _worker, Task, TaskError, _encode_error, _ensure, _Ledger, _ledger, set_runner
-from .transactions import wait_until
 
 # %% auto #0
 __all__ = ['IDLE_TIMEOUT', 'Worker', 'Supervisor', 'is_supervised', 'PoolStatus', 'Pool']
@@ -97,7 +96,7 @@ class _Signals:
 # %% ../nbs/06_workers.ipynb #f94dfe18
 def _work(site: Site, lifeline: int) -> None:
     "The life of a worker process"
-    signals, worker, watched = _Signals(signal.SIGTERM), Worker(site), select.poll()
+    signals, worker, watched, supervisor = _Signals(signal.SIGTERM), Worker(site), select.poll(), os.getppid()
     for fd in (lifeline, signals.fd): watched.register(fd, select.POLLIN)
     with Listener() as listener:
         listener.add(worker.ledger._store)
@@ -107,13 +106,22 @@ def _work(site: Site, lifeline: int) -> None:
             if events: signals.clear()
             worker.leaving = bool(signals.seen) or any(fd == lifeline for fd, _ in events)
         if worker.claimed: worker.step()
-    if not signals.seen and os.path.exists(os.path.join(site.path, 'site.json')): _ensure(site)  # the supervisor is dead
+    if not signals.seen and os.path.exists(os.path.join(site.path, 'site.json')): _replace(site, supervisor)
     site.close()
+
+# %% ../nbs/06_workers.ipynb #afdfd294
+def _replace(site: Site, dead: int) -> None:
+    "Start a supervisor in place of the one that has died; its pipe breaks a moment before its lock is free"
+    for _ in range(200):
+        if not is_supervised(site): return _ensure(site)
+        if _Control(site).supervisor != dead: return  # another worker was quicker
+        time.sleep(0.01)
 
 # %% ../nbs/06_workers.ipynb #75f5649b
 IDLE_TIMEOUT = 600.0  # seconds without a call after which the supervisor leaves
 _GRACE = 5.0          # seconds that a worker has to end its call when the pool stops
 _RETRY = 1.0          # seconds before a worker that died at birth is replaced
+_STOP_POLL = 0.01     # seconds between looks whether a supervisor that was told to stop is gone: its lock rings no bell
 
 # %% ../nbs/06_workers.ipynb #5fca8f8f
 class _Control(Object):
@@ -263,7 +271,7 @@ def _take_lock(site: Site) -> int | None:
     "The supervisor's lock, unless there is one already; whoever asks whether there is holds it for a moment"
     for _ in range(100):
         lock = open_locked(_lock_path(site), wait=False)
-        if lock is not None: return lock
+        if lock is not None or is_supervised(site): return lock
         time.sleep(0.005)
     return None
 
@@ -272,7 +280,7 @@ def _main(path: str, ready: int) -> None:
     "The life of a supervisor process"
     if os.fork(): os._exit(0)  # not the caller's child, so that the caller need not collect it
     import cloudpickle  # noqa: F401  workers are forked with it loaded
-    site = set_site(path)
+    site = set_site(Site(path, create=False))  # one that was removed meanwhile must not come back
     lock = _take_lock(site)
     supervisor = None if lock is None else Supervisor(site, lock)
     os.write(ready, b'ready\n')
@@ -286,6 +294,7 @@ def _start(site: Site) -> None:
     "Start a supervisor and wait until it is there; raises `TaskError` with the end of its log"
     log, control = Path(site.path, INTERNAL, 'workers.log'), _Control(site)
     if control.wanted != 'run': control.wanted = 'run'
+    before = log.stat().st_size if log.exists() else 0
     reader, writer = os.pipe()
     path = _import_path()
     program = f'import sys; sys.path[:] = {path!r}; from parkit.workers import _main; _main({site.path!r}, {writer})'
@@ -298,12 +307,13 @@ def _start(site: Site) -> None:
         poll = select.poll()
         poll.register(reader, select.POLLIN)
         answer = os.read(reader, 100) if poll.poll(_START_LIMIT) else b''
+        if not answer: process.kill()
         code = process.wait()
     except OSError as e: raise TaskError(f'the workers could not be started: {e}; their log is {log}') from e
     finally:
         os.close(reader)
         if writer >= 0: os.close(writer)
-    if not answer: raise TaskError(f'the workers could not be started: {sys.executable} ended with exit code {code}; the end of their log, {log}: {log.read_text()[-500:].strip()}')
+    if not answer: raise TaskError(f'the workers could not be started: {sys.executable} ended with exit code {code}; its log, {log}, says: {log.read_bytes()[before:][-500:].decode(errors="replace").strip() or "nothing"}')
 
 # %% ../nbs/06_workers.ipynb #2214f3ef
 class _Processes:
@@ -352,8 +362,10 @@ class Pool:
     def stop(self) -> None:
         "Let the workers finish what they have in hand, for 5 s at most, and end them; what waits stays in the queue"
         if not is_supervised(self.site): return
-        _Control(self.site).wanted = 'stop'
-        wait_until(lambda: not is_supervised(self.site))
+        control = _Control(self.site)
+        while is_supervised(self.site):
+            if control.wanted != 'stop': control.wanted = 'stop'  # again, if someone has just started it
+            time.sleep(_STOP_POLL)
 
     def resize(
         self,

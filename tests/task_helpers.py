@@ -1,5 +1,5 @@
 "Other processes for the tests of tasks: interpreters that run what they are told, and a look at a site's workers"
-import ast, json, os, select, subprocess, sys, threading
+import ast, json, os, select, shutil, subprocess, sys, threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -117,3 +117,8 @@ def in_thread(work):
     finally: thread.join(60)
     assert not thread.is_alive(), 'still running after 60 s'
     if isinstance(result[0], BaseException): raise result[0]
+
+
+def remove(folder):
+    "Remove `folder`, whose files may be going away at the same time"
+    while os.path.exists(folder): shutil.rmtree(folder, ignore_errors=True)

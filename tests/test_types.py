@@ -46,5 +46,5 @@ def test_types_are_marked_as_such(): assert (root/'py.typed').exists()
 def test_pyright_finds_no_error():
     pyright = Path(sys.executable).with_name('pyright')
     if not pyright.exists() or not shutil.which('node'): pytest.skip('pyright needs node, which is not here')
-    done = subprocess.run([pyright, 'parkit'], cwd=root.parent, capture_output=True, text=True)
+    done = subprocess.run([pyright, '--pythonpath', sys.executable, 'parkit'], cwd=root.parent, capture_output=True, text=True)
     assert '0 errors' in done.stdout, done.stdout + done.stderr

@@ -1,7 +1,7 @@
 """Workers and their supervisor: started when first needed, replaced when killed, gone when idle.
 
 Real processes, real signals, real kernels; none of it is a notebook's."""
-import os, random, shutil, signal, sys, tempfile, time
+import os, random, signal, sys, tempfile, time
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import parkit as pk, psutil, pytest
 from conftest import wait_for
 from kernels import Kernel, notebooks, root, text
 from task_helpers import (ended, event_loop, in_thread, interpreters, is_gone,  # noqa: F401  a fixture
-                          pool_processes, started, supervisors)
+                          pool_processes, remove, started, supervisors)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_workers_leave_when_their_site_is_removed(tmp_path):
     with interpreters(1, folder) as (caller,):
         caller.run('@pk.task\ndef double(n): return 2*n')
         assert caller.value('double(4).result') == 8 and len(pool_processes(folder)) > 1
-        shutil.rmtree(folder)
+        remove(folder)
         assert wait_for(lambda: not pool_processes(folder))
 
 
@@ -151,10 +151,10 @@ def test_workers_leave_when_their_site_is_replaced_by_another(tmp_path):
         caller.run('@pk.task\ndef double(n): return 2*n')
         assert caller.value('double(4).result') == 8
         old = {o.pid for o in pool_processes(folder)}
-        shutil.rmtree(folder)
+        remove(folder)
         other.run('pk.set_site(os.environ["PARKIT_SITE"])\n@pk.task\ndef double(n): return 2*n')
         try: assert wait_for(lambda: all(map(is_gone, old)))
-        finally: shutil.rmtree(folder)
+        finally: remove(folder)
         assert wait_for(lambda: not pool_processes(folder))
 
 
@@ -167,7 +167,7 @@ def test_late_supervisor_does_not_bring_a_removed_site_back(tmp_path):
         caller.run('os.kill(old, signal.SIGKILL)')
         caller.run('while pool.status.supervisor in (None, old): time.sleep(0.005)')
         caller.run('pool.stop()')
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     gone = wait_for(lambda: not pool_processes(folder))
     for process in pool_processes(folder):
         with suppress(psutil.NoSuchProcess): process.kill()
@@ -177,7 +177,7 @@ def test_late_supervisor_does_not_bring_a_removed_site_back(tmp_path):
 def test_site_that_was_removed_can_be_closed(tmp_path):
     with interpreters(1, tmp_path/'site') as (caller,):
         caller.run('d = pk.Dict()\nsite = pk.set_site(os.environ["PARKIT_SITE"])')
-        shutil.rmtree(tmp_path/'site')
+        remove(tmp_path/'site')
         caller.run('site.close()')
 
 
@@ -484,5 +484,5 @@ def test_trap_39_pipes_of_a_dead_kernel_close(tmp_path):
         go.touch()
         os.close(reader)
         kernel.stop()
-        shutil.rmtree(folder)
+        remove(folder)
     assert wait_for(lambda: not pool_processes(folder/'site'))
