@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_codecs.ipynb #b0b4ae15
 from __future__ import annotations
-import ctypes, pickle, struct, sys
+import pickle, struct, sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from functools import lru_cache

@@ -8,10 +8,10 @@ import pickle, struct
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, Sequence, ValuesView
 from contextlib import contextmanager
 from typing import Any, TypeVar, overload
-from .codecs import (KEYED, PICKLE, USER, Buffer, as_bytes, decode, decode_key, decode_user, encode, encode_key, encode_user,
+from .codecs import (KEYED, PICKLE, USER, Buffer, decode, decode_key, decode_user, encode, encode_key, encode_user,
                            register_type, split_key, with_key)
 from .objects import _ENTRY, _HEAD, Object, _join
-from .storage import KEY_LIMIT, Blob, Site, TransactionError, _after, _fork
+from .storage import KEY_LIMIT, Blob, Site, _after, _fork
 from .transactions import _find, in_transaction, read, transaction, write
 
 # %% auto #0

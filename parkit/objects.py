@@ -4,16 +4,16 @@
 
 # %% ../nbs/03_objects.ipynb #41f17212
 from __future__ import annotations
-import importlib, inspect, os, struct, sys, time
+import importlib, inspect, os, struct, time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 from .codecs import (DecodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type, registered_type, type_name)
-from .storage import (CLASSES, NAMES, OBJECTS, InvalidNameError, ObjectExistsError, ObjectNotFoundError, Site, Store,
+from .storage import (CLASSES, NAMES, OBJECTS, ObjectExistsError, ObjectNotFoundError, Site, Store,
                             _after, _sites, check_namespace, current_site, split_path)
-from .transactions import _find, in_transaction, read, write
+from .transactions import read, write
 
 # %% auto #0
 __all__ = ['ANONYMOUS', 'AttributeNameError', 'NamespacePath', 'ObjectTypeError', 'Object', 'Unknown', 'Namespace', 'namespaces']

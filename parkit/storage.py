@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
-from .codecs import ALIGNMENT, BLOB, Buffer, Chunks, DecodeError, ParkitError, Record
+from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 
 # %% auto #0
 __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'SAFETY_NET', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'READERS',
@@ -261,7 +261,8 @@ class _WriteLock:
         _fork.forgetful.add(self)
 
     def _forget(self) -> None:
-        self.mutex: Any = threading.RLock()  # never taken twice; unlike `Lock` it knows its owner, even when an interrupt comes just after it was taken
+        # never taken twice; unlike `Lock` it knows its owner, even when an interrupt comes just after it was taken
+        self.mutex: Any = threading.RLock()
         self.fd, self.pid = -1, os.getpid()
         self.record: mmap.mmap | None = None
 
@@ -645,13 +646,18 @@ class _Opening(_Files):
         "Wake everyone who listens"
         if self.lock.is_listened(): os.pwrite(self._bell, b'\n', 0)
 
+    def _is_disk_full(self, e: BaseException) -> bool:
+        "Whether an error means that the disk is full; LMDB calls a short write an input/output error"
+        if isinstance(e, lmdb.DiskError) or getattr(e, 'errno', 0) in (errno.ENOSPC, errno.EDQUOT) or 'No space' in str(e): return True
+        return 'Input/output' in str(e) and shutil.disk_usage(self.site.path).free < 2**20
+
     def explain(self, e: BaseException) -> ParkitError:
         "An error of LMDB or the system, as one of ours that says what to do"
         where = f'namespace {self.namespace!r} of the site {self.site.path}'
         if isinstance(e, lmdb.MapFullError): return StorageFullError(errno.ENOSPC, f'{where} is full: its map has {self.site.map_size} bytes, and what old '
                                                                      'snapshots still read cannot be used again; delete entries, or end old snapshots')
         if isinstance(e, ParkitError): return e
-        if isinstance(e, lmdb.DiskError) or getattr(e, 'errno', 0) in (errno.ENOSPC, errno.EDQUOT) or 'No space' in str(e) or 'Input/output' in str(e) and shutil.disk_usage(self.site.path).free < 2**20:  # LMDB's word for a short write
+        if self._is_disk_full(e):
             u = shutil.disk_usage(self.site.path)
             return StorageFullError(errno.ENOSPC, f'no room on the disk for {where}: {u.free} of {u.total} bytes are free; free some and try again')
         if isinstance(e, lmdb.ReadersFullError): return TransactionError(f'{where} has {READERS} snapshots open; end some, they last until their `with` block ends')
@@ -1135,8 +1141,10 @@ class Store(_Blobs):
             used = env.stat()
             room = limit - (used['branch_pages'] + used['leaf_pages'] + used['overflow_pages'])*page
         if room < 2*txn.pending:
-            raise StorageFullError(errno.ENOSPC, f'namespace {self.namespace!r} of the site {self.site.path} is full: {info["last_pgno"]*page} of {info["map_size"]} bytes '
-                                   f'are in use, and the last {info["map_size"] - limit} are kept for deleting; delete entries, or make a site with a larger map_size')
+            raise StorageFullError(
+                errno.ENOSPC, f'namespace {self.namespace!r} of the site {self.site.path} is full: '
+                f'{info["last_pgno"]*page} of {info["map_size"]} bytes are in use, and the last {info["map_size"] - limit} '
+                'are kept for deleting; delete entries, or make a site with a larger map_size')
         self.allowance = txn.pending + room//8
 
 # %% ../nbs/01_storage.ipynb #55b37540

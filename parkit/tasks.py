@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, overload
 from uuid import uuid4
 from .codecs import EncodeError, ParkitError, decode, encode, recall, register_opener, register_type
 from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join
-from .storage import Blob, InvalidNameError, ObjectNotFoundError, Site, Store, TransactionError, _after, current_site
+from .storage import Blob, InvalidNameError, ObjectNotFoundError, Site, Store, current_site
 from .transactions import read, wait_until, write
 
 # %% auto #0
@@ -24,8 +24,10 @@ __all__ = ['TRACES', 'STATUSES', 'TASKS', 'TaskError', 'WorkerCrashedError', 'Re
 # %% ../nbs/05_tasks.ipynb #9fe3f465
 def _code_parts(code: CodeType) -> list[Any]:
     "What makes a code object do what it does, without file names and line numbers"
-    constants = [_code_parts(c) if isinstance(c, CodeType) else (sorted(map(repr, c)) if isinstance(c, frozenset) else (type(c).__name__, repr(c))) for c in code.co_consts]
-    return [code.co_name, code.co_code.hex(), constants, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars,
+    def part(c: Any) -> Any:
+        if isinstance(c, CodeType): return _code_parts(c)
+        return sorted(map(repr, c)) if isinstance(c, frozenset) else (type(c).__name__, repr(c))
+    return [code.co_name, code.co_code.hex(), list(map(part, code.co_consts)), code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars,
             code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags]
 
 # %% ../nbs/05_tasks.ipynb #4582170f

@@ -4,13 +4,12 @@
 
 # %% ../nbs/02_transactions.ipynb #947a540b
 from __future__ import annotations
-import asyncio, sys, threading, time
+import asyncio, threading, time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 from .codecs import ParkitError
-from .storage import (DEFAULT_NAMESPACE, Listener, ObjectNotFoundError, ReadTxn, Site, Store, TransactionError, TransactionTimeout, WriteTxn,
-                            _fork, check_namespace, current_site)
+from .storage import DEFAULT_NAMESPACE, Listener, Store, TransactionError, TransactionTimeout, _fork, check_namespace, current_site
 
 # %% auto #0
 __all__ = ['T', 'read', 'write', 'in_transaction', 'store_of', 'snapshot', 'transaction', 'WaitTimeout', 'wait_until']

@@ -7,10 +7,10 @@ from __future__ import annotations
 import fcntl, os, select, signal, subprocess, sys, time, traceback
 from pathlib import Path
 from typing import Any, NamedTuple
-from .codecs import EncodeError, decode, encode
+from .codecs import encode
 from .objects import Object, register_type
 from .storage import INTERNAL, SAFETY_NET, _fork, Listener, Site, _try_lock, current_site, open_locked, set_site
-from .tasks import _CALL, _CONTEXT, _import_path, _worker, Task, TaskError, _encode_error, _ensure, _Ledger, _ledger, set_runner
+from .tasks import _CALL, Task, TaskError, _encode_error, _ensure, _import_path, _ledger, _worker, set_runner
 
 # %% auto #0
 __all__ = ['IDLE_TIMEOUT', 'Worker', 'Supervisor', 'is_supervised', 'PoolStatus', 'Pool']
@@ -313,7 +313,9 @@ def _start(site: Site) -> None:
     finally:
         os.close(reader)
         if writer >= 0: os.close(writer)
-    if not answer: raise TaskError(f'the workers could not be started: {sys.executable} ended with exit code {code}; its log, {log}, says: {log.read_bytes()[before:][-500:].decode(errors="replace").strip() or "nothing"}')
+    if answer: return
+    said = log.read_bytes()[before:][-500:].decode(errors='replace').strip() or 'nothing'
+    raise TaskError(f'the workers could not be started: {sys.executable} ended with exit code {code}; its log, {log}, says: {said}')
 
 # %% ../nbs/06_workers.ipynb #2214f3ef
 class _Processes:
