@@ -4,19 +4,20 @@
 
 # %% ../nbs/03_objects.ipynb #41f17212
 from __future__ import annotations
-import importlib, inspect, os, struct, time
-from collections.abc import Iterator, Mapping
+import importlib, inspect, os, struct, time, warnings
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
-from .codecs import (DecodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type, registered_type, type_name)
-from .storage import (CLASSES, NAMES, OBJECTS, ObjectExistsError, ObjectNotFoundError, Site, Store,
+from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type, registered_type, split_key, type_name)
+from .storage import (CLASSES, NAMES, OBJECTS, InvalidNameError, ObjectExistsError, ObjectNotFoundError, Site, Store,
                             _after, _sites, check_namespace, current_site, split_path)
-from .transactions import read, write
+from .transactions import _frame, noting, read, wait_until_async, write
 
 # %% auto #0
-__all__ = ['ANONYMOUS', 'AttributeNameError', 'NamespacePath', 'ObjectTypeError', 'Object', 'Unknown', 'Namespace', 'namespaces']
+__all__ = ['ANONYMOUS', 'AttributeNameError', 'NamespacePath', 'ObjectTypeError', 'Object', 'Change', 'Unknown', 'Namespace',
+           'namespaces']
 
 # %% ../nbs/03_objects.ipynb #bc874faa
 class _Info(NamedTuple):
@@ -150,7 +151,7 @@ class _Identity:
 
     @staticmethod
     def _lookup(txn: Any, zero_copy: bool, name: str) -> tuple[bytes, _Info] | None:
-        oid = txn.get(NAMES + name.encode('utf-8', 'surrogatepass'))
+        oid = txn.get(_name_key(name))
         if oid is None: return None
         info = _info(txn, oid)
         return None if info is None else (oid, info)
@@ -164,7 +165,7 @@ class _Identity:
         if type(self)._by_value: _save_class(txn, type(self))
         txn.put(OBJECTS + oid, data)
         txn.put(oid, _HEAD.pack(*_Head()))
-        if info.name is not None: txn.put(NAMES + info.name.encode('utf-8', 'surrogatepass'), oid)
+        if info.name is not None: txn.put(_name_key(info.name), oid)
         return oid, info, True
 
     def _check(self, info: _Info, path: str | None, bind: bool, metadata: Mapping[str, Any] | None, settings: dict[str, Any] | None) -> None:
@@ -198,6 +199,17 @@ def _info_and_class(txn: Any, zero_copy: bool, oid: bytes, type_name: str) -> tu
 register_opener('object', _recall_object)
 
 # %% ../nbs/03_objects.ipynb #160c5b9c
+def _name_key(name: str) -> bytes: return NAMES + name.encode('utf-8', 'surrogatepass')
+
+def _drop_object(txn: Any, oid: bytes) -> None:
+    "Remove an object and all it holds"
+    info = _info(txn, oid)
+    txn.delete(oid)
+    txn.delete_range(oid + _ATTRIBUTE, _after(oid))
+    txn.delete(OBJECTS + oid)
+    if info is not None and info.name is not None: txn.delete(_name_key(info.name))
+
+# %% ../nbs/03_objects.ipynb #c2dbef50
 class _Reading(_Identity):
     "What can be asked of any object"
     @classmethod
@@ -226,7 +238,7 @@ class _Reading(_Identity):
     @property
     def path(self) -> str | None:
         "`namespace/name`; `None` for an anonymous object"
-        return None if self._name is None else f'{self._store.namespace}/{self._name}'
+        return None if self._name is None else f'{self._store.namespace}/{self.name}'
 
     @property
     def namespace(self) -> NamespacePath:
@@ -236,7 +248,9 @@ class _Reading(_Identity):
     @property
     def name(self) -> str | None:
         "The name in the namespace; `None` for an anonymous object"
-        return self._name
+        if self._name is None: return None
+        info = read(self._store, lambda txn, zero_copy: _info(txn, self._oid)) if self._store.exists() else None
+        return info.name if info else self._name  # another process may have renamed it
 
     @property
     def site(self) -> Site:
@@ -268,7 +282,16 @@ class _Reading(_Identity):
         "When the object was made, in local time"
         return datetime.fromtimestamp(read(self._store, self._read_info).created)
 
-# %% ../nbs/03_objects.ipynb #c2dbef50
+# %% ../nbs/03_objects.ipynb #7692c4f9
+_UNCHANGING = type(None), bool, int, float, complex, str, bytes, _Identity  # types whose values cannot be changed in place
+
+def _fingerprint(value: Any, limit: int) -> bytes | None:
+    "What `value` is now; `None` if it cannot be told at a low price"
+    try: record = encode(value)
+    except EncodeError: return None
+    return _join(record) if len(record) < limit else None
+
+# %% ../nbs/03_objects.ipynb #5a7afd86
 class Object(_Reading):
     "A persistent object in a namespace; a subclass adds attributes and methods"
     def __init__(
@@ -328,7 +351,10 @@ class Object(_Reading):
 
     def _changed_class(self, txn: Any) -> None: _save_class(txn, type(self))
 
-    def _attribute(self, name: str, *default: Any) -> Any: return read(self._store, self._read_attribute, name, *default)
+    def _attribute(self, name: str, *default: Any) -> Any:
+        value = read(self._store, self._read_attribute, name, *default)
+        if _frame.get() is not None: self._note_read(value, self._oid + _ATTRIBUTE + name.encode(), f'{self!r}.{name}')
+        return value
 
     def _read_attribute(self, txn: Any, zero_copy: bool, name: str, *default: Any) -> Any:
         record = txn.get(self._oid + _ATTRIBUTE + name.encode())
@@ -336,6 +362,18 @@ class Object(_Reading):
         self._head(txn)
         if default: return default[0]
         raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
+
+    def _note_read(self, value: Any, key: bytes, what: str) -> None:
+        "In a transaction that someone types: warn before it commits if `value`, read from the entry `key`, was changed in place and not stored"
+        txn = noting(self._store)
+        if txn is None or isinstance(value, _UNCHANGING): return
+        before = _fingerprint(value, self._store.inline_limit)
+        if before is None: return
+        record = self._store.get(txn, key)
+        def look(txn: Any) -> None:
+            if self._store.get(txn, key) != record or _fingerprint(value, self._store.inline_limit) == before: return
+            warnings.warn(f'{what} was changed in place after it was read, and that is not stored: assign it again', UserWarning, stacklevel=4)
+        txn.notes += (look,)
 
     def _set_attribute(self, name: str, value: Any) -> None: write(self._store, self._write_attribute, name, self._store.prepare(encode(value)))
 
@@ -361,10 +399,76 @@ class Object(_Reading):
 
     def _drop(self, txn: Any) -> None:
         self._head(txn)
-        txn.delete(self._oid)
-        txn.delete_range(self._oid + _ATTRIBUTE, _after(self._oid))
-        txn.delete(OBJECTS + self._oid)
-        if self._name is not None: txn.delete(NAMES + self._name.encode('utf-8', 'surrogatepass'))
+        _drop_object(txn, self._oid)
+
+    def rename(
+        self,
+        name: str,  # A name that no object of this namespace has, alone or as `namespace/name`
+    ) -> None:
+        "Give the object another name in its namespace; raises `ObjectExistsError` if that is taken"
+        mine = self._store.namespace
+        if self._name is None: raise InvalidNameError('an anonymous object cannot be renamed; copy it to a path')
+        namespace, name = split_path(name if '/' in name else f'{mine}/{name}')
+        if namespace != mine: raise InvalidNameError(f'{self.path} cannot move to the namespace {namespace!r} by a change of its name; copy it to there, then drop it here')
+        write(self._store, self._rename, name)
+        self._name = name
+
+    def _rename(self, txn: Any, name: str) -> None:
+        info = self._read_info(txn, False)
+        if txn.get(_name_key(name)) is not None: raise ObjectExistsError(f'{self._store.namespace}/{name} exists already; drop it first, or choose another name')
+        data = _join(encode(tuple(info._replace(name=name))))
+        txn.put(OBJECTS + self._oid, data)
+        txn.put(_name_key(name), self._oid)
+        if info.name is not None: txn.delete(_name_key(info.name))
+        self._changed(txn, self._head(txn))
+
+    def copy(
+        self,
+        path: str | None = None,   # Of the copy, as `namespace/name` or a name in the namespace `default`; `None` makes it anonymous
+        *,
+        site: Site | None = None,  # Where the copy is to lie; `None` is the site of this object
+    ) -> Any:
+        "A new object with the class, content, attributes and metadata that this one has now; big values share their files. Raises `ObjectExistsError` if `path` is taken"
+        namespace, name = (ANONYMOUS, None) if path is None else split_path(path)
+        store = (site or self.site).store(namespace, True)
+        made = type(self)._bound(store, b'', b'', name)
+        if store is self._store: write(store, self._copy_within, made)
+        else: read(self._store, self._copy_across, made)
+        return made
+
+    def _copy_within(self, txn: Any, made: Any) -> None: self._copy_to(txn, txn, made)
+
+    def _copy_across(self, txn: Any, zero_copy: bool, made: Any) -> None: write(made._store, lambda into: self._copy_to(into, txn, made))
+
+    def _copy_to(self, into: Any, txn: Any, made: Any) -> None:
+        "Write to `into`, in the store of `made`, what this object is in `txn`"
+        info, head = self._read_info(txn, False), self._head(txn)
+        made._oid, fresh, new = made._make(into, info._replace(uuid=uuid4().bytes, name=made._name, created=time.time()))
+        if not new: raise ObjectExistsError(f'{made._store.namespace}/{made._name} exists already; drop it first, or choose another name')
+        made._uuid, data, code = fresh.uuid, _HEAD.pack(*head), txn.get(_class_key(info.type))
+        if code is not None and into.get(_class_key(info.type)) is None: into.put(_class_key(info.type), code)
+        for key, record in self._store.scan(txn, self._oid + _ATTRIBUTE, _after(self._oid)):
+            value = bytes(split_key(record)[1])
+            new = into.link(made._store.copy_blob(self._store, value)) if value and value[0] == BLOB else value
+            into.need(len(key) + len(record))
+            into.put_entry(made._oid + key[8:], record[:len(record) - len(value)] + new, made._oid, data)
+        into.put(made._oid, data, freeing=True)
+
+    def changes(self) -> AsyncIterator[Change]:
+        "Wait, in `async for`, for each next change; several commits at once are one. Raises `ObjectNotFoundError` once the object is dropped"
+        return self._changes(self.version)
+
+    async def _changes(self, seen: int) -> AsyncIterator[Change]:
+        while True:
+            now = await wait_until_async(lambda: self.version != seen and self.version)
+            yield Change(now, seen)
+            seen = now
+
+# %% ../nbs/03_objects.ipynb #39f51255
+class Change(NamedTuple):
+    "What `changes` yields"
+    version: int   # The object's version now
+    previous: int  # Its version at the last change that was yielded, or when the iteration was asked for
 
 # %% ../nbs/03_objects.ipynb #08ed41e5
 class Unknown(Object):
@@ -436,7 +540,7 @@ class Namespace:
     ) -> Any:
         "The object called `name`, opened with its own class"
         if not self.exists: return default
-        oid = read(self._store, lambda txn, zero_copy: txn.get(NAMES + name.encode('utf-8', 'surrogatepass')))
+        oid = read(self._store, lambda txn, zero_copy: txn.get(_name_key(name)))
         return default if oid is None else read(self._store, self._opened, oid)
 
     def names(self) -> Iterator[str]:

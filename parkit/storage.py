@@ -489,15 +489,34 @@ class Listener:
         wake: Iterable[int] = (),       # Further descriptors whose readiness ends the wait
     ) -> None:
         "Sleep until a bell rings, or until it is time to look again"
+        timeout, poll = self._announce(timeout), select.poll()
+        for fd in [*wake, *([self.watcher.fd] if self.watcher else [])]: poll.register(fd, select.POLLIN)
+        poll.poll(timeout*1000)
+        if self.watcher: self.watcher.clear()
+
+    async def wait_async(
+        self,
+        timeout: float | None = None,  # As for `wait`
+    ) -> None:
+        "`wait` for asyncio"
+        import asyncio
+        timeout, loop, rung = self._announce(timeout), asyncio.get_running_loop(), asyncio.Event()
+        if self.watcher: loop.add_reader(self.watcher.fd, rung.set)
+        try: await asyncio.wait_for(rung.wait(), timeout)
+        except asyncio.TimeoutError: pass  # time to look again
+        finally:
+            if self.watcher:
+                loop.remove_reader(self.watcher.fd)
+                self.watcher.clear()
+
+    def _announce(self, timeout: float | None) -> float:
+        "Have the writers ring, and return for how long to sleep at most"
         timeout = SAFETY_NET if timeout is None else min(timeout, SAFETY_NET)
         for s in self.stores:
             if s.exists(): s.lock.listen()
         if not self.watcher or -1 in self.watches.values():
             timeout, self.pause = min(timeout, self.pause), min(self.pause*1.5, _BACK_OFF[1])
-        poll = select.poll()
-        for fd in [*wake, *([self.watcher.fd] if self.watcher else [])]: poll.register(fd, select.POLLIN)
-        poll.poll(max(0.0, timeout)*1000)
-        if self.watcher: self.watcher.clear()
+        return max(0.0, timeout)
 
     def close(self) -> None:
         "Stop listening"
@@ -613,7 +632,7 @@ class _Opening(_Files):
         parent = self.path
         while parent != self.site.path:  # a new directory survives a power loss once its parent is synced
             parent = os.path.dirname(parent)
-            _sync_directory(parent)
+            _sync(parent)
 
     def _reserve_lock_file(self) -> None:
         "Give LMDB's lock file its blocks: it is mapped, and a sparse one kills the process when the disk is full"
@@ -674,7 +693,7 @@ def replace_file(path: str, text: str) -> None:
     except BaseException:
         if os.path.exists(new): os.unlink(new)
         raise
-    _sync_directory(os.path.dirname(path))
+    _sync(os.path.dirname(path))
 
 def _write_new(path: str, data: bytes) -> None:
     "Make a file that holds `data`, synced"
@@ -685,7 +704,8 @@ def _write_new(path: str, data: bytes) -> None:
     finally: os.close(fd)
 
 # %% ../nbs/01_storage.ipynb #ab76de37
-def _sync_directory(path: str) -> None:
+def _sync(path: str) -> None:
+    "Have the disk hold a file's content, or a directory's names"
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)
@@ -811,15 +831,37 @@ class _Blobs(_Scanning):
     def prepare(self, record: Record) -> bytes | Blob:
         "A record as it will lie in its entry: itself if small, else a blob, written now"
         if len(record) < self.inline_limit: return record if isinstance(record, bytes) else record.join()
+        blob = self.new_blob(len(record))
+        try:
+            fd = os.open(blob.path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o400)
+            try:
+                _write_all(fd, [record] if isinstance(record, bytes) else record.buffers)
+                if self.durable: os.fsync(fd)
+            finally: os.close(fd)
+        except OSError as e: raise self.explain(e) from e
+        return blob
+
+    def new_blob(self, size: int) -> Blob:
+        "A blob whose file, at its `path`, is to be made by the caller, with `size` bytes, synced if the namespace is durable"
         self.open()
         id = uuid4().bytes
-        blob = Blob(id, len(record), os.path.join(self.path, 'new', f'{id.hex()}.{self.site.alive.enter()}'))
-        fd = os.open(blob.path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o400)
+        return Blob(id, size, os.path.join(self.path, 'new', f'{id.hex()}.{self.site.alive.enter()}'))
+
+    def copy_blob(
+        self,
+        other: _Blobs,  # The store that holds it
+        record: bytes,  # The entry that refers to it
+    ) -> Blob:
+        "Another blob with the content of one that exists: a second name of the same file where the file system allows it"
+        _, id, size = _BLOB.unpack(record)
+        blob, path = self.new_blob(size), other.blob_path(id)
         try:
-            _write_all(fd, [record] if isinstance(record, bytes) else record.buffers)
-            if self.durable: os.fsync(fd)
+            try: os.link(path, blob.path)
+            except OSError as e:
+                if e.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM): raise
+                shutil.copyfile(path, blob.path)
+            if self.durable: _sync(blob.path)
         except OSError as e: raise self.explain(e) from e
-        finally: os.close(fd)
         return blob
 
     def blob_path(self, id: bytes) -> str: return os.path.join(self.path, 'blobs', id.hex())
@@ -853,6 +895,7 @@ class WriteTxn:
     pending = 0      # bytes written, about
     trashed = 0      # bytes of the blobs that entries have given up
     freed = False    # was anything deleted?
+    notes: tuple[Callable[[WriteTxn], None], ...] = ()  # to be called before an explicit transaction commits
     blobs: tuple[Blob, ...] = ()                          # linked, to be unlinked if this comes to nothing
     outer: tuple[tuple[lmdb.Transaction, int], ...] = ()  # the transactions around the innermost, and the blobs each had
     committed = failed = ended = False  # has LMDB committed, or refused to; is the lock released?
@@ -951,7 +994,7 @@ class WriteTxn:
         "Make everything visible at once, release the lock and ring the bell"
         store = self.store
         try:
-            if self.blobs and store.durable: _sync_directory(os.path.join(store.path, 'blobs'))
+            if self.blobs and store.durable: _sync(os.path.join(store.path, 'blobs'))
             self.raw.commit()
             self.committed = True
         except (lmdb.Error, OSError) as e:

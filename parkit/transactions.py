@@ -4,7 +4,7 @@
 
 # %% ../nbs/02_transactions.ipynb #947a540b
 from __future__ import annotations
-import asyncio, threading, time
+import asyncio, sys, threading, time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -12,7 +12,8 @@ from .codecs import ParkitError
 from .storage import DEFAULT_NAMESPACE, Listener, Store, TransactionError, TransactionTimeout, _fork, check_namespace, current_site
 
 # %% auto #0
-__all__ = ['T', 'read', 'write', 'in_transaction', 'store_of', 'snapshot', 'transaction', 'WaitTimeout', 'wait_until']
+__all__ = ['T', 'read', 'write', 'write_async', 'is_interactive', 'noting', 'in_transaction', 'store_of', 'snapshot',
+           'transaction', 'WaitTimeout', 'wait_until', 'wait_until_async']
 
 # %% ../nbs/02_transactions.ipynb #31007eba
 class _Frame:
@@ -83,6 +84,44 @@ def write(
     finally:
         if not txn.ended: txn.close()
     return result
+
+# %% ../nbs/02_transactions.ipynb #93304e94
+async def write_async(
+    store: Store,
+    work: Callable[..., T],  # Called with the transaction and `args`
+    *args: Any,
+) -> T:
+    "`write` that waits for other writers without holding up the event loop"
+    if _find(store): return write(store, work, *args)
+    txn = await _begin(store, None)
+    try:
+        result = work(txn, *args)
+        txn.commit()
+    finally:
+        if not txn.ended: txn.close()
+    return result
+
+async def _begin(store: Store, timeout: float | None) -> Any:
+    "Begin a write transaction, looking again and again whether others, other tasks of this thread among them, have ended theirs"
+    limit, pause = None if timeout is None else time.monotonic() + timeout, 0.001
+    while True:
+        try: return store.write(timeout=0)
+        except TransactionError:  # a timeout, or held by another task of this thread
+            if limit is not None and time.monotonic() > limit: raise
+        await asyncio.sleep(pause)
+        pause = min(pause*1.5, 0.02)
+
+# %% ../nbs/02_transactions.ipynb #97493acd
+def is_interactive() -> bool:
+    "Whether someone types the code that runs: in a notebook, in IPython, or at Python's own prompt"
+    shell: Any = sys.modules.get('IPython')
+    return hasattr(sys, 'ps1') or shell is not None and shell.get_ipython() is not None
+
+# %% ../nbs/02_transactions.ipynb #4e9c13b7
+def noting(store: Store) -> Any:
+    "The current explicit transaction on `store`, if someone types it: it keeps notes of what was read, and looks at them before it commits"
+    frame = _find(store)
+    return frame.txn if frame is not None and frame.writing and is_interactive() else None
 
 # %% ../nbs/02_transactions.ipynb #8718a67b
 def in_transaction(store: Store) -> bool:
@@ -238,7 +277,10 @@ class transaction(_Block):
             frame = self._mine()
             txn, shares = frame.txn, self._shares(frame)
             if kind is None and _frame.get() is not frame: raise TransactionError(f'this block on {self.namespace!r} ended before one inside it; all of it is undone')
-            if kind is None: txn.keep() if shares else txn.commit()
+            if kind is None and not shares:
+                for look in txn.notes: look(txn)
+                txn.commit()
+            elif kind is None: txn.keep()
             elif shares: txn.undo()
             else: txn.close()
             self._leave()
@@ -249,15 +291,8 @@ class transaction(_Block):
     async def __aenter__(self) -> transaction:
         "Wait for other writers, other tasks of this thread among them, without holding up the event loop"
         if self._enter_inner(): return self
-        limit, pause = None if self.timeout is None else time.monotonic() + self.timeout, 0.001
-        while True:
-            try:
-                txn = self.store.write(timeout=0)
-                return self._enter_outer(txn, txn.close)
-            except TransactionError:  # a timeout, or held by another task of this thread
-                if limit is not None and time.monotonic() > limit: raise
-            await asyncio.sleep(pause)
-            pause = min(pause*1.5, 0.02)
+        txn = await _begin(self.store, self.timeout)
+        return self._enter_outer(txn, txn.close)
 
     async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None: self.__exit__(kind, error, traceback)
 
@@ -278,20 +313,50 @@ def _watch(predicate: Callable[[], T]) -> tuple[T, set[Store]]:
     finally: _frame.set(outer)
 
 # %% ../nbs/02_transactions.ipynb #6969d7a1
+def _check_waiting() -> None:
+    "Raise `TransactionError` where waiting would be for ever"
+    frame = _frame.get()
+    if frame is not None and frame.owner == _owner() and frame.reads is None:
+        raise TransactionError('waiting inside a transaction or snapshot would be for ever: nothing changes there; wait before it begins')
+
+# %% ../nbs/02_transactions.ipynb #7e50ad8a
+def _look(
+    predicate: Callable[[], T],
+    listener: Listener,
+    start: float,               # When the wait began
+    timeout: float | None,
+) -> tuple[T, float | None]:    # Its value, and seconds to sleep before looking again (`None`: until a bell rings; 0: look at once)
+    "Call the predicate, and listen to what it has read; raises `WaitTimeout` if it is false and the time is over"
+    value, reads = _watch(predicate)
+    left = None if timeout is None else start + timeout - time.monotonic()
+    if not value and left is not None and left <= 0: raise WaitTimeout(f'the condition did not come true within {timeout:g} s')
+    if value or any([listener.add(s) for s in reads]): return value, 0  # 0: it may have come true before we listened
+    return value, left if reads else _BLIND if left is None else min(left, _BLIND)
+
+# %% ../nbs/02_transactions.ipynb #23b656ad
 def wait_until(
     predicate: Callable[[], T],    # Called again after each change to a namespace it has read; if it reads none, every 50 ms
     timeout: float | None = None,  # Seconds; `None` waits for ever
 ) -> T:                            # The predicate's value, which is true
     "Sleep until `predicate()` is true; raises `WaitTimeout`, or `TransactionError` inside a transaction, where nothing would ever change"
-    frame = _frame.get()
-    if frame is not None and frame.owner == _owner() and frame.reads is None:
-        raise TransactionError('wait_until inside a transaction or snapshot would wait for ever: nothing changes there')
-    limit = None if timeout is None else time.monotonic() + timeout
+    _check_waiting()
+    start = time.monotonic()
     with Listener() as listener:
         while True:
-            value, reads = _watch(predicate)
+            value, pause = _look(predicate, listener, start, timeout)
             if value: return value
-            left = None if limit is None else limit - time.monotonic()
-            if left is not None and left <= 0: raise WaitTimeout(f'the condition did not come true within {timeout:g} s')
-            if any([listener.add(s) for s in reads]): continue  # look again: it may have come true before we listened
-            listener.wait(left if reads else _BLIND if left is None else min(left, _BLIND))
+            if pause != 0: listener.wait(pause)
+
+# %% ../nbs/02_transactions.ipynb #5acfb794
+async def wait_until_async(
+    predicate: Callable[[], T],    # As for `wait_until`
+    timeout: float | None = None,  # Seconds; `None` waits for ever
+) -> T:                            # The predicate's value, which is true
+    "`wait_until` for asyncio: other tasks run meanwhile"
+    _check_waiting()
+    start = time.monotonic()
+    with Listener() as listener:
+        while True:
+            value, pause = _look(predicate, listener, start, timeout)
+            if value: return value
+            if pause != 0: await listener.wait_async(pause)
