@@ -7,21 +7,22 @@ __version__ = "0.1.0"
 __all__ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'ObjectExistsError', 'ObjectNotFoundError', 'Site',
            'SiteError', 'StorageFullError', 'TransactionError', 'TransactionTimeout', 'set_site', 'WaitTimeout',
            'snapshot', 'transaction', 'wait_until', 'AttributeNameError', 'Namespace', 'NamespacePath', 'Object',
-           'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'LifoQueue', 'Queue', 'QueueShutDown',
-           'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskError', 'WorkerCrashedError', 'bind_symbol', 'bind_task',
-           'task', 'Pool', 'PoolStatus']
+           'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError',
+           'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskError',
+           'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'Pool', 'PoolStatus']
 
 # %% ../nbs/10_parkit.ipynb #c0bb7c4f
 from .codecs import DecodeError, EncodeError, ParkitError
 from .storage import InvalidNameError, ObjectExistsError, ObjectNotFoundError, Site, SiteError, StorageFullError, TransactionError, TransactionTimeout, set_site
 from .transactions import WaitTimeout, snapshot, transaction, wait_until
 from .objects import AttributeNameError, Change, Namespace, NamespacePath, Object, ObjectTypeError, Unknown, namespaces
-from .containers import Array, Dict, LifoQueue, Queue, QueueShutDown
+from .containers import Array, Dict, File, FileChangedError, LifoQueue, Queue, QueueShutDown
+from .synchronization import Event, Lock
 from .tasks import AsyncTrace, RemoteTraceback, Task, TaskError, WorkerCrashedError, bind_symbol, bind_task, task
 from .workers import Pool, PoolStatus
 
 # %% ../nbs/10_parkit.ipynb #403478f2
 _all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'ObjectExistsError', 'ObjectNotFoundError', 'Site', 'SiteError', 'StorageFullError',
          'TransactionError', 'TransactionTimeout', 'set_site', 'WaitTimeout', 'snapshot', 'transaction', 'wait_until', 'AttributeNameError', 'Namespace',
-         'NamespacePath', 'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskError',
+         'NamespacePath', 'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError', 'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskError',
          'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'Pool', 'PoolStatus']

@@ -4,7 +4,7 @@
 
 # %% ../nbs/04_containers.ipynb #f0338ba9
 from __future__ import annotations
-import pickle, queue, struct
+import io, os, pickle, queue, shutil, struct, warnings
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, Sequence, ValuesView
 from contextlib import contextmanager
 from itertools import islice
@@ -17,7 +17,7 @@ from .storage import KEY_LIMIT, Blob, ParkitError, Site, _after, _fork
 from .transactions import WaitTimeout, _find, _frame, read, in_transaction, transaction, wait_until, wait_until_async, write, write_async
 
 # %% auto #0
-__all__ = ['T', 'K', 'V', 'Dict', 'Array', 'QueueShutDown', 'Queue', 'LifoQueue']
+__all__ = ['T', 'K', 'V', 'Dict', 'Array', 'QueueShutDown', 'Queue', 'LifoQueue', 'FileChangedError', 'File']
 
 # %% ../nbs/04_containers.ipynb #475e5f38
 class _Container(Object):
@@ -129,7 +129,7 @@ class _DictWriting(_DictReading):
     def _put(self, txn: Any, key: Any, prepared: bytes | Blob) -> None:
         oid, rest = self._oid, b''
         head = txn.get(oid)
-        if head is None: raise self._gone()
+        if head is None: raise self._gone(txn)
         count, first, next, version = _HEAD.unpack(head)
         at = oid + encode_key(key)
         old = txn.get(at) if len(at) < KEY_LIMIT else self._store.get(txn, at)
@@ -319,7 +319,9 @@ def _pairs(other: Any) -> Iterable[tuple[Any, Any]]:
 def _shown(o: Any, unit: str) -> str:
     "Type, path and size, for a `repr`"
     size = f'{read(o._store, o._read_head).size} {unit}' if o.exists else 'dropped'
-    return f'{type(o).__name__}({o.path!r}, {size})' if o.path else f'{type(o).__name__}({size})'
+    return _described(o, size)
+
+def _described(o: Any, size: str) -> str: return f'{type(o).__name__}({o.path!r}, {size})' if o.path else f'{type(o).__name__}({size})'
 
 # %% ../nbs/04_containers.ipynb #b62e56e7
 register_type(Dict, 'parkit.Dict')
@@ -686,3 +688,131 @@ class LifoQueue(Queue[V]):
 # %% ../nbs/04_containers.ipynb #ad665f0f
 register_type(Queue, 'parkit.Queue')
 register_type(LifoQueue, 'parkit.LifoQueue')
+
+# %% ../nbs/04_containers.ipynb #1221479a
+class _Writer(io.BufferedRandom):
+    "A file that becomes the content of a `File` when it is closed"
+    _blob: Blob | None = None
+    def __init__(self, owner: _FileContent, blob: Blob, before: bytes | None, append: bool) -> None:
+        self._owner, self._blob, self._before = owner, blob, before
+        super().__init__(io.FileIO(os.open(blob.path, os.O_RDWR), 'r+'))
+        if append: self.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        "Store the content"
+        if self.closed: return
+        try: self._finish()
+        finally: self.discard()
+
+    def _finish(self) -> None:
+        self.flush()
+        blob, store = self._blob, self._owner._store
+        assert blob is not None
+        blob.size = os.fstat(self.fileno()).st_size
+        if store.durable: os.fsync(self.fileno())
+        write(store, self._owner._save, blob, self._before)
+
+    def discard(self) -> None:
+        "Close without storing the content"
+        blob, self._blob = self._blob, None
+        try: super().close()
+        finally:
+            if blob is not None: blob.done()
+
+    def __exit__(self, kind: Any, *rest: Any) -> None: self.close() if kind is None else self.discard()
+
+    def __del__(self) -> None:
+        if self.closed or self._blob is None: return
+        warnings.warn(f'{self._owner!r} was opened for writing and not closed; what was written is lost', ResourceWarning, stacklevel=2)
+        self.discard()
+
+# %% ../nbs/04_containers.ipynb #0f9f78aa
+class _TextWriter(io.TextIOWrapper):
+    "The same for text"
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        if kind is not None: self.buffer.discard()  # type: ignore[attr-defined]
+        else: self.close()
+
+    def __del__(self) -> None: self.buffer.__del__()  # type: ignore[attr-defined]  # before the base class closes it
+
+# %% ../nbs/04_containers.ipynb #e3139a21
+_CONTENT = _ENTRY + b'content'  # follows the id in the key of a file's content
+
+class _FileContent(Object):
+    "The bytes of a `File`: one blob, of any size, or nothing"
+    def _reference(self, txn: Any, zero_copy: bool) -> bytes | None:
+        "The entry that refers to the blob; `None` while nothing was stored"
+        found: bytes | None = txn.get(self._oid + _CONTENT)
+        if found is None: self._head(txn)
+        return found
+
+    def _map(self, txn: Any, zero_copy: bool) -> Buffer:
+        record = self._reference(txn, zero_copy)
+        return memoryview(b'') if record is None else self._store.load(record, False)
+
+    def _open_blob(self, txn: Any, zero_copy: bool) -> Any:
+        record = self._reference(txn, zero_copy)
+        return io.BytesIO() if record is None else open(self._store.blob_of(record), 'rb')
+
+    def _save(self, txn: Any, blob: Blob, before: bytes | None) -> None:
+        "Make `blob` the content, in place of what the entry `before` refers to, if that matters"
+        head, old = self._head(txn), txn.get(self._oid + _CONTENT)
+        if before is not None and before != (old or b''): raise FileChangedError(f'{self!r} was changed by another writer while it was open for updating; open it again')
+        if blob.size: txn.put(self._oid + _CONTENT, txn.link(blob), freeing=True)
+        elif old is not None: txn.delete(self._oid + _CONTENT)
+        if old is not None: txn.unlink(old)
+        self._changed(txn, head._replace(size=bool(blob.size)), freeing=True)
+
+    def _draft(self, txn: Any, zero_copy: bool, keep: bool) -> tuple[Blob, bytes]:
+        "A new file to write to, with the present content if that is to be kept, and the entry that refers to that"
+        record, blob = self._reference(txn, zero_copy), self._store.new_blob(0)
+        try:
+            if keep and record is not None: shutil.copyfile(self._store.blob_of(record), blob.path)
+            else: os.close(os.open(blob.path, os.O_CREAT | os.O_EXCL, 0o600))
+            os.chmod(blob.path, 0o600)
+        except OSError as e: raise self._store.explain(e) from e
+        return blob, record or b''
+
+# %% ../nbs/04_containers.ipynb #e9e67312
+class FileChangedError(ParkitError, OSError):
+    "A file that another writer has changed while it was open for updating"
+
+# %% ../nbs/04_containers.ipynb #1c5a01a9
+class File(_FileContent):
+    "Persistent bytes, shared by many processes, that open as a file does"
+    def open(
+        self,
+        mode: str = 'rb',              # As for the builtin `open`; 'r+' and 'a' copy the content first
+        encoding: str | None = None,   # Of text; `None` is UTF-8
+        errors: str | None = None,     # As for the builtin `open`
+        newline: str | None = None,    # As for the builtin `open`
+    ) -> Any:
+        "A file object, binary with 'b' in `mode`, else text. Closing one that was opened for writing stores the content; raises `FileChangedError` if 'r+' or 'a' would undo another's change"
+        kind = ''.join(sorted(set(mode) - set('bt')))
+        if kind not in ('r', 'w', 'a', 'x', '+r', '+w', '+a', '+x') or 'b' in mode and 't' in mode: raise ValueError(f'invalid mode: {mode!r}')
+        if 'b' in mode and (encoding, errors, newline) != (None, None, None): raise ValueError('a binary file takes no encoding, errors or newline')
+        binary = read(self._store, self._open_blob) if kind == 'r' else self._open_draft(kind)
+        if 'b' in mode: return binary
+        return (io.TextIOWrapper if kind == 'r' else _TextWriter)(binary, encoding or 'utf-8', errors, newline)
+
+    def _open_draft(self, kind: str) -> _Writer:
+        if 'x' in kind and self.size: raise FileExistsError(f'{self!r} has content already')
+        keep = 'a' in kind or kind == '+r'
+        blob, before = read(self._store, self._draft, keep)
+        return _Writer(self, blob, before if keep else None, 'a' in kind)
+
+    def __repr__(self) -> str: return _described(self, f'{self.size} bytes' if self.exists else 'dropped')
+    def __fspath__(self) -> str: raise TypeError(f'{self!r} has no path in the file system; pass the file object that open() returns')
+
+    @property
+    def content(self) -> memoryview:
+        "The bytes, read-only and without a copy: they stay as they are, whatever happens to the file"
+        return memoryview(read(self._store, self._map))
+
+    @property
+    def size(self) -> int:
+        "The number of bytes"
+        return len(self.content)
+
+# %% ../nbs/04_containers.ipynb #c8bd3e0c
+register_type(File, 'parkit.File')

@@ -7,12 +7,13 @@ from __future__ import annotations
 import importlib, inspect, os, struct, time, warnings
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type, registered_type, split_key, type_name)
 from .storage import (CLASSES, NAMES, OBJECTS, InvalidNameError, ObjectExistsError, ObjectNotFoundError, Site, Store,
-                            _after, _sites, check_namespace, current_site, split_path)
+                            _after, _sites, check_current, check_namespace, current_site, split_path)
 from .transactions import _frame, noting, read, wait_until_async, write
 
 # %% auto #0
@@ -48,6 +49,12 @@ def _info(txn: Any, oid: bytes) -> _Info | None:
     "The info of the object `oid`"
     data = txn.get(OBJECTS + oid)
     return None if data is None else _Info(*decode(data))
+
+# %% ../nbs/03_objects.ipynb #bd671367
+def _read_if_any(store: Store, work: Any, *args: Any) -> Any:
+    "`read`, or `None` where there is no namespace"
+    try: return read(store, work, *args) if store.exists() else None
+    except ObjectNotFoundError: return None  # it has just been dropped
 
 # %% ../nbs/03_objects.ipynb #ac556398
 def _is_by_value(cls: type) -> bool:
@@ -138,11 +145,12 @@ class _Identity:
         "Find the object at `path`, or make it; returns whether it was made"
         namespace, name = (ANONYMOUS, None) if path is None else split_path(path, reserved)
         store = (site or current_site()).store(namespace, True)
-        found = None if name is None or not store.exists() else read(store, self._lookup, name)
+        found = None if name is None else _read_if_any(store, self._lookup, name)
         made = found is None
         if found is None:
             if not create: raise ObjectNotFoundError(f'there is no object {path!r} in {store.site.path}; leave out create=False to make it')
             fresh = _Info(uuid4().bytes, type_name(type(self)), name, time.time(), dict(metadata or {}), settings or {})
+            if not store.env: store.open()
             oid, info, made = write(store, self._make, fresh)
         else: oid, info = found
         if not made: self._check(info, path, bind, metadata, settings)
@@ -152,7 +160,7 @@ class _Identity:
     @staticmethod
     def _lookup(txn: Any, zero_copy: bool, name: str) -> tuple[bytes, _Info] | None:
         oid = txn.get(_name_key(name))
-        if oid is None: return None
+        if oid is None: return check_current(txn)
         info = _info(txn, oid)
         return None if info is None else (oid, info)
 
@@ -189,12 +197,15 @@ def _recall_object(site: str, namespace: str, oid: bytes, uuid: bytes, type_name
     "Follow a reference; one to an object that is gone can be held, and raises `ObjectNotFoundError` when used"
     if not os.path.exists(os.path.join(site, 'site.json')): raise ObjectNotFoundError(f'the site {site} of this reference does not exist')
     store = (_sites.get(site) or Site(site, create=False)).store(namespace, True)
-    info, cls = read(store, _info_and_class, oid, type_name) if store.exists() else (None, _import_class(type_name) or Unknown)
+    info, cls = _read_if_any(store, _info_and_class, oid, type_name) or (None, _import_class(type_name) or Unknown)
     if info is None or info.uuid != uuid: oid = _NOWHERE
     return cls._bound(store, oid, uuid, info.name if info else None)
 
 # %% ../nbs/03_objects.ipynb #c3887838
-def _info_and_class(txn: Any, zero_copy: bool, oid: bytes, type_name: str) -> tuple[_Info | None, Any]: return _info(txn, oid), _class_of(txn, type_name)
+def _info_and_class(txn: Any, zero_copy: bool, oid: bytes, type_name: str) -> tuple[_Info | None, Any]:
+    info = _info(txn, oid)
+    if info is None: check_current(txn)
+    return info, _class_of(txn, type_name)
 
 register_opener('object', _recall_object)
 
@@ -219,20 +230,22 @@ class _Reading(_Identity):
         self._store, self._oid, self._uuid, self._name = store, oid, uuid, name
         return self
 
-    def _gone(self) -> ObjectNotFoundError:
+    def _gone(self, txn: Any) -> ObjectNotFoundError:
+        "The error of an object that is not there; raises `Retired` if its whole namespace is not"
+        check_current(txn)
         return ObjectNotFoundError(f'the {type(self).__name__} {self.path or self.uuid} does not exist any longer: it was dropped')
 
     def _head(self, txn: Any) -> _Head:
         "The head; raises `ObjectNotFoundError` if the object was dropped"
         data = txn.get(self._oid)
-        if data is None: raise self._gone()
+        if data is None: raise self._gone(txn)
         return _Head._make(_HEAD.unpack(data))
 
     def _read_head(self, txn: Any, zero_copy: bool) -> _Head: return self._head(txn)
 
     def _read_info(self, txn: Any, zero_copy: bool) -> _Info:
         info = _info(txn, self._oid)
-        if info is None: raise self._gone()
+        if info is None: raise self._gone(txn)
         return info
 
     @property
@@ -249,7 +262,7 @@ class _Reading(_Identity):
     def name(self) -> str | None:
         "The name in the namespace; `None` for an anonymous object"
         if self._name is None: return None
-        info = read(self._store, lambda txn, zero_copy: _info(txn, self._oid)) if self._store.exists() else None
+        info = _read_if_any(self._store, lambda txn, zero_copy: _info(txn, self._oid))
         return info.name if info else self._name  # another process may have renamed it
 
     @property
@@ -270,7 +283,7 @@ class _Reading(_Identity):
     @property
     def exists(self) -> bool:
         "Whether the object has not been dropped"
-        return self._store.exists() and read(self._store, lambda txn, zero_copy: txn.get(self._oid) is not None)
+        return bool(_read_if_any(self._store, lambda txn, zero_copy: txn.get(self._oid) is not None or check_current(txn)))
 
     @property
     def version(self) -> Any:
@@ -500,8 +513,9 @@ class Namespace:
     def _ensure(self, durable: bool) -> None:
         "Make the namespace, or check that it is what was asked for"
         store = self._store
-        if not store.exists(): store.durable = durable
-        store.open()
+        if not store.is_on_disk(): store.durable = durable
+        try: read(store, lambda txn, zero_copy: check_current(txn))
+        except ObjectNotFoundError: store.open()
         if store.durable != durable: raise ObjectExistsError(f'the namespace {self.path!r} exists already, with durable={store.durable}')
 
     @property
@@ -512,7 +526,7 @@ class Namespace:
     @property
     def exists(self) -> bool:
         "Whether the namespace is on disk"
-        return self._store.exists()
+        return self._store.is_on_disk()
 
     @property
     def durable(self) -> bool:
@@ -539,9 +553,9 @@ class Namespace:
         default: Any = None,   # What to return where there is none
     ) -> Any:
         "The object called `name`, opened with its own class"
-        if not self.exists: return default
-        oid = read(self._store, lambda txn, zero_copy: txn.get(_name_key(name)))
-        return default if oid is None else read(self._store, self._opened, oid)
+        oid = _read_if_any(self._store, lambda txn, zero_copy: txn.get(_name_key(name)) or check_current(txn))
+        found = None if oid is None else _read_if_any(self._store, self._opened, oid)
+        return default if found is None else found
 
     def names(self) -> Iterator[str]:
         "The names of the objects, sorted"
@@ -553,17 +567,50 @@ class Namespace:
 
     def _listed(self) -> Iterator[tuple[str, bytes]]:
         "Names and ids, a thousand at a time, so that no snapshot stays open while the caller works"
-        lo, page = NAMES, [(b'', b'')]
-        while page and self.exists:
-            page = read(self._store, self._page, lo)
+        lo, page = NAMES, _read_if_any(self._store, self._page, NAMES)
+        while page:
             for key, oid in page:
                 name = key[1:].decode('utf-8', 'surrogatepass')
                 if not name.startswith('_'): yield name, oid
-            if page: lo = page[-1][0] + b'\0'
+            page = _read_if_any(self._store, self._page, page[-1][0] + b'\0')
 
     def _page(self, txn: Any, zero_copy: bool, lo: bytes) -> list[tuple[bytes, bytes]]:
-        from itertools import islice
-        return list(islice(self._store.scan(txn, lo, OBJECTS), 1000))
+        return list(islice(self._store.scan(txn, lo, OBJECTS), 1000)) or check_current(txn) or []
+
+    def copy(
+        self,
+        path: str,                 # Of the copy; no namespace may have it
+        *,
+        site: Site | None = None,  # Where the copy is to lie; `None` is the site of this namespace
+    ) -> Namespace:
+        "A new namespace with a copy of each object, all as they are at one moment; big values share their files. References in it still mean the originals"
+        target = (site or self._store.site).store(check_namespace(path))
+        self._store.copy(target, _renew_ids)
+        return Namespace(NamespacePath._of(target))
+
+    def rename(
+        self,
+        path: str,  # No namespace may have it
+    ) -> None:
+        "Give the namespace another path. Who has it open by the old one gets `ObjectNotFoundError`, as does a stored reference to an object in it. A crash in between may leave both"
+        target = self._store.site.store(check_namespace(path))
+        self._store.open(create=False)
+        txn = self._store.write()  # nobody writes between the copying and the removing
+        try:
+            self._store.copy(target)
+            self._store.drop(txn)
+        finally: txn.close()
+        self._store = target
+
+    def drop(self) -> None:
+        "Remove the namespace and all that is in it, but not the namespaces whose paths continue its own; who has it open gets `ObjectNotFoundError`"
+        self._store.open(create=False)
+        self._store.drop()
+
+# %% ../nbs/03_objects.ipynb #841e425b
+def _renew_ids(txn: Any) -> None:
+    "Make the objects of a copied namespace objects of their own"
+    for key, data in list(txn.store.scan(txn, OBJECTS, CLASSES)): txn.put(key, _join(encode(tuple(_Info(*decode(data))._replace(uuid=uuid4().bytes)))))
 
 # %% ../nbs/03_objects.ipynb #59ee24dc
 def namespaces(

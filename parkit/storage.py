@@ -7,7 +7,7 @@ from __future__ import annotations
 import ctypes, errno, gc, json, mmap, os, re, select, shutil, stat, struct, sys, threading, time, warnings
 import lmdb
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 
 # %% auto #0
-__all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'SAFETY_NET', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'READERS',
-           'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'FORMAT', 'SiteError', 'StorageFullError',
+__all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'SAFETY_NET', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'MAKING',
+           'READERS', 'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'FORMAT', 'SiteError', 'StorageFullError',
            'InvalidNameError', 'ObjectNotFoundError', 'ObjectExistsError', 'TransactionError', 'TransactionTimeout',
-           'check_namespace', 'split_path', 'open_locked', 'Blob', 'Listener', 'replace_file', 'WriteTxn', 'Store',
-           'Site', 'set_site', 'current_site']
+           'check_namespace', 'split_path', 'open_locked', 'Blob', 'Listener', 'replace_file', 'Retired',
+           'check_current', 'WriteTxn', 'Store', 'Site', 'set_site', 'current_site']
 
 # %% ../nbs/01_storage.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -466,7 +466,7 @@ _BACK_OFF = (0.001, 0.05)  # seconds: first and longest pause where there is no 
 class Listener:
     "Waits for the bells of namespaces; a context manager"
     def __init__(self) -> None:
-        self.watcher, self.watches, self.pause, self.epoch = _watchers.take(), dict[str, int](), _BACK_OFF[0], _fork.epoch
+        self.watcher, self.watches, self.pause, self.epoch = _watchers.take(), dict[tuple[str, int], int](), _BACK_OFF[0], _fork.epoch
         self.stores: set[Store] = set()
 
     def __enter__(self) -> Listener: return self
@@ -474,14 +474,14 @@ class Listener:
 
     def add(self, store: Store) -> bool:
         "Listen to the bell of `store` too; returns whether it is a new one. Check what you wait for *after* adding"
-        path = store.bell_path
-        if self.watches.get(path, -1) >= 0: return False
-        known = path in self.watches
+        bell = store.bell_path, store.generation
+        if self.watches.get(bell, -1) >= 0: return False
+        known = bell in self.watches
         if store.exists(): store.lock.listen()
         self.stores.add(store)
-        try: self.watches[path] = self.watcher.watch(path) if self.watcher else -1
-        except OSError: self.watches[path] = -1  # no such namespace yet, or no watches left: `wait` pauses briefly, and we try again
-        return self.watches[path] >= 0 or not known
+        try: self.watches[bell] = self.watcher.watch(store.bell_path) if self.watcher else -1
+        except OSError: self.watches[bell] = -1  # no such namespace yet, or no watches left: `wait` pauses briefly, and we try again
+        return self.watches[bell] >= 0 or not known
 
     def wait(
         self,
@@ -529,6 +529,8 @@ class Listener:
 
 # %% ../nbs/01_storage.ipynb #d3e7bb54
 NAMES, OBJECTS, CLASSES, BLOBS, TRASH, META = (bytes((n,)) for n in range(1, 7))  # the tables beside the entries
+_RETIRED = META + b'retired'  # in files that are to be used no longer: the path in the site of those in their place, or nothing
+MAKING = '_making'      # in whose namespaces copies are made
 READERS = 2048          # snapshots that can be open at once in one namespace, over all processes
 KEY_LIMIT = 480         # bytes; a longer key is a path through nodes
 INLINE_LIMIT = 2**18    # bytes; from here on a value is a blob
@@ -542,6 +544,8 @@ ReadTxn = lmdb.Transaction  # what `Store.read` returns: `get(key, default)`, an
 # %% ../nbs/01_storage.ipynb #068ee6c4
 class _Files:
     "The files of one namespace, and how they are made and opened"
+    generation = 0       # how often its files have been let go: the next ones may be others
+    was_dropped = False  # dropped under us, or by us: it is made anew only when asked
     def __init__(self, site: Site, namespace: str) -> None:
         self.site, self.namespace = site, namespace
         self.path = os.path.join(site.path, *namespace.split('/'), INTERNAL)
@@ -555,6 +559,7 @@ class _Files:
 
     def _reset(self) -> None:
         self.env: lmdb.Environment | None = None
+        self.generation += 1
         self._opening = threading.RLock()
         self.begin: Callable[[], ReadTxn] = self._open_and_begin
         self.active: list[int] = []    # one element for each read transaction of this process
@@ -575,7 +580,11 @@ class _Files:
 
     def exists(self) -> bool:
         "Whether the namespace is on disk"
-        return self.env is not None or os.path.exists(os.path.join(self.path, 'store.json'))
+        return self.env is not None or self.is_on_disk()
+
+    def is_on_disk(self) -> bool:
+        "Whether the namespace is on disk now, though this process may still have the files of one that was dropped"
+        return os.path.exists(os.path.join(self.path, 'store.json'))
 
     def _facts(self) -> dict[str, Any] | None:
         "What `store.json` says, or `None` where the namespace does not exist"
@@ -601,33 +610,61 @@ class _Opening(_Files):
     def open(self, create: bool = True) -> None:
         "Open the environment, making the namespace if `create`; never waits for a writer"
         with self._opening:
-            if self.env: return
-            facts = self._facts()
-            if facts is None and not create: raise ObjectNotFoundError(f'there is no namespace {self.namespace!r} in {self.site.path}')
-            self.site.alive.enter()
-            if self._is_current(facts): self._open_environment(facts)
-            else: self._make()
+            while not self.env:
+                facts = self._facts()
+                if facts is None and not create: raise ObjectNotFoundError(f'there is no namespace {self.namespace!r} in {self.site.path}')
+                self.site.alive.enter()
+                if self._is_current(facts): self._open_environment(facts)
+                else: self._make()
+                self._end_retired()
+            self.was_dropped = False
+
+    def _end_retired(self) -> None:
+        "If what was opened has been dropped or replaced by a process that could not end its work, end that"
+        with self.env.begin() as txn: heir = txn.get(_RETIRED)  # type: ignore[union-attr]
+        if heir is None: return
+        opened = self._file_id()
+        self.env.close()  # type: ignore[union-attr]
+        self._forget_files()
+        with self.site.setting_up():
+            if self.is_on_disk() and self._file_id() == opened: self._make_way(heir)
+
+    def _file_id(self) -> tuple[int, int]:
+        s = os.stat(os.path.join(self.path, 'data.mdb'))
+        return s.st_dev, s.st_ino
+
+    def _make_way(self, heir: bytes) -> None:
+        "Put the files of another store into the place of these, or nothing if `heir` is empty, and remove these"
+        gone = os.path.join(self.site.path, os.fsdecode(heir)) if heir else os.path.join(self.site.path, MAKING, uuid4().hex, INTERNAL)
+        if heir: _exchange(self.path, gone)
+        else:
+            os.makedirs(os.path.dirname(gone), 0o700)
+            os.rename(self.path, gone)
+        _sync(os.path.dirname(self.path))
+        shutil.rmtree(gone)
+        for path in (self.path, gone): self.site.prune(os.path.dirname(path))
 
     def _make(self) -> None:
         "Make the namespace, or make it anew after a reboot; other processes wait meanwhile"
         if not os.path.exists(os.path.join(self.site.path, 'site.json')): raise ObjectNotFoundError(f'the site {self.site.path} does not exist any longer')
-        with _file_lock(os.path.join(self.site.path, INTERNAL, 'setup.lock')):
+        with self.site.setting_up():
             facts = self._facts()
             if self._is_current(facts): return self._open_environment(facts)
             if facts: self.durable = facts['durable']
             try: self._make_files(dict(durable=self.durable, boot=_boot_id(), uuid=uuid4().hex))
             except BaseException as e:
                 if self.env: self.env.close()
-                self.env = None
-                self._forget()  # what is half made is made again by the next
+                self._forget_files()  # what is half made is made again by the next
                 raise self.explain(e) from e if isinstance(e, OSError) else e
 
-    def _make_files(self, facts: dict[str, Any]) -> None:
+    def _make_files(self, facts: dict[str, Any], original: Any = None) -> None:
+        "Make the files of a new namespace, with the content that `original` has in a transaction of its own"
         shutil.rmtree(self.path, ignore_errors=True)  # left by a maker that died, or by another boot
         for d in ('blobs', 'new'): os.makedirs(os.path.join(self.path, d), 0o700)
         for path, size in ((self.bell_path, 1), (self.lock.path, _RECORD_SIZE)): _write_new(path, bytes(size))
         self._reserve_lock_file()
-        self._open_environment(facts, create=True)
+        if original: original.copy_data(self.path, facts['durable'])
+        self._open_environment(facts, create=not original)
         replace_file(os.path.join(self.path, 'store.json'), json.dumps(facts))
         parent = self.path
         while parent != self.site.path:  # a new directory survives a power loss once its parent is synced
@@ -657,9 +694,20 @@ class _Opening(_Files):
         with self._opening:
             if self.active or self.writing: raise TransactionError(f'{self.namespace!r} has {len(self.active) + self.writing} open transactions in this process; end them first')
             if self.env: self.env.close()
-            self.env = None
-            self._forget()
+            self._forget_files()
             self.lock.close()
+
+    def _forget_files(self) -> None:
+        "Forget an environment that was closed; who counts on the list and the lock goes on with them"
+        self.env, active, opening = None, self.active, self._opening
+        self._forget()
+        self.active, self._opening = active, opening
+
+    def wake(self) -> None:
+        "Ring though nothing was committed"
+        self.open(create=False)
+        if self.lock.fd < 0: self.lock._open()
+        self.ring()
 
     def ring(self) -> None:
         "Wake everyone who listens"
@@ -711,17 +759,38 @@ def _sync(path: str) -> None:
     finally: os.close(fd)
 
 # %% ../nbs/01_storage.ipynb #eeacb44f
+class Retired(Exception):
+    "What was read is not the namespace any longer; `renew` opens the one that is"
+
+# %% ../nbs/01_storage.ipynb #530fbda8
+def check_current(txn: Any) -> None:
+    "To be called where something is missing: raise `Retired` if that is so because the namespace was dropped or replaced"
+    if txn.get(_RETIRED) is not None: raise Retired
+
+# %% ../nbs/01_storage.ipynb #2c2e0dcb
+def _exchange(a: str, b: str) -> None:
+    "Let two paths change places, at once"
+    a_, b_ = os.fsencode(a), os.fsencode(b)
+    if hasattr(_libc, 'renameat2'): failed = _libc.renameat2(-100, a_, -100, b_, 2)  # AT_FDCWD twice, RENAME_EXCHANGE
+    else: failed = _libc.renamex_np(a_, b_, 2)  # macOS: RENAME_SWAP
+    if failed: raise SiteError(ctypes.get_errno(), f'cannot replace a directory at once on this file system ({os.strerror(ctypes.get_errno())})', a)
+
+# %% ../nbs/01_storage.ipynb #303409c1
 class _Reading(_Opening):
     "Read transactions and ordered scans"
     def read(self) -> ReadTxn:
         "Begin a read transaction; give it back with `end`"
         try:
             self.active.append(1)
-            try: return self.begin()
-            except lmdb.Error as e: return self.again(e)
+            try: txn = self.begin()
+            except lmdb.Error as e: txn = self.again(e)
         except BaseException:
             self.active.pop()
             raise
+        if txn.get(_RETIRED) is None: return txn
+        self.end(txn)
+        self.renew()
+        return self.read()
 
     def again(self, e: Exception) -> ReadTxn:
         "A second attempt at `begin`, which raised `e`, by a caller who is in `active`"
@@ -740,24 +809,42 @@ class _Reading(_Opening):
     def _recover(self, e: Exception) -> None:
         "Make a second attempt worth while, or raise what `e` means"
         if not isinstance(e, lmdb.Error): raise e
-        if isinstance(e, lmdb.MapResizedError): self._adopt_map()
+        if self.env is None: self.open(create=False)  # closed by another thread
+        elif isinstance(e, lmdb.MapResizedError): self._adopt_map()
         elif isinstance(e, lmdb.ReadersFullError) and self.env: self.env.reader_check()  # slots of dead processes
         else: raise self.explain(e) from e
 
     def _adopt_map(self) -> None:
+        with self._alone('has enlarged the map of'):
+            if self.env: self.env.set_mapsize(0)
+
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        "Keep this process from beginning transactions, once it has none, while its environment changes; `what` another process did is for the error"
         with self._opening:
-            env, limit = self.env, time.monotonic() + 1
-            if env is None: return
-            self.begin = self._after_adoption
+            limit = time.monotonic() + 1
+            self.begin = self._when_changed
             try:
                 while (self.active or self.writing) and time.monotonic() < limit: time.sleep(0.001)  # implicit ones of other threads end at once
-                if self.active or self.writing: raise TransactionError(f'another process has enlarged the map of {self.namespace!r}; it can be adopted only '
+                if self.active or self.writing: raise TransactionError(f'another process {what} {self.namespace!r}; that can be adopted only '
                                                         f'while this process has no transaction on it, and {len(self.active) + self.writing} are open')
-                env.set_mapsize(0)
-            finally: self.begin = env.begin
+                yield
+            finally: self.begin = self.env.begin if self.env else self._open_and_begin
 
-    def _after_adoption(self) -> ReadTxn:
-        "Begin a transaction once the map has been adopted"
+    def renew(self) -> None:
+        "Let go of the files of a namespace that was dropped or replaced; raises `ObjectNotFoundError` if nothing has come in its place"
+        with self.lock.mutex, self._alone('has dropped or replaced'):
+            with self.env.begin() if self.env else nullcontext() as txn: retired = txn and txn.get(_RETIRED) is not None
+            if retired:
+                self.env.close()  # type: ignore[union-attr]
+                self._forget_files()
+                self.lock.close()
+        if not self.env and not self.is_on_disk():
+            self.was_dropped = True
+            raise ObjectNotFoundError(f'the namespace {self.namespace!r} does not exist any longer in {self.site.path}: it was dropped')
+
+    def _when_changed(self) -> ReadTxn:
+        "Begin a transaction once the environment has changed"
         self.active.pop()
         with self._opening: pass
         self.active.append(1)
@@ -865,6 +952,9 @@ class _Blobs(_Scanning):
         return blob
 
     def blob_path(self, id: bytes) -> str: return os.path.join(self.path, 'blobs', id.hex())
+    def blob_of(self, record: bytes) -> str:
+        "The file of the blob that an entry refers to"
+        return self.blob_path(_BLOB.unpack(record)[1])
 
     def load(
         self,
@@ -876,7 +966,9 @@ class _Blobs(_Scanning):
         _, id, size = _BLOB.unpack(record)
         array = None if private else self._maps.get(id)
         try: array = _map_file(self.blob_path(id), size, private) if array is None else array
-        except FileNotFoundError as e: raise DecodeError(f'the blob {id.hex()} of {self.namespace!r} is missing') from e
+        except FileNotFoundError as e:
+            if not self.is_on_disk(): raise ObjectNotFoundError(f'the namespace {self.namespace!r} does not exist any longer in {self.site.path}: it was dropped') from e
+            raise DecodeError(f'the blob {id.hex()} of {self.namespace!r} is missing') from e
         if private: return memoryview(array).cast('B')
         self._maps[id] = array
         return memoryview(array).cast('B').toreadonly()
@@ -1040,7 +1132,7 @@ class _Entries(WriteTxn):
     "Writing to entries by keys of any length"
     def new_id(self) -> bytes:
         "An id that nothing in this namespace has had before"
-        id: bytes = self.get(META + b'next') or _ID.pack(1)
+        id: bytes = self.get(META + b'next') or _ID.pack(time.time_ns()//1000)  # beyond those of a namespace of the same name before
         self.put(META + b'next', _after(id), freeing=True)
         return id
 
@@ -1069,6 +1161,10 @@ class _Entries(WriteTxn):
         self.delete_entry(node[1:] + key[KEY_LIMIT:])
         if next(self.store.scan(self, node[1:], _after(node[1:])), None) is None: self.delete(key[:KEY_LIMIT])
 
+    def delete_keys(self, lo: bytes, hi: bytes) -> None:
+        "Remove all keys from `lo` up to `hi`"
+        for key, _ in self.store._steps(self, lo, hi, False): self.delete(key)
+
     def delete_range(self, lo: bytes, hi: bytes) -> None:
         "Remove all entries from `lo` up to `hi`, with their blobs"
         store = self.store
@@ -1093,7 +1189,7 @@ class Store(_Blobs):
         timeout: float | None = None,  # Seconds to wait for the write lock; `None` waits for ever
     ) -> _Entries:
         "Begin a write transaction, making the namespace if need be; raises `TransactionTimeout`, or `TransactionError` where waiting would be for ever"
-        if not self.env: self.open()
+        if not self.env: self.open(create=not self.was_dropped)
         if self.lock.is_mine():
             raise TransactionError(f'this thread has a transaction on {self.namespace!r} open in another asyncio task or frame; use `async with` to wait for it')
         txn = _Entries(self)
@@ -1103,12 +1199,16 @@ class Store(_Blobs):
             try: txn.raw = self.env.begin(None, None, True)  # type: ignore[union-attr]
             except lmdb.Error as e: txn.raw = self._begin_again(e)
             txn.get = txn.raw.get
-            if not self._swept: self._sweep(txn)
-            return txn
+            if txn.get(_RETIRED) is None:
+                if not self._swept: self._sweep(txn)
+                return txn
         except BaseException as e:
             txn.close()
             if isinstance(e, OSError) and not isinstance(e, ParkitError): raise self.explain(e) from e
             raise
+        txn.close()
+        self.renew()
+        return self.write(timeout)
 
     def _begin_again(self, e: lmdb.Error) -> lmdb.Transaction:
         self.writing = False
@@ -1128,6 +1228,102 @@ class Store(_Blobs):
                 try: os.unlink(path)
                 except FileNotFoundError: pass  # it died before linking it
         self._swept = True
+
+    def copy_data(self, path: str, durable: bool) -> None:
+        "Write what is committed now to `data.mdb` and `blobs` in the directory `path`, compacted; blobs on the same disk are shared"
+        txn = self.read()
+        try:
+            self.env.copy(path, compact=True, txn=txn)  # type: ignore[union-attr, call-arg]
+            for key, _ in self.scan(txn, BLOBS, TRASH):
+                source, target = self.blob_path(key[1:]), os.path.join(path, 'blobs', key[1:].hex())
+                try: os.link(source, target)
+                except OSError as e:
+                    if e.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM): raise
+                    shutil.copyfile(source, target)
+                if durable: _sync(target)
+            if durable:
+                for name in ('data.mdb', 'blobs', ''): _sync(os.path.join(path, name))
+        except (lmdb.Error, OSError) as e: raise self.explain(e) from e
+        finally: self.end(txn)
+
+    def copy(
+        self,
+        target: Store,  # In the same site or another; must not exist
+        change: Callable[[_Entries], None] | None = None,  # What to do in the copy before anyone sees it
+    ) -> None:
+        "Make `target` a consistent copy of this namespace; raises `ObjectExistsError` if there is one"
+        made = self._make_copy(target.site, change)
+        try:
+            with target.site.setting_up():
+                if target.is_on_disk(): raise ObjectExistsError(f'the namespace {target.namespace!r} exists already in {target.site.path}; drop it first, or choose another name')
+                shutil.rmtree(target.path, ignore_errors=True)  # left by a maker that died
+                os.makedirs(os.path.dirname(target.path), 0o700, exist_ok=True)
+                os.rename(made.path, target.path)
+                _sync(os.path.dirname(target.path))
+        finally: made.discard()
+
+    def _make_copy(self, site: Site, change: Callable[[_Entries], None] | None) -> Store:
+        "A closed store of `site` that nobody knows of, with the content of this one"
+        made = Store(site, f'{MAKING}/{uuid4().hex}')
+        try:
+            made._make_files(dict(durable=self.is_durable(), boot=_boot_id(), uuid=uuid4().hex), self)
+            txn = made.write()
+            try:
+                txn.delete_keys(TRASH, META)
+                if change: change(txn)
+                txn.commit()
+            finally: txn.close()
+            made.close()
+        except BaseException as e:
+            made.discard()
+            raise self.explain(e) if isinstance(e, OSError) else e
+        return made
+
+    def discard(self) -> None:
+        "Remove the files of a copy that is not needed, if there are any"
+        if self.env: self.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.site.prune(os.path.dirname(self.path))
+
+    def drop(
+        self,
+        txn: _Entries | None = None,  # In which it is to be done; `None` begins one
+    ) -> None:
+        "Remove the namespace; whoever has it open gets `ObjectNotFoundError`"
+        self._retire(None, txn)
+        self.was_dropped = True
+
+    def compact(self) -> int:
+        "Write the namespace anew, without the room that deleted entries have left; returns how many bytes that has freed"
+        txn = self.write()  # nobody writes meanwhile
+        try:
+            before = os.path.getsize(os.path.join(self.path, 'data.mdb'))
+            heir = self._make_copy(self.site, None)
+            try: self._retire(heir, txn)
+            finally: heir.discard()
+        finally: txn.close()
+        return before - os.path.getsize(os.path.join(self.path, 'data.mdb'))
+
+    def _retire(self, heir: Store | None, txn: _Entries | None = None) -> None:
+        "Take these files out of use, and put those of `heir` into their place"
+        txn = txn or self.write()
+        try:
+            self._check_unread(heir is not None)
+            with self.site.setting_up():
+                mark = os.fsencode(os.path.relpath(heir.path, self.site.path)) if heir else b''
+                txn.raw.drop(self.env.open_db(), delete=False)  # type: ignore[union-attr]
+                txn.put(_RETIRED, mark, freeing=True)
+                txn.commit()
+                self._make_way(mark)
+        except (lmdb.Error, OSError) as e: raise self.explain(e) from e
+        finally: txn.close()
+        try: self.renew()
+        except ObjectNotFoundError: pass  # nothing has come in its place
+
+    def _check_unread(self, others: bool) -> None:
+        "Raise `TransactionError` if this process, or with `others` any, still reads this namespace"
+        if self.active: raise TransactionError(f'{self.namespace!r} has {len(self.active)} open snapshots or iterations in this process; end them first')
+        if others and self.oldest_reader() < 2**64: raise TransactionError(f'{self.namespace!r} cannot be replaced while it is read: {self._readers()} have snapshots open; end them first')
 
     def turn_over(self) -> None:
         "On an almost full disk, make an empty commit: LMDB uses freed pages again from the next transaction but one on"
@@ -1280,8 +1476,26 @@ class Site:
 
     def namespaces(self, reserved: bool = False) -> list[str]:
         "The paths of all namespaces, sorted; with `reserved`, parkit's own too"
-        paths = (os.path.relpath(d, self.path) for d, names, _ in os.walk(self.path) if INTERNAL in names and d != self.path)
-        return sorted(p for p in paths if self.store(p, True).exists() and (reserved or not p.startswith('_')))
+        found = []
+        for directory, names, _ in os.walk(self.path):
+            path = os.path.relpath(directory, self.path)
+            if INTERNAL in names:
+                names.remove(INTERNAL)  # there are no namespaces in there
+                if path != '.' and self.store(path, True).is_on_disk(): found.append(path)
+            if path == '.': names[:] = [n for n in names if n != MAKING and (reserved or not n.startswith('_'))]
+        return sorted(found)
+
+    def setting_up(self) -> Any:
+        "A `with` block in which no other process makes, drops or moves a namespace"
+        return _file_lock(os.path.join(self.path, INTERNAL, 'setup.lock'))
+
+    def prune(self, directory: str) -> None:
+        "Remove a directory of this site, and those around it, as far as they are empty"
+        while directory != self.path:
+            try: os.rmdir(directory)
+            except FileNotFoundError: pass
+            except OSError: return  # not empty
+            directory = os.path.dirname(directory)
 
     def close(self) -> None:
         "Close all files of this site in this process; the next use opens them again"

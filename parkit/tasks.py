@@ -314,7 +314,7 @@ class _Definition(Object):
     "A task as it is stored: its state, and the functions of its last definitions"
     def _state(self, txn: Any, zero_copy: bool) -> _State:
         data = txn.get(self._oid + _STATE)
-        if data is None: raise self._gone()
+        if data is None: raise self._gone(txn)
         return _State(*decode(data))
 
     def _at(self, definition: int) -> bytes: return self._oid + _ENTRY + definition.to_bytes(8, 'big')
@@ -334,7 +334,7 @@ class _Definition(Object):
     def _load_function(self, txn: Any, zero_copy: bool, definition: int) -> Callable[..., Any]:
         "The function of one definition, or of the current one if that is no longer kept"
         record = txn.get(self._at(definition)) or txn.get(self._at(self._state(txn, False).definition))
-        if record is None: raise self._gone()
+        if record is None: raise self._gone(txn)
         function, file, lines = decode(self._store.load(record, True))
         if lines: linecache.cache[file] = len(lines), None, lines, file  # tracebacks show the source of the cell
         return _with_itself(function, self)  # type: ignore[no-any-return]

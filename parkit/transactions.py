@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 from .codecs import ParkitError
-from .storage import DEFAULT_NAMESPACE, Listener, Store, TransactionError, TransactionTimeout, _fork, check_namespace, current_site
+from .storage import DEFAULT_NAMESPACE, Listener, Retired, Store, TransactionError, TransactionTimeout, _fork, check_namespace, current_site
 
 # %% auto #0
 __all__ = ['T', 'read', 'write', 'write_async', 'is_interactive', 'noting', 'in_transaction', 'store_of', 'snapshot',
@@ -65,7 +65,10 @@ def read(
         except Exception as e: txn = store.again(e)
         try: return work(txn, False, *args)
         finally: txn.abort()
+    except Retired: pass
     finally: active.pop()
+    store.renew()
+    return read(store, work, *args)
 
 # %% ../nbs/02_transactions.ipynb #692ac742
 def write(
@@ -256,6 +259,7 @@ class transaction(_Block):
     def __enter__(self) -> transaction:
         if self._enter_inner(): return self
         txn = None
+        if not self.store.env: self.store.open()
         try:
             txn = self.store.write(self.timeout)
             return self._enter_outer(txn, txn.close)
@@ -291,6 +295,7 @@ class transaction(_Block):
     async def __aenter__(self) -> transaction:
         "Wait for other writers, other tasks of this thread among them, without holding up the event loop"
         if self._enter_inner(): return self
+        if not self.store.env: self.store.open()
         txn = await _begin(self.store, self.timeout)
         return self._enter_outer(txn, txn.close)
 
