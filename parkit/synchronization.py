@@ -111,6 +111,9 @@ class Lock(Object):
         _fork.close(fd)
         return False
 
+# %% ../nbs/04a_synchronization.ipynb #5eb3a5aa
+register_type(Lock, 'parkit.Lock')
+
 # %% ../nbs/04a_synchronization.ipynb #4f369186
 _SET = _ENTRY + b'set'  # follows the id in the key of the entry that says that an event is set
 
@@ -153,5 +156,4 @@ class Event(Object):
         self._changed(txn, head._replace(size=int(is_set)), freeing=True)
 
 # %% ../nbs/04a_synchronization.ipynb #045c32c9
-register_type(Lock, 'parkit.Lock')
 register_type(Event, 'parkit.Event')
