@@ -6,18 +6,21 @@
 from __future__ import annotations
 import importlib, inspect, os, struct, time, warnings
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextvars import ContextVar
 from datetime import datetime
-from itertools import islice
+from functools import partial
+from itertools import groupby, islice
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type, registered_type, split_key, type_name)
-from .storage import (CLASSES, NAMES, OBJECTS, InvalidNameError, ObjectExistsError, ObjectNotFoundError, Site, Store,
+from .storage import (CLASSES, HOLDS, NAMES, OBJECTS, InvalidNameError, ObjectExistsError, ObjectNotFoundError, Site, Store,
                             _after, _sites, check_current, check_namespace, current_site, split_path)
-from .transactions import _frame, noting, read, wait_until_async, write
+from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write
 
 # %% auto #0
-__all__ = ['ANONYMOUS', 'AttributeNameError', 'NamespacePath', 'ObjectTypeError', 'Object', 'Change', 'Unknown', 'Namespace',
+__all__ = ['ANONYMOUS', 'KEPT', 'AttributeNameError', 'NamespacePath', 'remove_holder', 'encode_arguments', 'hold_for_trace',
+           'release_trace', 'sweep_holders', 'ObjectTypeError', 'Object', 'Change', 'Unknown', 'Namespace',
            'namespaces']
 
 # %% ../nbs/03_objects.ipynb #bc874faa
@@ -138,6 +141,7 @@ class _Identity:
     _oid: bytes
     _uuid: bytes
     _name: str | None
+    _hold: _Hold | None = None  # of an object without a name
     _by_value: bool = False
 
     def _open(self, path: str | None, create: bool, bind: bool, metadata: Mapping[str, Any] | None, site: Site | None,
@@ -155,6 +159,7 @@ class _Identity:
         else: oid, info = found
         if not made: self._check(info, path, bind, metadata, settings)
         self._store, self._oid, self._uuid, self._name = store, oid, info.uuid, info.name
+        if name is None: self._hold = _Hold(store, oid)
         return made
 
     @staticmethod
@@ -174,6 +179,7 @@ class _Identity:
         txn.put(OBJECTS + oid, data)
         txn.put(oid, _HEAD.pack(*_Head()))
         if info.name is not None: txn.put(_name_key(info.name), oid)
+        else: txn.put(_holder(txn.store) + oid, b'')
         return oid, info, True
 
     def _check(self, info: _Info, path: str | None, bind: bool, metadata: Mapping[str, Any] | None, settings: dict[str, Any] | None) -> None:
@@ -185,6 +191,115 @@ class _Identity:
             raise ObjectExistsError(f'{path!r} exists already, with other metadata: {info.metadata!r}; open it without metadata=, then assign to .metadata')
         for k, v in (settings or {}).items():
             if v is not None and v != info.settings.get(k): raise ObjectExistsError(f'{path!r} exists already, with {k}={info.settings.get(k)}; open it without {k}=')
+
+# %% ../nbs/03_objects.ipynb #e1f64e95
+_PROCESS, _TRACE, KEPT = HOLDS + b'p', HOLDS + b't', HOLDS + b'*'  # what the keys of holders begin with; then comes whose, then the object's id
+_SWEEP_PAUSE = 10.0  # seconds between looks for holders that have died
+_HELD = _ATTRIBUTE + b'_held'  # follows the id in the key of the number of holders, which is stored if it is not 1
+
+# %% ../nbs/03_objects.ipynb #be0f52cf
+def _release(oid: bytes, forks: int, txn: Any) -> None:
+    "This process holds the object no longer; its children, if there were any since it did, still do"
+    store = txn.store
+    if oid in store.held: return  # it has met it again
+    if store.site.alive.forks > forks:
+        for child in store.site.alive.heirs(): _add_holder(txn, _PROCESS + bytes.fromhex(child), oid)
+    remove_holder(txn, _holder(store), oid)
+    if time.monotonic() > store.site.alive.swept + _SWEEP_PAUSE: sweep_holders(txn)
+
+# %% ../nbs/03_objects.ipynb #b6333051
+class _Hold:
+    "That this process has references to an object without a name"
+    __slots__ = ('store', 'oid', 'kept', 'forks', '__weakref__')
+    def __init__(self, store: Store, oid: bytes, kept: bool = False) -> None:
+        self.store, self.oid, self.kept, self.forks = store, oid, kept, store.site.alive.forks
+        if not store.site.alive.bequeaths: store.later.append(sweep_holders)
+        store.site.alive.bequeaths = True
+        store.held[oid] = self
+
+    def __del__(self, partial: Any = partial, release: Any = _release) -> None:  # may run at any moment, so it does no more than this
+        self.store.later.append(partial(release, self.oid, self.forks))
+
+# %% ../nbs/03_objects.ipynb #2865d7f7
+def _holder(store: Store) -> bytes:
+    "What this process's holds begin with"
+    return _PROCESS + bytes.fromhex(store.site.alive.enter())
+
+def _add_holder(txn: Any, holder: bytes, oid: bytes) -> None:
+    "Note that `holder` holds the object, if that exists"
+    if txn.get(holder + oid) is not None or txn.get(oid) is None: return
+    txn.put(holder + oid, b'', freeing=True)
+    txn.put(oid + _HELD, encode(_count_holders(txn, oid) + 1), freeing=True)
+
+def _count_holders(txn: Any, oid: bytes) -> int:
+    data = txn.get(oid + _HELD)
+    return 1 if data is None else decode(data)
+
+def remove_holder(txn: Any, holder: bytes, oid: bytes) -> None:
+    "Note that `holder` holds the object no longer; drops it if it was the last"
+    if not txn.delete(holder + oid) or txn.get(oid) is None: return
+    left = _count_holders(txn, oid) - 1
+    if left: txn.put(oid + _HELD, encode(left), freeing=True)
+    else: _drop_object(txn, oid)
+
+# %% ../nbs/03_objects.ipynb #4fdb8acb
+def _hold(store: Store, oid: bytes) -> _Hold:
+    "This process's hold on an object that it has been given"
+    found = store.held.get(oid)
+    if found is not None: return found  # type: ignore[no-any-return]
+    kept = read(store, lambda txn, zero_copy: txn.get(KEPT + oid)) is not None
+    if not kept: _write_apart(store, partial(_add_holder, holder=_holder(store), oid=oid))
+    return _Hold(store, oid, kept)
+
+def _write_apart(store: Store, work: Any) -> None:
+    "Do `work(txn)` now or, in a snapshot, in the next write"
+    if in_transaction(store) and not is_writing(store): store.later.append(work)
+    else: write(store, work)
+
+# %% ../nbs/03_objects.ipynb #d5396982
+_giving: ContextVar[list[Any] | None] = ContextVar('parkit_giving', default=None)  # what collects objects pickled as arguments of a task
+
+def _give(o: Any, hold: _Hold) -> None:
+    "An object without a name is being pickled: note who will hold it"
+    given = _giving.get()
+    if given is not None: given.append(o)
+    elif not hold.kept:
+        _write_apart(o._store, partial(_add_holder, holder=KEPT, oid=o._oid))
+        hold.kept = not in_transaction(o._store)  # else: that may be undone
+
+# %% ../nbs/03_objects.ipynb #583b8b8f
+def encode_arguments(value: Any) -> tuple[Record, list[Object]]:
+    "The record of a call's arguments, and the objects without a name among them"
+    given: list[Any] = []
+    token = _giving.set(given)
+    try: return encode(value), given
+    finally: _giving.reset(token)
+
+def hold_for_trace(id: str, given: list[Object]) -> None:
+    "Note that the call `id` holds the objects that it is given"
+    for o in given: write(o._store, _add_holder, _TRACE + id.encode(), o._oid)
+
+def release_trace(site: Site, id: str) -> None:
+    "Note that the call `id` holds nothing any longer"
+    store, holder = site.store(ANONYMOUS, True), _TRACE + id.encode()
+    if store.exists(): write(store, _remove_all, holder)
+
+def _remove_all(txn: Any, holder: bytes) -> None:
+    for key in [key for key, _ in txn.store.scan(txn, holder, holder + b'\xff')]: remove_holder(txn, holder, key[-8:])
+
+# %% ../nbs/03_objects.ipynb #b6b1adc6
+def _each_holder(txn: Any, kind: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
+    "What the keys of each holder of one kind begin with, and the ids of what it holds"
+    end = kind[:1] + bytes((kind[1] + 1,))
+    for holder, keys in groupby((key for key, _ in txn.store.scan(txn, kind, end)), lambda key: key[:-8]): yield holder, [k[-8:] for k in keys]
+
+def sweep_holders(txn: Any) -> None:
+    "Remove the holders that were processes and have ended"
+    alive = txn.store.site.alive
+    alive.swept = time.monotonic()
+    for holder, oids in list(_each_holder(txn, _PROCESS)):
+        if not alive.is_alive(holder[2:].hex()):
+            for oid in oids: remove_holder(txn, holder, oid)
 
 # %% ../nbs/03_objects.ipynb #220e4655
 class ObjectTypeError(ParkitError, TypeError):
@@ -198,8 +313,10 @@ def _recall_object(site: str, namespace: str, oid: bytes, uuid: bytes, type_name
     if not os.path.exists(os.path.join(site, 'site.json')): raise ObjectNotFoundError(f'the site {site} of this reference does not exist')
     store = (_sites.get(site) or Site(site, create=False)).store(namespace, True)
     info, cls = _read_if_any(store, _info_and_class, oid, type_name) or (None, _import_class(type_name) or Unknown)
-    if info is None or info.uuid != uuid: oid = _NOWHERE
-    return cls._bound(store, oid, uuid, info.name if info else None)
+    if info is None or info.uuid != uuid: return cls._bound(store, _NOWHERE, uuid, None)
+    found = cls._bound(store, oid, uuid, info.name)
+    if info.name is None: found._hold = _hold(store, oid)
+    return found  # type: ignore[no-any-return]
 
 # %% ../nbs/03_objects.ipynb #c3887838
 def _info_and_class(txn: Any, zero_copy: bool, oid: bytes, type_name: str) -> tuple[_Info | None, Any]:
@@ -324,7 +441,9 @@ class Object(_Reading):
         cls._by_value = _is_by_value(cls)
 
     def __repr__(self) -> str: return f'{type(self).__name__}({self.path!r})' if self._name else f'{type(self).__name__}()'
-    def __reduce__(self) -> Any: return recall, ('object', self.site.path, self._store.namespace, self._oid, self._uuid, type_name(type(self)))
+    def __reduce__(self) -> Any:
+        if self._hold: _give(self, self._hold)
+        return recall, ('object', self.site.path, self._store.namespace, self._oid, self._uuid, type_name(type(self)))
     def __eq__(self, other: object) -> bool: return isinstance(other, Object) and other._uuid == self._uuid
     def __hash__(self) -> int: return hash(self._uuid)
 
@@ -458,9 +577,11 @@ class Object(_Reading):
         info, head = self._read_info(txn, False), self._head(txn)
         made._oid, fresh, new = made._make(into, info._replace(uuid=uuid4().bytes, name=made._name, created=time.time()))
         if not new: raise ObjectExistsError(f'{made._store.namespace}/{made._name} exists already; drop it first, or choose another name')
+        if made._name is None: made._hold = _Hold(made._store, made._oid)
         made._uuid, data, code = fresh.uuid, _HEAD.pack(*head), txn.get(_class_key(info.type))
         if code is not None and into.get(_class_key(info.type)) is None: into.put(_class_key(info.type), code)
         for key, record in self._store.scan(txn, self._oid + _ATTRIBUTE, _after(self._oid)):
+            if key[8:] == _HELD: continue
             value = bytes(split_key(record)[1])
             new = into.link(made._store.copy_blob(self._store, value)) if value and value[0] == BLOB else value
             into.need(len(key) + len(record))

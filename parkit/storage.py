@@ -6,6 +6,7 @@
 from __future__ import annotations
 import ctypes, errno, gc, json, mmap, os, re, select, shutil, stat, struct, sys, threading, time, warnings
 import lmdb
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -16,11 +17,11 @@ from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 
 # %% auto #0
-__all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'SAFETY_NET', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'MAKING',
-           'READERS', 'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'FORMAT', 'SiteError', 'StorageFullError',
-           'InvalidNameError', 'ObjectNotFoundError', 'ObjectExistsError', 'TransactionError', 'TransactionTimeout',
-           'check_namespace', 'split_path', 'open_locked', 'Blob', 'Listener', 'replace_file', 'Retired',
-           'check_current', 'WriteTxn', 'Store', 'Site', 'set_site', 'current_site']
+__all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'SAFETY_NET', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS',
+           'MAKING', 'READERS', 'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'FORMAT', 'SiteError',
+           'StorageFullError', 'InvalidNameError', 'ObjectNotFoundError', 'ObjectExistsError', 'TransactionError',
+           'TransactionTimeout', 'check_namespace', 'split_path', 'open_locked', 'Blob', 'Listener', 'replace_file',
+           'Retired', 'check_current', 'WriteTxn', 'Store', 'Site', 'set_site', 'current_site']
 
 # %% ../nbs/01_storage.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -89,10 +90,10 @@ def split_path(
 class _Fork:
     "How often this process's line has forked since it loaded parkit, and who must forget what the parent had"
     def __init__(self) -> None:
-        self.epoch, self.forgetful = 0, WeakSet[Any]()
+        self.epoch, self.forgetful, self.parents = 0, WeakSet[Any](), WeakSet[Any]()
         self.descriptors: set[int] = set()  # of files that are, or are to be, locked
         self.gate = threading.RLock()
-        os.register_at_fork(before=lambda: self.gate.acquire(), after_in_parent=lambda: self.gate.release(), after_in_child=self.in_child)
+        os.register_at_fork(before=self.before, after_in_parent=self.in_parent, after_in_child=self.in_child)
 
     def open(self, path: str, flags: int = os.O_RDWR) -> int:
         "A descriptor of a file that is to be locked"
@@ -106,6 +107,14 @@ class _Fork:
         with self.gate:
             self.descriptors.discard(fd)
             os.close(fd)
+
+    def before(self) -> None:
+        self.gate.acquire()
+        for o in list(self.parents): o._expect_child()
+
+    def in_parent(self) -> None:
+        for o in list(self.parents): o._part_with_child()
+        self.gate.release()
 
     def in_child(self) -> None:
         self.epoch += 1
@@ -187,10 +196,48 @@ class _Alive:
     "This process's own file among those of the processes that use a site: held locked for as long as the process lives"
     def __init__(self, directory: str) -> None:
         self.directory, self.id, self.fd = directory, '', -1
-        _fork.forgetful.add(self)
+        self.ancestors: list[str] = []
+        self.child = '', -1     # the id and descriptor of the child that is being forked
+        self.bequeaths = False  # does this process hold what its children will hold as well?
+        self.forks = 0          # of children that do
+        self.swept = 0.0        # when, on the monotonic clock, it was last looked for holders that have died
+        for group in (_fork.forgetful, _fork.parents): group.add(self)
 
     def _forget(self) -> None:
-        self.id, self.fd = '', -1
+        "In a child: be registered under the id that the parent has made for it, if it has"
+        parent, (self.id, self.fd), self.child = self.id, self.child, ('', -1)
+        if self.id:
+            _fork.descriptors.add(self.fd)
+            self.ancestors, self.forks = [*self.ancestors, parent], 0
+            self._write_facts()
+
+    def _expect_child(self) -> None:
+        "Register a child before it is forked, so that it is known to live from the beginning; the lock on its file is its own once the parent has closed that"
+        if not self.id or not self.bequeaths: return
+        id = uuid4().hex
+        fd = open_locked(os.path.join(self.directory, id))
+        assert fd is not None
+        _fork.descriptors.discard(fd)  # the child is to keep it
+        os.write(fd, json.dumps(dict(pid=0, pid_namespace='', boot=_boot_id(), ancestors=[*self.ancestors, self.id])).encode())
+        self.child, self.forks = (id, fd), self.forks + 1
+
+    def _part_with_child(self) -> None:
+        (_, fd), self.child = self.child, ('', -1)
+        if fd >= 0: os.close(fd)
+
+    def _write_facts(self) -> None:
+        facts = json.dumps(dict(pid=os.getpid(), pid_namespace=_pid_namespace(), boot=_boot_id(), ancestors=self.ancestors)).encode()
+        try:
+            os.pwrite(self.fd, facts, 0)
+            os.ftruncate(self.fd, len(facts))
+        except OSError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise  # on a full disk one can still read: the lock says that we live
+
+    def heirs(self) -> list[str]:
+        "The ids of living processes that were forked from this one, or from its children"
+        found = [n['id'] for n in self.neighbours() if self.id in n.get('ancestors', ())] if self.forks else []
+        if not found: self.forks = 0
+        return found
 
     def enter(self) -> str:
         "Register this process, once, and return its id"
@@ -200,10 +247,7 @@ class _Alive:
             fd = open_locked(os.path.join(self.directory, id))
             assert fd is not None
             self.id, self.fd = id, fd
-            facts = dict(pid=os.getpid(), pid_namespace=_pid_namespace(), boot=_boot_id())
-            try: os.write(fd, json.dumps(facts).encode())
-            except OSError as e:
-                if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise  # on a full disk one can still read: the lock says that we live
+            self._write_facts()
         return self.id
 
     def leave(self) -> None:
@@ -213,7 +257,7 @@ class _Alive:
         except FileNotFoundError: pass  # the site was removed
         finally:
             if self.fd >= 0: _fork.close(self.fd)
-            self._forget()
+            self.id, self.fd = '', -1
 
     def is_alive(self, id: str) -> bool:
         "Whether the process registered as `id` still runs; a dead one's file is removed"
@@ -233,7 +277,7 @@ class _Alive:
         found = []
         for id in os.listdir(self.directory):
             if id != self.id and self.is_alive(id):
-                try: found.append(json.loads(Path(self.directory, id).read_text()))
+                try: found.append(dict(json.loads(Path(self.directory, id).read_text()), id=id))
                 except (OSError, ValueError): continue  # it ended, or is just beginning
         return found
 
@@ -528,7 +572,7 @@ class Listener:
         self.watcher = None
 
 # %% ../nbs/01_storage.ipynb #d3e7bb54
-NAMES, OBJECTS, CLASSES, BLOBS, TRASH, META = (bytes((n,)) for n in range(1, 7))  # the tables beside the entries
+NAMES, OBJECTS, CLASSES, BLOBS, TRASH, META, HOLDS = (bytes((n,)) for n in range(1, 8))  # the tables beside the entries
 _RETIRED = META + b'retired'  # in files that are to be used no longer: the path in the site of those in their place, or nothing
 MAKING = '_making'      # in whose namespaces copies are made
 READERS = 2048          # snapshots that can be open at once in one namespace, over all processes
@@ -554,6 +598,8 @@ class _Files:
         self.inline_limit = site.inline_limit
         self.durable = not namespace.startswith('_')  # until `store.json` says otherwise
         self._maps: WeakValueDictionary[bytes, Any] = WeakValueDictionary()  # shared maps someone still looks into
+        self.held: WeakValueDictionary[bytes, Any] = WeakValueDictionary()   # what this process holds of objects without a name, by their ids
+        self.later: deque[Callable[[Any], None]] = deque()                   # what finalizers leave to the next write transaction
         self._reset()
         _fork.forgetful.add(self)
 
@@ -569,7 +615,12 @@ class _Files:
         self.allowance = 0             # bytes that may be written before asking again how much room there is
 
     def _forget(self) -> None:
+        "In a child: let go of what is the parent's"
         if self.env: _leak(self.env)
+        self.later.clear()  # the parent will do it
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._bell >= 0: os.close(self._bell)
         self._reset()
 
@@ -700,7 +751,7 @@ class _Opening(_Files):
     def _forget_files(self) -> None:
         "Forget an environment that was closed; who counts on the list and the lock goes on with them"
         self.env, active, opening = None, self.active, self._opening
-        self._forget()
+        self._let_go()
         self.active, self._opening = active, opening
 
     def wake(self) -> None:
@@ -987,6 +1038,7 @@ class WriteTxn:
     pending = 0      # bytes written, about
     trashed = 0      # bytes of the blobs that entries have given up
     freed = False    # was anything deleted?
+    later = 0        # how many of the store's `later` it has done
     notes: tuple[Callable[[WriteTxn], None], ...] = ()  # to be called before an explicit transaction commits
     blobs: tuple[Blob, ...] = ()                          # linked, to be unlinked if this comes to nothing
     outer: tuple[tuple[lmdb.Transaction, int], ...] = ()  # the transactions around the innermost, and the blobs each had
@@ -1002,6 +1054,12 @@ class WriteTxn:
         "Raise `StorageFullError` unless there is room for `size` bytes more; what follows may use the reserve"
         self.pending += size
         if self.pending > self.store.allowance: self.store.check_room(self)
+
+    def do_later(self) -> None:
+        "Do what finalizers have left to do"
+        due = list(self.store.later)
+        for work in due: work(self)
+        self.later = len(due)
 
     def put(self, key: bytes, value: bytes, freeing: bool = False) -> None:
         "Store `value`; `freeing` writes, which make room or for which it was made sure, may use the reserve"
@@ -1089,6 +1147,7 @@ class WriteTxn:
             if self.blobs and store.durable: _sync(os.path.join(store.path, 'blobs'))
             self.raw.commit()
             self.committed = True
+            for _ in range(self.later): store.later.popleft()
         except (lmdb.Error, OSError) as e:
             self.failed = True
             raise store.explain(e) from e
@@ -1201,6 +1260,7 @@ class Store(_Blobs):
             txn.get = txn.raw.get
             if txn.get(_RETIRED) is None:
                 if not self._swept: self._sweep(txn)
+                if self.later: txn.do_later()
                 return txn
         except BaseException as e:
             txn.close()
@@ -1500,7 +1560,7 @@ class Site:
     def close(self) -> None:
         "Close all files of this site in this process; the next use opens them again"
         for s in self._stores.values(): s.close()
-        self.alive.leave()
+        if not any(s.held for s in self._stores.values()): self.alive.leave()
         _watchers.close()
 
 # %% ../nbs/01_storage.ipynb #4d9f4c9b

@@ -13,7 +13,7 @@ from types import CodeType
 from typing import Any, NamedTuple, Protocol, overload
 from uuid import uuid4
 from .codecs import EncodeError, ParkitError, decode, encode, recall, register_opener, register_type
-from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join
+from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
 from .storage import Blob, InvalidNameError, ObjectNotFoundError, Site, Store, current_site
 from .transactions import read, wait_until, write
 
@@ -63,6 +63,7 @@ class _Record(NamedTuple):
     pid: int | None = None      # Of the worker
     start: float | None = None
     end: float | None = None
+    given: bool = False         # Are objects without a name among the arguments?
 
 # %% ../nbs/05_tasks.ipynb #7b50e98a
 class _Ledger(Object):
@@ -145,16 +146,18 @@ class _Ledger(Object):
     def sweep(self, reasons: Mapping[int, str]) -> int:
         "Mark what dead processes were running as `crashed`, with the reason by pid; returns how many they were"
         dead = [p for p in self.running() if not self.site.alive.is_alive(p)]
-        return sum(write(self._store, self._sweep, p, reasons) for p in dead)
+        ended = [id for p in dead if (id := write(self._store, self._sweep, p, reasons))]
+        for id in ended: release_trace(self.site, id)
+        return len(ended)
 
-    def _sweep(self, txn: Any, process: str, reasons: Mapping[int, str]) -> int:
+    def _sweep(self, txn: Any, process: str, reasons: Mapping[int, str]) -> str:
         found = txn.get(self._key(_RUNNING, process))
-        if found is None: return 0
+        if found is None: return ''
         id, record = found.decode(), _Record(*self._load(txn, False, _RECORD, found.decode()))
         reason = reasons.get(record.pid or 0, 'ended')
         error = WorkerCrashedError(f'process {record.pid} {reason} while it ran {record.task}')
         self._end(txn, process, id, record, 'crashed', _join(_encode_error(error)))
-        return 1
+        return id
 
     def context(self, digest: bytes) -> tuple[str, list[str]]:
         "The working directory and import path of a caller"
@@ -421,12 +424,16 @@ def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, 
     ledger, id = _ledger(task.site), f'{time.time_ns():016x}{os.urandom(4).hex()}'  # sorts by time
     digest, context = _context()
     record = _Record(task.path or '', state.version, state.definition, digest, time.time())
-    try: call = ledger._store.prepare(encode((args, kwargs)))
+    try: encoded, given = encode_arguments((args, kwargs))
     except EncodeError as e: ledger.refuse(id, record, e)
     else:
-        ledger.submit(id, record, call, context)
+        call = ledger._store.prepare(encoded)
+        hold_for_trace(id, given)
+        ledger.submit(id, record._replace(given=bool(given)), call, context)
         try: _ensure(task.site)
-        except TaskError as e: ledger.refuse(id, record, e)
+        except TaskError as e:
+            ledger.refuse(id, record, e)
+            release_trace(task.site, id)
     return AsyncTrace(ledger, id)
 
 # %% ../nbs/05_tasks.ipynb #5387c8f9

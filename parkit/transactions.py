@@ -12,8 +12,8 @@ from .codecs import ParkitError
 from .storage import DEFAULT_NAMESPACE, Listener, Retired, Store, TransactionError, TransactionTimeout, _fork, check_namespace, current_site
 
 # %% auto #0
-__all__ = ['T', 'read', 'write', 'write_async', 'is_interactive', 'noting', 'in_transaction', 'store_of', 'snapshot',
-           'transaction', 'WaitTimeout', 'wait_until', 'wait_until_async']
+__all__ = ['T', 'read', 'write', 'write_async', 'is_interactive', 'noting', 'in_transaction', 'is_writing', 'store_of',
+           'snapshot', 'transaction', 'WaitTimeout', 'wait_until', 'wait_until_async']
 
 # %% ../nbs/02_transactions.ipynb #31007eba
 class _Frame:
@@ -130,6 +130,11 @@ def noting(store: Store) -> Any:
 def in_transaction(store: Store) -> bool:
     "Whether the running code has a transaction or snapshot open on `store`"
     return _frame.get() is not None and _find(store) is not None
+
+# %% ../nbs/02_transactions.ipynb #f75d9482
+def is_writing(store: Store) -> bool:
+    "Whether the running code has a transaction open on `store`"
+    return _frame.get() is not None and (frame := _find(store)) is not None and frame.writing
 
 # %% ../nbs/02_transactions.ipynb #37ee5923
 def store_of(

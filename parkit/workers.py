@@ -8,7 +8,7 @@ import fcntl, os, select, signal, subprocess, sys, time, traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 from .codecs import encode
-from .objects import Object, register_type
+from .objects import Object, register_type, release_trace
 from .storage import INTERNAL, SAFETY_NET, _fork, Listener, Site, _try_lock, current_site, open_locked, set_site
 from .tasks import _CALL, Task, TaskError, _encode_error, _ensure, _import_path, _ledger, _worker, set_runner
 
@@ -23,7 +23,7 @@ class Worker:
         site: Site,  # Whose ledger is worked on
     ) -> None:
         self.ledger, self.process, self.claimed = _ledger(site), site.alive.enter(), None
-        self.leaving, self.context, self.own_modules = False, b'', set(sys.modules)
+        self.leaving, self.given, self.context, self.own_modules = False, False, b'', set(sys.modules)
         _worker[0] = True
 
     claimed: str | None
@@ -34,6 +34,7 @@ class Worker:
         if id is None: return False
         status, result = self._run(id)
         self.claimed = self.ledger.finish(self.process, id, status, result, not self.leaving)
+        if self.given: release_trace(self.ledger.site, id)
         return True
 
     def _run(self, id: str) -> tuple[str, Any]:
@@ -46,6 +47,7 @@ class Worker:
 
     def _call(self, id: str) -> Any:
         record = self.ledger.record(id)
+        self.given = record.given
         if record.context != self.context: self._enter_context(record.context)
         function = Task(record.task)._function(record.definition)
         args, kwargs = self.ledger.load(_CALL, id)
