@@ -15,8 +15,8 @@ from uuid import UUID
 # %% auto #0
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
            'DecodeError', 'Chunks', 'as_bytes', 'register_type', 'registered_type', 'type_name', 'register_opener',
-           'recall', 'encode', 'decode', 'encode_user', 'decode_user', 'encode_key', 'is_canonical', 'decode_key',
-           'with_key', 'split_key']
+           'recall', 'encode', 'decode', 'encode_user', 'decode_user', 'verify', 'encode_key', 'is_canonical',
+           'decode_key', 'with_key', 'split_key']
 
 # %% ../nbs/00_codecs.ipynb #abce6dda
 if TYPE_CHECKING: import numpy as np
@@ -235,12 +235,17 @@ def _with_buffers(data: bytes, views: Sequence[Buffer]) -> Chunks:
 
 # %% ../nbs/00_codecs.ipynb #2f04d957
 def _decode_buffers(view: memoryview, writable: bool) -> Any:
+    data, buffers = _split_buffers(view)
+    copy: Callable[[memoryview], Buffer] = bytearray if writable and view.readonly else lambda v: v
+    return pickle.loads(data, buffers=[copy(b) for b in buffers])
+
+def _split_buffers(view: memoryview) -> tuple[memoryview, list[memoryview]]:
+    "The pickle in a record of the kind `BUFFERS`, and its buffers"
     _, n, size = _BUFFERS.unpack_from(view)
     start = _BUFFERS.size + _SPAN.size*n
     if start + size > len(view): raise DecodeError(f'a record of {len(view)} bytes claims {start + size}: it is damaged')
-    spans = (_SPAN.unpack_from(view, _BUFFERS.size + _SPAN.size*i) for i in range(n))
-    copy: Callable[[memoryview], Buffer] = bytearray if writable and view.readonly else lambda v: v
-    return pickle.loads(view[start:start + size], buffers=[copy(_cut(view, at, n)) for at, n in spans])
+    spans = [_SPAN.unpack_from(view, _BUFFERS.size + _SPAN.size*i) for i in range(n)]
+    return view[start:start + size], [_cut(view, at, n) for at, n in spans]
 
 # %% ../nbs/00_codecs.ipynb #b925a7d6
 def _cut(view: memoryview, start: int, size: int) -> memoryview:
@@ -296,6 +301,22 @@ def decode_user(record: Buffer) -> tuple[Any, memoryview]:
     except struct.error as e: raise DecodeError(f'a record of {len(view)} bytes is damaged: {e}') from e
     start = _USER.size + size
     return decode(bytes(_cut(view, _USER.size, size))), view[min(len(view), start + -start % ALIGNMENT):]
+
+# %% ../nbs/00_codecs.ipynb #4458e268
+def verify(record: Buffer) -> None:
+    "Raise `DecodeError` if `record` is damaged, as far as that shows without running the pickles in it"
+    view = memoryview(record)
+    try:
+        kind = view[0] if len(view) else None
+        if kind == PICKLE: _verify_pickle(view)
+        elif kind == BUFFERS: _verify_pickle(_split_buffers(view)[0])
+        elif kind == USER: verify(_cut(view, _USER.size, _USER.unpack_from(view)[1]))
+        else: decode(view, False)
+    except (struct.error, ValueError, IndexError) as e: raise DecodeError(f'a record of {len(view)} bytes is damaged: {e}') from e
+
+def _verify_pickle(data: memoryview) -> None:
+    import pickletools
+    for _ in pickletools.genops(bytes(data)): pass
 
 # %% ../nbs/00_codecs.ipynb #d82a93da
 _NONE, _TUPLE, _NAIVE, _AWARE, _DATE, _UUID, _SET, _OTHER = 0x02, 0x40, 0x50, 0x51, 0x52, 0x58, 0x60, 0x70

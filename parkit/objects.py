@@ -288,16 +288,16 @@ def _remove_all(txn: Any, holder: bytes) -> None:
     for key in [key for key, _ in txn.store.scan(txn, holder, holder + b'\xff')]: remove_holder(txn, holder, key[-8:])
 
 # %% ../nbs/03_objects.ipynb #b6b1adc6
-def _each_holder(txn: Any, kind: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
+def _each_holder(txn: Any, kind: bytes, store: Store) -> Iterator[tuple[bytes, list[bytes]]]:
     "What the keys of each holder of one kind begin with, and the ids of what it holds"
     end = kind[:1] + bytes((kind[1] + 1,))
-    for holder, keys in groupby((key for key, _ in txn.store.scan(txn, kind, end)), lambda key: key[:-8]): yield holder, [k[-8:] for k in keys]
+    for holder, keys in groupby((key for key, _ in store.scan(txn, kind, end)), lambda key: key[:-8]): yield holder, [k[-8:] for k in keys]
 
 def sweep_holders(txn: Any) -> None:
     "Remove the holders that were processes and have ended"
     alive = txn.store.site.alive
     alive.swept = time.monotonic()
-    for holder, oids in list(_each_holder(txn, _PROCESS)):
+    for holder, oids in list(_each_holder(txn, _PROCESS, txn.store)):
         if not alive.is_alive(holder[2:].hex()):
             for oid in oids: remove_holder(txn, holder, oid)
 
@@ -335,7 +335,7 @@ def _drop_object(txn: Any, oid: bytes) -> None:
     txn.delete(oid)
     txn.delete_range(oid + _ATTRIBUTE, _after(oid))
     txn.delete(OBJECTS + oid)
-    if info is not None and info.name is not None: txn.delete(_name_key(info.name))
+    if info is not None: txn.delete(KEPT + oid if info.name is None else _name_key(info.name))
 
 # %% ../nbs/03_objects.ipynb #c2dbef50
 class _Reading(_Identity):
@@ -688,7 +688,7 @@ class Namespace:
 
     def _listed(self) -> Iterator[tuple[str, bytes]]:
         "Names and ids, a thousand at a time, so that no snapshot stays open while the caller works"
-        lo, page = NAMES, _read_if_any(self._store, self._page, NAMES)
+        page = _read_if_any(self._store, self._page, NAMES)
         while page:
             for key, oid in page:
                 name = key[1:].decode('utf-8', 'surrogatepass')

@@ -21,7 +21,7 @@ __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'SAFETY_NET', 'NAMES', 'OBJECTS', 'C
            'MAKING', 'READERS', 'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'FORMAT', 'SiteError',
            'StorageFullError', 'InvalidNameError', 'ObjectNotFoundError', 'ObjectExistsError', 'TransactionError',
            'TransactionTimeout', 'check_namespace', 'split_path', 'open_locked', 'Blob', 'Listener', 'replace_file',
-           'Retired', 'check_current', 'WriteTxn', 'Store', 'Site', 'set_site', 'current_site']
+           'copy_file', 'Retired', 'check_current', 'WriteTxn', 'Store', 'Site', 'set_site', 'current_site']
 
 # %% ../nbs/01_storage.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -293,7 +293,9 @@ class _Alive:
 # %% ../nbs/01_storage.ipynb #affa7355
 _HOLDER = struct.Struct('=Qd')  # pid, seconds since the epoch
 _MOMENT = struct.Struct('=d')    # seconds since the epoch
-_LISTENED, _TRIED, _RECORD_SIZE = 16, 24, 32  # behind the holder: until when someone may listen to the bell, and when a waiter will try again
+_LISTENED, _TRIED = 16, 24  # behind the holder: until when someone may listen to the bell, and when a waiter will try again
+_READERS, _SLOTS = 32, 256  # then: which processes have had snapshots open, and since when; the slot is the pid's remainder
+_RECORD_SIZE = _READERS + _SLOTS*_HOLDER.size
 _POLL = (0.001, 0.02)  # seconds between attempts while waiting for a lock with a time limit: first and longest
 
 # %% ../nbs/01_storage.ipynb #c5be6f14
@@ -317,6 +319,8 @@ class _WriteLock:
 
     def _open(self) -> None:
         fd = _fork.open(self.path)  # made with the namespace, and not sparse: a full disk must not meet a map
+        missing = _RECORD_SIZE - os.fstat(fd).st_size
+        if missing > 0: os.pwrite(fd, bytes(missing), _RECORD_SIZE - missing)
         self.record, self.fd = mmap.mmap(fd, _RECORD_SIZE), fd
 
     def listen(self) -> None:
@@ -328,6 +332,25 @@ class _WriteLock:
         "Whether someone may be listening"
         until: float = _MOMENT.unpack_from(self.record, _LISTENED)[0]  # type: ignore[arg-type]
         return until > time.time()
+
+    def note_reader(self, since: float) -> None:
+        "Note since when this process has had a snapshot open; 0: it has none"
+        if self.fd < 0: self._open()
+        _HOLDER.pack_into(self.record, _READERS + self.pid % _SLOTS*_HOLDER.size, self.pid, since)  # type: ignore[arg-type]
+
+    def reader_since(self, pid: int) -> float | None:
+        "Since when the process has had a snapshot open, as far as is known"
+        if self.fd < 0: self._open()
+        found, since = _HOLDER.unpack_from(self.record, _READERS + pid % _SLOTS*_HOLDER.size)  # type: ignore[arg-type]
+        return since if found == pid and since else None
+
+    def held_by(self) -> tuple[int, float] | None:
+        "The pid of the process that holds the lock, and since when; `None` if it is free"
+        if self.fd < 0: self._open()
+        fd = _fork.open(self.path)
+        try: free = _try_lock(fd, fcntl.LOCK_SH)
+        finally: _fork.close(fd)
+        return None if free else _HOLDER.unpack_from(self.record, 0)  # type: ignore[arg-type, return-value]
 
     def acquire(
         self,
@@ -609,6 +632,7 @@ class _Files:
         self._opening = threading.RLock()
         self.begin: Callable[[], ReadTxn] = self._open_and_begin
         self.active: list[int] = []    # one element for each read transaction of this process
+        self.reads: list[ReadTxn] = [] # one element for each of those that may last
         self.writing = False           # does this process have a write transaction?
         self._bell, self._swept, self._warned = -1, False, 2**26
         self.kept = 0                  # bytes of replaced blobs that this process has had to leave to older readers
@@ -686,7 +710,7 @@ class _Opening(_Files):
 
     def _make_way(self, heir: bytes) -> None:
         "Put the files of another store into the place of these, or nothing if `heir` is empty, and remove these"
-        gone = os.path.join(self.site.path, os.fsdecode(heir)) if heir else os.path.join(self.site.path, MAKING, uuid4().hex, INTERNAL)
+        gone = os.path.join(self.site.path, os.fsdecode(heir)) if heir else os.path.join(self.site.path, self.site.new_path(), INTERNAL)
         if heir: _exchange(self.path, gone)
         else:
             os.makedirs(os.path.dirname(gone), 0o700)
@@ -708,13 +732,13 @@ class _Opening(_Files):
                 self._forget_files()  # what is half made is made again by the next
                 raise self.explain(e) from e if isinstance(e, OSError) else e
 
-    def _make_files(self, facts: dict[str, Any], original: Any = None) -> None:
+    def _make_files(self, facts: dict[str, Any], original: Any = None, share: bool = True) -> None:
         "Make the files of a new namespace, with the content that `original` has in a transaction of its own"
         shutil.rmtree(self.path, ignore_errors=True)  # left by a maker that died, or by another boot
         for d in ('blobs', 'new'): os.makedirs(os.path.join(self.path, d), 0o700)
         for path, size in ((self.bell_path, 1), (self.lock.path, _RECORD_SIZE)): _write_new(path, bytes(size))
         self._reserve_lock_file()
-        if original: original.copy_data(self.path, facts['durable'])
+        if original: original.copy_data(self.path, facts['durable'], share)
         self._open_environment(facts, create=not original)
         replace_file(os.path.join(self.path, 'store.json'), json.dumps(facts))
         parent = self.path
@@ -750,9 +774,9 @@ class _Opening(_Files):
 
     def _forget_files(self) -> None:
         "Forget an environment that was closed; who counts on the list and the lock goes on with them"
-        self.env, active, opening = None, self.active, self._opening
+        self.env, active, reads, opening = None, self.active, self.reads, self._opening
         self._let_go()
-        self.active, self._opening = active, opening
+        self.active, self.reads, self._opening = active, reads, opening
 
     def wake(self) -> None:
         "Ring though nothing was committed"
@@ -803,6 +827,14 @@ def _write_new(path: str, data: bytes) -> None:
     finally: os.close(fd)
 
 # %% ../nbs/01_storage.ipynb #ab76de37
+def copy_file(source: str, target: str, share: bool) -> None:
+    "Give an immutable file another name, with `share` and where the file system allows it, or else another copy"
+    try:
+        if share: return os.link(source, target)
+    except OSError as e:
+        if e.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM): raise
+    shutil.copyfile(source, target)
+
 def _sync(path: str) -> None:
     "Have the disk hold a file's content, or a directory's names"
     fd = os.open(path, os.O_RDONLY)
@@ -838,8 +870,12 @@ class _Reading(_Opening):
         except BaseException:
             self.active.pop()
             raise
-        if txn.get(_RETIRED) is None: return txn
-        self.end(txn)
+        if txn.get(_RETIRED) is None:
+            self.reads.append(txn)
+            if len(self.reads) == 1: self.lock.note_reader(time.time())
+            return txn
+        self.active.pop()
+        txn.abort()
         self.renew()
         return self.read()
 
@@ -853,7 +889,10 @@ class _Reading(_Opening):
 
     def end(self, txn: ReadTxn) -> None:
         "End a read transaction"
-        try: txn.abort()
+        try:
+            txn.abort()
+            self.reads.pop()
+            if not self.reads: self.lock.note_reader(0)
         finally: self.active.pop()
 
 
@@ -994,10 +1033,7 @@ class _Blobs(_Scanning):
         _, id, size = _BLOB.unpack(record)
         blob, path = self.new_blob(size), other.blob_path(id)
         try:
-            try: os.link(path, blob.path)
-            except OSError as e:
-                if e.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM): raise
-                shutil.copyfile(path, blob.path)
+            copy_file(path, blob.path, True)
             if self.durable: _sync(blob.path)
         except OSError as e: raise self.explain(e) from e
         return blob
@@ -1289,17 +1325,14 @@ class Store(_Blobs):
                 except FileNotFoundError: pass  # it died before linking it
         self._swept = True
 
-    def copy_data(self, path: str, durable: bool) -> None:
-        "Write what is committed now to `data.mdb` and `blobs` in the directory `path`, compacted; blobs on the same disk are shared"
+    def copy_data(self, path: str, durable: bool, share: bool) -> None:
+        "Write what is committed now to `data.mdb` and `blobs` in the directory `path`, compacted; with `share`, blobs on the same disk are shared"
         txn = self.read()
         try:
             self.env.copy(path, compact=True, txn=txn)  # type: ignore[union-attr, call-arg]
             for key, _ in self.scan(txn, BLOBS, TRASH):
                 source, target = self.blob_path(key[1:]), os.path.join(path, 'blobs', key[1:].hex())
-                try: os.link(source, target)
-                except OSError as e:
-                    if e.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM): raise
-                    shutil.copyfile(source, target)
+                copy_file(source, target, share)
                 if durable: _sync(target)
             if durable:
                 for name in ('data.mdb', 'blobs', ''): _sync(os.path.join(path, name))
@@ -1310,9 +1343,10 @@ class Store(_Blobs):
         self,
         target: Store,  # In the same site or another; must not exist
         change: Callable[[_Entries], None] | None = None,  # What to do in the copy before anyone sees it
+        share: bool = True,  # May the copy share the files of blobs?
     ) -> None:
         "Make `target` a consistent copy of this namespace; raises `ObjectExistsError` if there is one"
-        made = self._make_copy(target.site, change)
+        made = self._make_copy(target.site, change, share)
         try:
             with target.site.setting_up():
                 if target.is_on_disk(): raise ObjectExistsError(f'the namespace {target.namespace!r} exists already in {target.site.path}; drop it first, or choose another name')
@@ -1322,11 +1356,11 @@ class Store(_Blobs):
                 _sync(os.path.dirname(target.path))
         finally: made.discard()
 
-    def _make_copy(self, site: Site, change: Callable[[_Entries], None] | None) -> Store:
+    def _make_copy(self, site: Site, change: Callable[[_Entries], None] | None = None, share: bool = True) -> Store:
         "A closed store of `site` that nobody knows of, with the content of this one"
-        made = Store(site, f'{MAKING}/{uuid4().hex}')
+        made = Store(site, site.new_path())
         try:
-            made._make_files(dict(durable=self.is_durable(), boot=_boot_id(), uuid=uuid4().hex), self)
+            made._make_files(dict(durable=self.is_durable(), boot=_boot_id(), uuid=uuid4().hex), self, share)
             txn = made.write()
             try:
                 txn.delete_keys(TRASH, META)
@@ -1358,7 +1392,7 @@ class Store(_Blobs):
         txn = self.write()  # nobody writes meanwhile
         try:
             before = os.path.getsize(os.path.join(self.path, 'data.mdb'))
-            heir = self._make_copy(self.site, None)
+            heir = self._make_copy(self.site)
             try: self._retire(heir, txn)
             finally: heir.discard()
         finally: txn.close()
@@ -1480,7 +1514,7 @@ def _make_site(path: str, settings: dict[str, Any]) -> None:
     os.makedirs(os.path.join(path, INTERNAL, 'alive'), 0o700, exist_ok=True)
     with _file_lock(os.path.join(path, INTERNAL, 'setup.lock')):
         if not os.path.exists(os.path.join(path, 'site.json')):
-            replace_file(os.path.join(path, 'site.json'), json.dumps(dict(format=FORMAT, uuid=uuid4().hex, **settings)))
+            replace_file(os.path.join(path, 'site.json'), json.dumps(dict(format=FORMAT, uuid=uuid4().hex) | settings))
 
 # %% ../nbs/01_storage.ipynb #9da9c9a0
 def _site_facts(path: str) -> dict[str, Any] | None:
@@ -1548,6 +1582,10 @@ class Site:
     def setting_up(self) -> Any:
         "A `with` block in which no other process makes, drops or moves a namespace"
         return _file_lock(os.path.join(self.path, INTERNAL, 'setup.lock'))
+
+    def new_path(self) -> str:
+        "A path for a namespace on its way in or out, which also says whose it is"
+        return f'{MAKING}/{self.alive.enter()}.{uuid4().hex}'
 
     def prune(self, directory: str) -> None:
         "Remove a directory of this site, and those around it, as far as they are empty"
