@@ -346,7 +346,8 @@ class _Numbered(_Container):
         "Put items at the end; returns the head that is to be stored"
         txn.need(sum(len(p) + 100 if isinstance(p, bytes) else 2048 for p in prepared))
         oid, pack = self._oid, _INDEX.pack
-        txn.put_many([(oid + pack(2, i), p if type(p) is bytes else txn.link(p)) for i, p in enumerate(prepared, head.next)])
+        pairs = [(oid + pack(2, i), p if type(p) is bytes else txn.link(p)) for i, p in enumerate(prepared, head.next)]
+        txn.put_many(pairs) if len(pairs) > 1 else txn.put(*pairs[0], True) if pairs else None
         return head._replace(size=head.size + len(prepared), next=head.next + len(prepared))
 
     def _remove(self, txn: Any, at: bytes) -> Any:
@@ -514,8 +515,10 @@ class _QueueItems(_Numbered):
 
     def _put_all(self, txn: Any, prepared: list[bytes | Blob]) -> bool:
         "Put all items, if there is room; returns whether there was"
-        if not self._room(txn, False, len(prepared)): return False
-        self._changed(txn, self._add(txn, self._head(txn), prepared))
+        head, limit = self._head(txn), self._limit(txn)
+        self._check_open(txn)
+        if limit and head.size + len(prepared) > limit: return False
+        self._changed(txn, self._add(txn, head, prepared))
         return True
 
     def _stock(self, txn: Any, zero_copy: bool) -> int:
@@ -526,15 +529,17 @@ class _QueueItems(_Numbered):
 
     def _take(self, txn: Any, n: int) -> list[Any]:
         "Take up to `n` items"
-        if not self._stock(txn, False): return []
-        head, keys = self._head(txn), self._next_keys(txn, n)
-        values = [self._remove(txn, at) for at in keys]
-        self._changed(txn, head._replace(size=head.size - len(keys)), freeing=True)
+        head = self._head(txn)
+        self._check_open(txn, head.size)
+        n = min(n, head.size)
+        if not n: return []
+        values = [self._remove(txn, at) for at in self._next_keys(txn, head, n)]
+        self._changed(txn, head._replace(size=head.size - n, first=head.first + n), freeing=True)
         return values
 
-    def _next_keys(self, txn: Any, n: int) -> list[bytes]:
-        "Where the items are that are to be taken next"
-        return [key for key, _ in islice(self._store.scan(txn, self._oid + _ENTRY, _after(self._oid), self._last_first), n)]
+    def _next_keys(self, txn: Any, head: Any, n: int) -> list[bytes]:
+        "Where the `n` items are that are to be taken next"
+        return [self._at(i) for i in range(head.first, head.first + n)]
 
     def _done(self, txn: Any) -> None:
         head, state = self._head(txn), self._state(txn)
@@ -547,10 +552,8 @@ class _QueueItems(_Numbered):
         head, state = self._head(txn), self._state(txn)
         if immediate:
             txn.delete_range(self._oid + _ENTRY, _after(self._oid))
-            state, head = state._replace(done=min(state.done + head.size, head.next)), head._replace(size=0)
+            state, head = state._replace(done=min(state.done + head.size, head.next)), head._replace(size=0, first=head.next)
         self._save_state(txn, head, state._replace(closed=True))
-
-    _last_first = False
 
 # %% ../nbs/04_containers.ipynb #4c54fc75
 _STATE = b'\x01_state'  # follows the id in the key of a queue's state
@@ -605,6 +608,8 @@ class Queue(_QueueItems, Generic[V]):
     ) -> None:
         "Put all items in one transaction; waits until there is room for all. Raises `ValueError` if there can never be"
         prepared = self._fitting(items)
+        _check_timeout(block, timeout)
+        if write(self._store, self._put_all, prepared): return
         self._wait(lambda: read(self._store, self._room, len(prepared)) and write(self._store, self._put_all, prepared), block, timeout, queue.Full)
 
     def get(
@@ -673,17 +678,22 @@ class Queue(_QueueItems, Generic[V]):
 
     def _wait(self, attempt: Callable[[], T], block: bool, timeout: float | None, failure: type[Exception]) -> T:
         "What `attempt` returns once that is true"
-        if block and timeout is not None and timeout < 0: raise ValueError(f"'timeout' must be a non-negative number, got {timeout}")
+        _check_timeout(block, timeout)
         found = attempt()
         if found: return found
         if not block: raise failure
         try: return wait_until(attempt, timeout)
         except WaitTimeout: raise failure from None
 
+# %% ../nbs/04_containers.ipynb #c99be157
+def _check_timeout(block: bool, timeout: float | None) -> None:
+    if block and timeout is not None and timeout < 0: raise ValueError(f"'timeout' must be a non-negative number, got {timeout}")
+
 # %% ../nbs/04_containers.ipynb #5ca58efc
 class LifoQueue(Queue[V]):
     "A persistent queue, shared by many processes: last in, first out"
-    _last_first = True
+    def _next_keys(self, txn: Any, head: Any, n: int) -> list[bytes]:
+        return [key for key, _ in islice(self._store.scan(txn, self._oid + _ENTRY, _after(self._oid), True), n)]
 
 # %% ../nbs/04_containers.ipynb #ad665f0f
 register_type(Queue, 'parkit.Queue')
