@@ -50,6 +50,12 @@ def _open_stores(site: Site) -> Iterator[Store]:
         if _read_if_any(store, lambda txn, zero_copy: True): yield store
 
 # %% ../nbs/06a_maintenance.ipynb #dfb5a575
+def _now(store: Store, work: Any) -> Any:
+    "`work(txn)` in a snapshot of its own, whatever the running code has open"
+    txn = store.read()
+    try: return work(txn)
+    finally: store.end(txn)
+
 def _table(store: Store, txn: Any, lo: bytes, hi: bytes) -> list[tuple[bytes, bytes]]: return list(store.scan(txn, lo, hi))
 
 def _total(rows: list[tuple[bytes, bytes]]) -> int: return sum(_ID.unpack(size)[0] for _, size in rows)
@@ -79,7 +85,7 @@ def _doctor_readers(store: Store) -> Iterator[Finding]:
     if len(rows) > READERS*0.8: yield Finding(store.namespace, f'{len(rows)} of {READERS} slots for snapshots are taken', 'end some snapshots, or the processes that hold them')
     for pid, _, number in ((int(r[0]), r[1], int(r[2])) for r in rows if r[-1].isdigit()):
         since = store.lock.reader_since(pid)
-        held = [row for row in read(store, lambda txn, zero_copy: _table(store, txn, TRASH, META)) if _ID.unpack(row[0][1:9])[0] > number]
+        held = [row for row in _now(store, lambda txn: _table(store, txn, TRASH, META)) if _ID.unpack(row[0][1:9])[0] > number]
         age = f'open for {_ago(since)}, ' if since else ''
         yield Finding(store.namespace, f'process {pid} has a snapshot {age}{last - number} commits old; it keeps {_size(_total(held))} of replaced blobs, and the pages those commits have freed',
                       'end its `with` block or iteration' if last > number else '')
@@ -89,7 +95,7 @@ def _doctor_locks(store: Store) -> Iterator[Finding]:
     "Who holds locks"
     holder = store.lock.held_by()
     if holder: yield Finding(store.namespace, f'process {holder[0]} has held the write lock for {_ago(holder[1])}', 'wait for it, or end it: its transaction is then undone')
-    for oid, info in read(store, _infos, store).items():
+    for oid, info in _now(store, lambda txn: _infos(txn, False, store)).items():
         if not info.type.endswith('.Lock'): continue
         lock = Lock._bound(store, oid, info.uuid, info.name)
         if lock.locked(): yield Finding(f'{store.namespace}/{info.name}', f'is held by process {lock.holder}')
@@ -118,7 +124,7 @@ def doctor(
                               'free some room soon' if disk.free < 2**28 else '')])
     site.alive.enter()
     found.append(Finding(site.path, f'{len(site.alive.neighbours()) + 1} processes use it: {", ".join(str(n["pid"]) for n in site.alive.neighbours() + [dict(pid=os.getpid())])}'))
-    for store in _open_stores(site): found += [*read(store, lambda txn, zero_copy: list(_doctor_space(store, txn))), *_doctor_readers(store), *_doctor_locks(store)]
+    for store in _open_stores(site): found += [*_now(store, lambda txn: list(_doctor_space(store, txn))), *_doctor_readers(store), *_doctor_locks(store)]
     found += [*_doctor_workers(site), *(Finding(path, 'was left by a process that died', 'pk.gc removes it') for path in _left_copies(site))]
     return found
 
