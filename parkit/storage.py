@@ -313,44 +313,47 @@ class _WriteLock:
         self.record: mmap.mmap | None = None
 
     def close(self) -> None:
-        "Close the file; the next use opens it again"
-        if self.fd >= 0: _fork.close(self.fd)
-        self._forget()
+        "Close the file; the next use opens it again. Threads that wait for the mutex go on waiting"
+        fd, self.fd, self.record = self.fd, -1, None
+        if fd >= 0: _fork.close(fd)
 
-    def _open(self) -> None:
+    def _mapped(self) -> mmap.mmap:
+        "The mapped record"
+        record = self.record
+        return self._open() if record is None else record
+
+    def _open(self) -> mmap.mmap:
         fd = _fork.open(self.path)  # made with the namespace, and not sparse: a full disk must not meet a map
         missing = _RECORD_SIZE - os.fstat(fd).st_size
         if missing > 0: os.pwrite(fd, bytes(missing), _RECORD_SIZE - missing)
-        self.record, self.fd = mmap.mmap(fd, _RECORD_SIZE), fd
+        record = mmap.mmap(fd, _RECORD_SIZE)
+        self.record, self.fd = record, fd
+        return record
 
     def listen(self) -> None:
         "Have writers ring the bell from now on, for as long as a waiter sleeps at most and as much again"
-        if self.fd < 0: self._open()
-        _MOMENT.pack_into(self.record, _LISTENED, time.time() + 2*SAFETY_NET)  # type: ignore[arg-type]
+        _MOMENT.pack_into(self._mapped(), _LISTENED, time.time() + 2*SAFETY_NET)
 
     def is_listened(self) -> bool:
         "Whether someone may be listening"
-        until: float = _MOMENT.unpack_from(self.record, _LISTENED)[0]  # type: ignore[arg-type]
+        until: float = _MOMENT.unpack_from(self._mapped(), _LISTENED)[0]
         return until > time.time()
 
     def note_reader(self, since: float) -> None:
         "Note since when this process has had a snapshot open; 0: it has none"
-        if self.fd < 0: self._open()
-        _HOLDER.pack_into(self.record, _READERS + self.pid % _SLOTS*_HOLDER.size, self.pid, since)  # type: ignore[arg-type]
+        _HOLDER.pack_into(self._mapped(), _READERS + self.pid % _SLOTS*_HOLDER.size, self.pid, since)
 
     def reader_since(self, pid: int) -> float | None:
         "Since when the process has had a snapshot open, as far as is known"
-        if self.fd < 0: self._open()
-        found, since = _HOLDER.unpack_from(self.record, _READERS + pid % _SLOTS*_HOLDER.size)  # type: ignore[arg-type]
+        found, since = _HOLDER.unpack_from(self._mapped(), _READERS + pid % _SLOTS*_HOLDER.size)
         return since if found == pid and since else None
 
     def held_by(self) -> tuple[int, float] | None:
         "The pid of the process that holds the lock, and since when; `None` if it is free"
-        if self.fd < 0: self._open()
         fd = _fork.open(self.path)
         try: free = _try_lock(fd, fcntl.LOCK_SH)
         finally: _fork.close(fd)
-        return None if free else _HOLDER.unpack_from(self.record, 0)  # type: ignore[arg-type, return-value]
+        return None if free else _HOLDER.unpack_from(self._mapped(), 0)  # type: ignore[return-value]
 
     def acquire(
         self,
@@ -388,8 +391,7 @@ class _WriteLock:
 
     def _timed_out(self, timeout: float | None) -> TransactionTimeout:
         "The error, naming the holder"
-        if self.fd < 0: self._open()
-        pid, since = _HOLDER.unpack_from(self.record, 0)  # type: ignore[arg-type]
+        pid, since = _HOLDER.unpack_from(self._mapped(), 0)
         who = 'another thread of this process' if pid == os.getpid() else f'process {pid}'
         return TransactionTimeout(f'waited {timeout:g} s for the write lock of {self.name!r}: {who} has held it '
                                   f'since {time.strftime("%H:%M:%S", time.localtime(since))} ({time.time() - since:.1f} s)')
@@ -781,12 +783,11 @@ class _Opening(_Files):
     def wake(self) -> None:
         "Ring though nothing was committed"
         self.open(create=False)
-        if self.lock.fd < 0: self.lock._open()
         self.ring()
 
     def ring(self) -> None:
         "Wake everyone who listens"
-        if self.lock.is_listened(): os.pwrite(self._bell, b'\n', 0)
+        if self._bell >= 0 and self.lock.is_listened(): os.pwrite(self._bell, b'\n', 0)
 
     def _is_disk_full(self, e: BaseException) -> bool:
         "Whether an error means that the disk is full; LMDB calls a short write an input/output error"
