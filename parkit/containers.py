@@ -4,17 +4,16 @@
 
 # %% ../nbs/04_containers.ipynb #f0338ba9
 from __future__ import annotations
-import io, os, pickle, queue, shutil, struct, warnings
+import io, operator, os, pickle, queue, shutil, struct, warnings
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, Sequence, ValuesView
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
-from operator import index
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 from .codecs import (KEYED, PICKLE, USER, Buffer, decode, decode_key, decode_user, encode, encode_key, encode_user,
                            register_type, split_key, with_key)
 from .objects import _ENTRY, _HEAD, Object, _join
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, _after, _fork
-from .transactions import WaitTimeout, _find, _frame, read, in_transaction, transaction, wait_until, wait_until_async, write, write_async
+from .transactions import WaitTimeout, _find, _frame, noting, read, in_transaction, transaction, wait_until, wait_until_async, write, write_async
 
 # %% auto #0
 __all__ = ['T', 'K', 'V', 'Dict', 'Array', 'QueueShutDown', 'Queue', 'LifoQueue', 'FileChangedError', 'File']
@@ -200,7 +199,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
     "A persistent dictionary, shared by many processes, that iterates in the order of its keys"
     def __getitem__(self, key: K) -> V:
         value = read(self._store, self._get, key, _missing)
-        if _frame.get() is not None: self._note_value(key, value)
+        if _frame.get() is not None and (txn := noting(self._store)): self._note_value(txn, key, value)
         return value  # type: ignore[no-any-return]
 
     def __setitem__(self, key: K, value: V) -> None: write(self._store, self._put, key, self._prepare(value))
@@ -220,7 +219,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         self.update(other)
         return self
 
-    def _note_value(self, key: K, value: Any) -> None: self._note_read(value, self._oid + encode_key(key), f'{self!r}[{key!r}]')
+    def _note_value(self, txn: Any, key: K, value: Any) -> None: self._note_read(txn, value, self._oid + encode_key(key), f'{self!r}[{key!r}]')
 
     @classmethod
     def fromkeys(
@@ -230,13 +229,14 @@ class Dict(_DictWriting, MutableMapping[K, V]):
     ) -> Dict[K, V]:
         "A new anonymous `Dict`, as `dict.fromkeys`"
         made = cls()
-        made.update((k, value) for k in keys)
+        with transaction(made) if isinstance(made, Dict) else nullcontext():
+            for k in keys: made[k] = value  # a subclass may have a `__setitem__` of its own
         return made
 
     def get(self, key: K, default: Any = None) -> Any:
         "The value of `key`, or `default` if there is none"
         value = read(self._store, self._get, key, lambda _: default)
-        if _frame.get() is not None and value is not default: self._note_value(key, value)
+        if _frame.get() is not None and value is not default and (txn := noting(self._store)): self._note_value(txn, key, value)
         return value
 
     def keys(self) -> KeysView[K]:
@@ -408,8 +408,8 @@ class _ArrayItems(_Numbered):
 # %% ../nbs/04_containers.ipynb #699703a2
 def _as_index(i: Any) -> int:
     "An index, as `list` takes it"
-    try: return index(i)
-    except TypeError: raise TypeError(f'the indexes of an Array are integers or slices, not {type(i).__name__}') from None
+    try: return operator.index(i)
+    except TypeError: raise TypeError(f'Array and list indices must be integers or slices, not {type(i).__name__}') from None
 
 # %% ../nbs/04_containers.ipynb #038e29de
 class Array(_ArrayItems, Sequence[V]):
@@ -435,13 +435,15 @@ class Array(_ArrayItems, Sequence[V]):
     def __getitem__(self, i: int | slice) -> Any:
         if isinstance(i, slice): return read(self._store, self._slice, i)
         value = read(self._store, self._item, i := _as_index(i))
-        if _frame.get() is not None: self._note_read(value, read(self._store, self._key_of, i), f'{self!r}[{i}]')
+        if _frame.get() is not None and (txn := noting(self._store)): self._note_read(txn, value, self._key_of(txn, False, i), f'{self!r}[{i}]')
         return value
 
     def __setitem__(self, i: int, value: V) -> None:
         if isinstance(i, slice): raise TypeError('an Array cannot assign to a slice: only single items can be replaced')
         write(self._store, self._set_item, _as_index(i), self._prepare(value))
 
+    def __add__(self, other: Any) -> list[V]: return [*self, *other] if isinstance(other, (list, Array)) else NotImplemented
+    def __radd__(self, other: Any) -> list[V]: return [*other, *self] if isinstance(other, list) else NotImplemented
     def __iadd__(self, values: Iterable[V]) -> Array[V]:
         self.extend(values)
         return self
@@ -456,6 +458,13 @@ class Array(_ArrayItems, Sequence[V]):
     def maxsize(self) -> int | None:
         "Items it holds at most, or `None`"
         return read(self._store, lambda txn, zero_copy: self._limit(txn))
+
+    def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
+        "Where `value` is first found, from `start` and before `stop`; raises `ValueError` if it is not"
+        lo, hi, _ = slice(start, stop).indices(len(self))
+        for i, found in zip(range(lo, hi), islice(iter(self), lo, None)):
+            if found is value or found == value: return i
+        raise ValueError(f'{value!r} is not in the Array')
 
     def append(self, value: V) -> None:
         "Add one item at the end"
@@ -578,6 +587,16 @@ class Queue(_QueueItems, Generic[V]):
     def maxsize(self) -> int:
         "Items it may hold; 0 if there is no limit"
         return read(self._store, lambda txn, zero_copy: self._limit(txn)) or 0
+
+    @property
+    def unfinished_tasks(self) -> int:
+        "How many items were put for which `task_done` has not been called"
+        return read(self._store, self._unfinished)
+
+    @property
+    def is_shutdown(self) -> bool:
+        "Whether `shutdown` has been called"
+        return read(self._store, lambda txn, zero_copy: self._state(txn).closed)
 
     def qsize(self) -> int:
         "How many items it holds now"

@@ -4,7 +4,7 @@
 
 # %% ../nbs/03_objects.ipynb #41f17212
 from __future__ import annotations
-import importlib, inspect, os, struct, time, warnings
+import importlib, inspect, os, struct, sys, time, warnings
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
@@ -62,7 +62,8 @@ def _read_if_any(store: Store, work: Any, *args: Any) -> Any:
 # %% ../nbs/03_objects.ipynb #ac556398
 def _is_by_value(cls: type) -> bool:
     "Whether other processes may be unable to import `cls`"
-    name = type_name(cls)
+    name, spec = type_name(cls), getattr(sys.modules.get(cls.__module__), '__spec__', None)
+    if getattr(spec, '_initializing', False) and cls.__qualname__ == cls.__name__: return False  # its module is being imported, and does not hold it yet
     return not name.startswith('parkit.') and _import_class(name) is not cls or name.startswith('__main__.')
 
 # %% ../nbs/03_objects.ipynb #df890cd4
@@ -485,7 +486,7 @@ class Object(_Reading):
 
     def _attribute(self, name: str, *default: Any) -> Any:
         value = read(self._store, self._read_attribute, name, *default)
-        if _frame.get() is not None: self._note_read(value, self._oid + _ATTRIBUTE + name.encode(), f'{self!r}.{name}')
+        if _frame.get() is not None and (txn := noting(self._store)): self._note_read(txn, value, self._oid + _ATTRIBUTE + name.encode(), f'{self!r}.{name}')
         return value
 
     def _read_attribute(self, txn: Any, zero_copy: bool, name: str, *default: Any) -> Any:
@@ -495,10 +496,9 @@ class Object(_Reading):
         if default: return default[0]
         raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
 
-    def _note_read(self, value: Any, key: bytes, what: str) -> None:
+    def _note_read(self, txn: Any, value: Any, key: bytes, what: str) -> None:
         "In a transaction that someone types: warn before it commits if `value`, read from the entry `key`, was changed in place and not stored"
-        txn = noting(self._store)
-        if txn is None or isinstance(value, _UNCHANGING): return
+        if isinstance(value, _UNCHANGING): return
         before = _fingerprint(value, self._store.inline_limit)
         if before is None: return
         record = self._store.get(txn, key)
