@@ -8,9 +8,9 @@ __all__ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'Obj
            'SiteError', 'StorageFullError', 'TransactionError', 'TransactionTimeout', 'set_site', 'WaitTimeout',
            'snapshot', 'transaction', 'wait_until', 'AttributeNameError', 'Namespace', 'NamespacePath', 'Object',
            'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError',
-           'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskError',
-           'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'Pool', 'PoolStatus', 'Finding', 'Findings',
-           'backup', 'check', 'compact', 'doctor', 'gc', 'restore']
+           'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskCancelledError',
+           'TaskError', 'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'Pool', 'PoolStatus', 'Finding',
+           'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore']
 
 # %% ../nbs/10_parkit.ipynb #c0bb7c4f
 from .codecs import DecodeError, EncodeError, ParkitError
@@ -19,13 +19,13 @@ from .transactions import WaitTimeout, snapshot, transaction, wait_until
 from .objects import AttributeNameError, Change, Namespace, NamespacePath, Object, ObjectTypeError, Unknown, namespaces
 from .containers import Array, Dict, File, FileChangedError, LifoQueue, Queue, QueueShutDown
 from .synchronization import Event, Lock
-from .tasks import AsyncTrace, RemoteTraceback, Task, TaskError, WorkerCrashedError, bind_symbol, bind_task, task
+from .tasks import AsyncTrace, RemoteTraceback, Task, TaskCancelledError, TaskError, WorkerCrashedError, bind_symbol, bind_task, task
 from .workers import Pool, PoolStatus
 from .maintenance import Finding, Findings, backup, check, compact, doctor, gc, restore
 
 # %% ../nbs/10_parkit.ipynb #403478f2
 _all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'ObjectExistsError', 'ObjectNotFoundError', 'Site', 'SiteError', 'StorageFullError',
          'TransactionError', 'TransactionTimeout', 'set_site', 'WaitTimeout', 'snapshot', 'transaction', 'wait_until', 'AttributeNameError', 'Namespace',
-         'NamespacePath', 'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError', 'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskError',
+         'NamespacePath', 'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError', 'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskCancelledError', 'TaskError',
          'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'Pool', 'PoolStatus',
          'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore']

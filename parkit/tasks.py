@@ -6,6 +6,7 @@
 from __future__ import annotations
 import linecache, os, sys, time
 from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from datetime import datetime
 from functools import lru_cache, update_wrapper
 from hashlib import sha256
@@ -18,8 +19,8 @@ from .storage import Blob, InvalidNameError, ObjectNotFoundError, Site, Store, c
 from .transactions import read, wait_until, write
 
 # %% auto #0
-__all__ = ['TRACES', 'STATUSES', 'TASKS', 'TaskError', 'WorkerCrashedError', 'RemoteTraceback', 'Runner', 'set_runner',
-           'AsyncTrace', 'Task', 'task', 'bind_task', 'bind_symbol']
+__all__ = ['TRACES', 'STATUSES', 'TASKS', 'TaskError', 'WorkerCrashedError', 'TaskCancelledError', 'RemoteTraceback', 'Runner',
+           'set_runner', 'AsyncTrace', 'Task', 'task', 'bind_task', 'bind_symbol']
 
 # %% ../nbs/05_tasks.ipynb #9fe3f465
 def _code_parts(code: CodeType) -> list[Any]:
@@ -47,7 +48,7 @@ def _is_filled(cell: Any) -> bool:
     return True
 
 # %% ../nbs/05_tasks.ipynb #5af64256
-_QUEUED, _RECORD, _CALL, _RESULT, _RUNNING, _CONTEXT = b'q', b'r', b'c', b'v', b'p', b'x'
+_QUEUED, _RECORD, _CALL, _RESULT, _RUNNING, _CONTEXT, _CANCEL = b'q', b'r', b'c', b'v', b'p', b'x', b'k'
 TRACES = '_traces'  # the namespace of the ledger
 STATUSES = ('submitted', 'running', 'finished', 'failed', 'crashed', 'cancelled', 'timeout')
 
@@ -138,7 +139,26 @@ class _Ledger(Object):
         self._end(txn, process, id, _Record(*self._load(txn, False, _RECORD, id)), status, result)
         return self._claim(txn, process) if more else None
 
+    def cancel(self, id: str) -> str:
+        "End a call that waits, or note that one that runs is to be ended; returns what the status is now"
+        status = write(self._store, self._cancel, id)
+        if status == 'cancelled': release_trace(self.site, id)
+        return status
+
+    def _cancel(self, txn: Any, id: str) -> str:
+        record = _Record(*self._load(txn, False, _RECORD, id))
+        if record.status == 'running': txn.put(self._key(_CANCEL, id), b'', freeing=True)
+        if record.status != 'submitted': return record.status
+        txn.delete(self._key(_QUEUED, id))
+        self._end(txn, '', id, record, 'cancelled', _cancelled(record))
+        return 'cancelled'
+
+    def is_to_end(self, id: str) -> bool:
+        "Whether a call that runs is to be cancelled"
+        return read(self._store, lambda txn, zero_copy: txn.get(self._key(_CANCEL, id))) is not None
+
     def _end(self, txn: Any, process: str, id: str, record: _Record, status: str, result: bytes | Blob) -> None:
+        if txn.delete(self._key(_CANCEL, id)) and status != 'finished': status, result = 'cancelled', _cancelled(record)
         self._put_record(txn, id, record._replace(status=status, end=time.time()))
         txn.put(self._key(_RESULT, id), txn.link(result))
         if process: txn.delete(self._key(_RUNNING, process))
@@ -187,6 +207,9 @@ class TaskError(ParkitError, RuntimeError):
 class WorkerCrashedError(TaskError):
     "The worker died while it ran the task"
 
+class TaskCancelledError(TaskError, CancelledError):
+    "The call was cancelled before it had ended"
+
 class RemoteTraceback(Exception):
     "The traceback of an exception in a worker, as text"
     def __init__(self, text: str) -> None: self.text = text
@@ -208,21 +231,31 @@ def _encode_error(error: BaseException) -> Any:
         return encode((TaskError(f'the task raised {shown}; that exception could not be stored ({type(e).__name__})'), text))
 
 # %% ../nbs/05_tasks.ipynb #53fa9df6
+def _cancelled(record: _Record) -> bytes:
+    "The result of a call that was cancelled"
+    return _join(_encode_error(TaskCancelledError(f'the call of {record.task} was cancelled')))
+
+# %% ../nbs/05_tasks.ipynb #3ea553e1
 class Runner(Protocol):
     "Whoever sees to it that queued calls run"
     def ensure(self, site: Site) -> None:
         "Called when a call waits; raises `TaskError` if it cannot be run"
 
-# %% ../nbs/05_tasks.ipynb #3ea553e1
+    def cancel(self, site: Site, id: str) -> None:
+        "Called when the call `id`, which is running, is to be ended"
+
+# %% ../nbs/05_tasks.ipynb #0aadd070
 _runner: list[Runner] = []
 
 def set_runner(runner: Runner) -> None:
     "Have `runner` run the calls that this process makes"
     _runner[:] = [runner]
 
-def _ensure(site: Site) -> None:
+def _the_runner() -> Runner:
     if not _runner: import parkit.workers  # noqa: F401  registers itself
-    _runner[0].ensure(site)
+    return _runner[0]
+
+def _ensure(site: Site) -> None: _the_runner().ensure(site)
 
 # %% ../nbs/05_tasks.ipynb #0d92dd4a
 class AsyncTrace:
@@ -252,7 +285,7 @@ class AsyncTrace:
 
     @property
     def status(self) -> str:
-        "`submitted`, `running`, `finished`, `failed` (an exception) or `crashed` (the worker died)"
+        "`submitted`, `running`, `finished`, `failed` (an exception), `crashed` (the worker died) or `cancelled`"
         return self._record.status
 
     @property
@@ -293,6 +326,12 @@ class AsyncTrace:
         error = self.error
         if error is not None: raise error
         return self._ledger.load(_RESULT, self.id)
+
+    def cancel(self) -> bool:
+        "End the call: take it off the queue, or interrupt its worker, which is killed if that does not help. Returns false if the call had ended before"
+        status = self._ledger.cancel(self.id)
+        if status == 'running': _the_runner().cancel(self._ledger.site, self.id)
+        return status in ('cancelled', 'running')
 
 # %% ../nbs/05_tasks.ipynb #f91ccf6c
 def _local(seconds: float | None) -> datetime | None: return None if seconds is None else datetime.fromtimestamp(seconds)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from .codecs import encode
 from .objects import Object, register_type, release_trace
 from .storage import INTERNAL, SAFETY_NET, _fork, Listener, Site, _try_lock, current_site, open_locked, set_site
+from .transactions import transaction
 from .tasks import _CALL, Task, TaskError, _encode_error, _ensure, _import_path, _ledger, _worker, set_runner
 
 # %% auto #0
@@ -23,6 +24,7 @@ class Worker:
         site: Site,  # Whose ledger is worked on
     ) -> None:
         self.ledger, self.process, self.claimed = _ledger(site), site.alive.enter(), None
+        self.running = ''  # the call whose function is running
         self.leaving, self.given, self.context, self.own_modules = False, False, b'', set(sys.modules)
         _worker[0] = True
 
@@ -39,7 +41,9 @@ class Worker:
 
     def _run(self, id: str) -> tuple[str, Any]:
         "The status and the record of what the call came to"
-        try: value = self._call(id)
+        try:
+            try: value = self._call(id)
+            finally: self.running = ''
         except BaseException as e:  # `SystemExit` too: only a dead process leaves nothing to tell
             return 'failed', _encode_error(e.with_traceback(e.__traceback__ and e.__traceback__.tb_next))
         try: return 'finished', self.ledger._store.prepare(encode(value))
@@ -51,7 +55,12 @@ class Worker:
         if record.context != self.context: self._enter_context(record.context)
         function = Task(record.task)._function(record.definition)
         args, kwargs = self.ledger.load(_CALL, id)
+        self.running = id
         return function(*args, **kwargs)
+
+    def interrupt(self, number: int, frame: Any) -> None:
+        "Handle a signal: end the call that is running, if that is the one to be cancelled"
+        if self.running and self.ledger.is_to_end(self.running): raise KeyboardInterrupt
 
     def _enter_context(self, digest: bytes) -> None:
         "Use the caller's import path and working directory, if it is still there"
@@ -100,6 +109,8 @@ def _work(site: Site, lifeline: int) -> None:
     "The life of a worker process"
     signals, worker, watched, supervisor = _Signals(signal.SIGTERM), Worker(site), select.poll(), os.getppid()
     for fd in (lifeline, signals.fd): watched.register(fd, select.POLLIN)
+    signal.signal(signal.SIGINT, worker.interrupt)
+    signal.signal(signal.SIGTERM, lambda number, frame: (signals._note(number, frame), worker.interrupt(number, frame)))
     with Listener() as listener:
         listener.add(worker.ledger._store)
         while not worker.leaving:
@@ -121,7 +132,8 @@ def _replace(site: Site, dead: int) -> None:
 
 # %% ../nbs/06_workers.ipynb #75f5649b
 IDLE_TIMEOUT = 600.0  # seconds without a call after which the supervisor leaves
-_GRACE = 5.0          # seconds that a worker has to end its call when the pool stops
+_GRACE = 5.0          # seconds that a worker has to end its call when the pool stops, or when the call is cancelled
+_CANCELLING = signal.SIGINT, signal.SIGTERM, signal.SIGKILL  # what a call to be cancelled is sent, `_GRACE` apart
 _RETRY = 1.0          # seconds before a worker that died at birth is replaced
 _STOP_POLL = 0.01     # seconds between looks whether a supervisor that was told to stop is gone: its lock rings no bell
 
@@ -133,6 +145,7 @@ class _Control(Object):
     idle_timeout: float = IDLE_TIMEOUT  # seconds
     supervisor: int | None = None       # pid
     workers: tuple[int, ...] = ()       # pids
+    to_cancel: tuple[str, ...] = ()     # calls that run and are to be ended
     def __init__(self, site: Site | None = None) -> None: self._open('_pool/control', True, True, None, site, reserved=True)
 
 # %% ../nbs/06_workers.ipynb #ccb98fab
@@ -163,6 +176,7 @@ class Supervisor:
         self.signals = _Signals(signal.SIGCHLD, signal.SIGTERM)
         self.born: dict[int, float] = {}  # pid -> when
         self.not_before = 0.0
+        self.cancelling: dict[str, tuple[int, float]] = {}  # call -> signals sent, and when to send the next
         self.control.supervisor = os.getpid()
         self.ledger.sweep({})
         self._rest()
@@ -175,6 +189,7 @@ class Supervisor:
         if self.is_homeless(): return False
         reasons = self.bury()
         if reasons: self.ledger.sweep(reasons)
+        self.cancel()
         if self.control.wanted == 'stop' or signal.SIGTERM in self.signals.seen or self.is_idle(): return False
         self.fill()
         return True
@@ -194,6 +209,20 @@ class Supervisor:
                 reasons[pid] = _how(status)
                 if time.monotonic() - born < _RETRY: self.not_before = time.monotonic() + _RETRY
         return reasons
+
+    def cancel(self) -> None:
+        "Send each call that is to be ended its next signal: an interrupt, then one to terminate, then one to kill"
+        for id in self.control.to_cancel: self.cancelling.setdefault(id, (0, 0.0))
+        for id, (sent, due) in list(self.cancelling.items()):
+            record = self.ledger.record(id)
+            if record.status != 'running': self._cancelled(id)
+            elif record.pid in self.born and time.monotonic() >= due:
+                os.kill(record.pid, _CANCELLING[sent])
+                self.cancelling[id] = min(sent + 1, len(_CANCELLING) - 1), time.monotonic() + _GRACE
+
+    def _cancelled(self, id: str) -> None:
+        del self.cancelling[id]
+        with transaction(self.control): self.control.to_cancel = tuple(i for i in self.control.to_cancel if i != id)
 
     def is_idle(self) -> bool:
         "Whether nothing has happened for so long that the supervisor should leave"
@@ -229,6 +258,7 @@ class Supervisor:
         "Seconds until there may be something to do though nothing wakes us"
         until = self.since + self.control.idle_timeout
         if self.not_before > time.monotonic(): until = min(until, self.not_before)
+        until = min([until, *(due for _, due in self.cancelling.values())])
         return max(0.01, min(until - time.monotonic(), SAFETY_NET))
 
     def loop(self) -> None:
@@ -324,6 +354,11 @@ class _Processes:
     "The runner that uses worker processes"
     def ensure(self, site: Site) -> None:
         if not is_supervised(site): _start(site)
+
+    def cancel(self, site: Site, id: str) -> None:
+        control = _Control(site)
+        with transaction(control): control.to_cancel = (*control.to_cancel, id)
+        self.ensure(site)
 
 set_runner(_Processes())
 

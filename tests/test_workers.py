@@ -1,7 +1,7 @@
 """Workers and their supervisor: started when first needed, replaced when killed, gone when idle.
 
 Real processes, real signals, real kernels; none of it is a notebook's."""
-import os, random, signal, sys, tempfile, time
+import concurrent.futures, os, random, signal, sys, tempfile, time
 from contextlib import suppress
 from pathlib import Path
 
@@ -361,9 +361,41 @@ def test_signal_in_a_task_harms_no_other(single, double, number):
         time.sleep(0.1)
     trace, good = hit(int(number)), double(2)
     assert good.result == 4
-    assert ended(trace) == {'SIGSEGV': 'crashed', 'SIGTERM': 'finished', 'SIGINT': 'failed'}[number.name]
+    assert ended(trace) == {'SIGSEGV': 'crashed', 'SIGTERM': 'finished', 'SIGINT': 'finished'}[number.name]
     if number == signal.SIGSEGV: assert 'SIGSEGV' in str(trace.error)
     _workers(single, 1)
+
+
+def test_trap_16_waiting_for_a_cancelled_call_ends(single, call_busy, double):
+    running, go = call_busy()
+    waiting = double(2)
+    with pytest.raises(pk.TaskCancelledError, match='call of task/double was cancelled'), in_thread(lambda: waiting.result):
+        assert waiting.cancel() and waiting.done and waiting.status == 'cancelled'
+    assert isinstance(waiting.error, concurrent.futures.CancelledError)
+    go.touch()
+    assert running.result and running.cancel() is False and running.status == 'finished'
+
+
+def test_trap_16_cancelled_call_is_interrupted_in_its_worker(single, call_busy, double):
+    "And in no other: the worker goes on with what is next"
+    running, _ = call_busy()
+    worker, after = running.pid, double(2)
+    assert running.cancel()
+    with pytest.raises(pk.TaskCancelledError): running.result
+    assert running.status == 'cancelled' and after.result == 4 and after.pid == worker
+
+
+def test_call_that_does_not_heed_signals_is_cancelled_by_a_kill(single, double, tmp_path):
+    @pk.task
+    def deaf(ready):
+        import signal, time
+        from pathlib import Path
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+        Path(ready).touch()
+        time.sleep(600)
+    trace = deaf(str(tmp_path/'ready'))
+    started(tmp_path/'ready')
+    assert trace.cancel() and ended(trace) == 'cancelled' and double(2).result == 4
 
 
 def test_trap_17_idle_workers_bring_a_killed_supervisor_back(pool, double):
