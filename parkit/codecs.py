@@ -345,7 +345,8 @@ def _key_ratio(numerator: int, denominator: int) -> bytes:
     if denominator & (denominator - 1) == 0:
         size = (denominator.bit_length() + 6)//8
         return _key_int(floor) + _terminated(((rest << 8*size)//denominator).to_bytes(size, 'big').rstrip(b'\0'))
-    digits = ((rest << 256)//denominator).to_bytes(32, 'big')
+    size = 32 + (denominator.bit_length() - min(rest, denominator - rest).bit_length())//8  # the first of them may all be 0, or all be 1
+    digits = ((rest << 8*size)//denominator).to_bytes(size, 'big')
     return _key_int(floor) + _terminated(digits) + _INEXACT + _terminated(f'{numerator}/{denominator}'.encode())
 
 # %% ../nbs/00_codecs.ipynb #9d2eb37b
@@ -392,17 +393,16 @@ def _plain_equality(cls: type, *bases: type) -> type | None:
 # %% ../nbs/00_codecs.ipynb #4100622e
 def _unwrapped(key: Any) -> Any:
     "A numpy scalar as Python's number, a complex number without imaginary part as a real one"
-    if type(key).__module__ == 'numpy' and getattr(getattr(key, 'dtype', None), 'kind', '-') in 'biufc': key = key.item()
+    if type(key).__module__ == 'numpy' and getattr(getattr(key, 'dtype', None), 'kind', '-') in 'biufcUS': key = key.item()
     return key.real if isinstance(key, complex) and not key.imag else key
 
 # %% ../nbs/00_codecs.ipynb #d7ec8f20
 def _key_slow(key: Any) -> bytes:
     "`encode_key` for all that is not exactly a `str` or an `int`"
-    from numbers import Real
     key = _unwrapped(key)
     cls = type(key)
     if key is None: return bytes((_NONE,))
-    if isinstance(key, Real) or hasattr(key, 'as_integer_ratio') and hasattr(key, '__float__'): return _key_number(key)
+    if hasattr(key, 'as_integer_ratio') and hasattr(key, '__float__') and not issubclass(cls, type): return _key_number(key)
     base = _plain_equality(cls, str, bytes, tuple, frozenset, datetime, UUID)
     if base is str: return bytes((_STR,)) + _terminated(str.encode(key, 'utf-8', 'surrogatepass'))
     if base is bytes: return bytes((_BYTES,)) + _terminated(bytes(key))
@@ -410,7 +410,7 @@ def _key_slow(key: Any) -> bytes:
     if base is frozenset: return bytes((_SET,)) + b''.join(sorted(map(encode_key, key))) + _END
     if base is UUID: return bytes((_UUID,)) + key.bytes
     if isinstance(key, datetime) and key == key: return _key_datetime(key)
-    if cls is date: return bytes((_DATE,)) + struct.pack('>I', key.toordinal())
+    if _plain_equality(cls, date): return bytes((_DATE,)) + struct.pack('>I', key.toordinal())
     return _key_other(key)
 
 # %% ../nbs/00_codecs.ipynb #2a5d7ac7

@@ -125,12 +125,12 @@ class _DictReading(_Container):
 # %% ../nbs/04_containers.ipynb #f702d199
 class _DictWriting(_DictReading):
     "Changing a `Dict`"
-    def _put(self, txn: Any, key: Any, prepared: bytes | Blob) -> None:
+    def _put(self, txn: Any, key: Any, prepared: bytes | Blob, encoded: bytes | None = None) -> None:
         oid, rest = self._oid, b''
         head = txn.get(oid)
         if head is None: raise self._gone(txn)
         count, first, next, version = _HEAD.unpack(head)
-        at = oid + encode_key(key)
+        at = oid + (encode_key(key) if encoded is None else encoded)
         old = txn.get(at) if len(at) < KEY_LIMIT else self._store.get(txn, at)
         if type(prepared) is bytes:
             txn.need(len(at) + len(prepared) + 256)
@@ -144,8 +144,8 @@ class _DictWriting(_DictReading):
         if rest: txn.unlink(rest)
         if self._by_value: self._changed_class(txn)
 
-    def _put_all(self, txn: Any, prepared: list[tuple[Any, bytes | Blob]]) -> None:
-        for key, p in prepared: self._put(txn, key, p)
+    def _put_all(self, txn: Any, prepared: list[tuple[Any, bytes | Blob, bytes]]) -> None:
+        for key, p, encoded in prepared: self._put(txn, key, p, encoded)
 
     def _remove(self, txn: Any, key: Any) -> bool:
         "Remove the entry of `key`; returns whether there was one"
@@ -164,6 +164,7 @@ class _DictWriting(_DictReading):
 
     def _clear(self, txn: Any) -> None:
         head = self._head(txn)
+        if not head.size: return
         txn.delete_range(self._oid + _ENTRY, _after(self._oid))
         self._changed(txn, head._replace(size=0, first=0, next=0), freeing=True)
 
@@ -292,7 +293,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
     def update(self, other: Any = (), /, **named: Any) -> None:
         "Set many entries in one transaction, from a mapping, from pairs, or by name"
         pairs = [*_pairs(other), *named.items()]
-        write(self._store, self._put_all, [(k, self._prepare(v)) for k, v in pairs])
+        write(self._store, self._put_all, [(k, self._prepare(v), encode_key(k)) for k, v in pairs])
 
     def clear(self) -> None:
         "Remove all entries"
@@ -385,7 +386,9 @@ class _ArrayItems(_Numbered):
         self._changed(txn, head)
 
     def _extend(self, txn: Any, prepared: list[bytes | Blob]) -> None:
-        head, limit = self._add(txn, self._head(txn), prepared), self._limit(txn)
+        head, limit = self._head(txn), self._limit(txn)
+        if not prepared: return
+        head = self._add(txn, head, prepared)
         if limit is not None and head.size > limit: head = self._shift(txn, head, head.size - limit)
         self._changed(txn, head)
 
@@ -403,7 +406,7 @@ class _ArrayItems(_Numbered):
 
     def _clear(self, txn: Any) -> None:
         head = self._head(txn)
-        self._changed(txn, self._shift(txn, head, head.size), freeing=True)
+        if head.size: self._changed(txn, self._shift(txn, head, head.size), freeing=True)
 
 # %% ../nbs/04_containers.ipynb #699703a2
 def _as_index(i: Any) -> int:
@@ -527,7 +530,7 @@ class _QueueItems(_Numbered):
         head, limit = self._head(txn), self._limit(txn)
         self._check_open(txn)
         if limit and head.size + len(prepared) > limit: return False
-        self._changed(txn, self._add(txn, head, prepared))
+        if prepared: self._changed(txn, self._add(txn, head, prepared))
         return True
 
     def _stock(self, txn: Any, zero_copy: bool) -> int:
@@ -661,13 +664,13 @@ class Queue(_QueueItems, Generic[V]):
         "`put` for asyncio: waits without holding up the event loop"
         prepared = self._fitting([item])
         while True:
-            await wait_until_async(lambda: read(self._store, self._room, 1))
+            if not read(self._store, self._room, 1): await wait_until_async(lambda: read(self._store, self._room, 1))
             if await write_async(self._store, self._put_all, prepared): return
 
     async def aget(self) -> V:
         "`get` for asyncio: waits without holding up the event loop"
         while True:
-            await wait_until_async(lambda: read(self._store, self._stock))
+            if not read(self._store, self._stock): await wait_until_async(lambda: read(self._store, self._stock))
             taken = await write_async(self._store, self._take, 1)
             if taken: return taken[0]  # type: ignore[no-any-return]
 

@@ -8,7 +8,7 @@ import ctypes, errno, gc, json, mmap, os, re, select, shutil, stat, struct, sys,
 import lmdb
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -215,10 +215,11 @@ class _Alive:
         "Register a child before it is forked, so that it is known to live from the beginning; the lock on its file is its own once the parent has closed that"
         if not self.id or not self.bequeaths: return
         id = uuid4().hex
-        fd = open_locked(os.path.join(self.directory, id))
+        try: fd = open_locked(os.path.join(self.directory, id))
+        except OSError: return  # the site was removed, or has no room: no reason not to fork
         assert fd is not None
         _fork.descriptors.discard(fd)  # the child is to keep it
-        os.write(fd, json.dumps(dict(pid=0, pid_namespace='', boot=_boot_id(), ancestors=[*self.ancestors, self.id])).encode())
+        with suppress(OSError): os.write(fd, json.dumps(dict(pid=0, pid_namespace='', boot=_boot_id(), ancestors=[*self.ancestors, self.id])).encode())
         self.child, self.forks = (id, fd), self.forks + 1
 
     def _part_with_child(self) -> None:
@@ -267,7 +268,8 @@ class _Alive:
         except FileNotFoundError: return False
         try:
             if not _try_lock(fd, fcntl.LOCK_SH): return True  # shared: two may ask at once
-            if os.path.getsize(path): os.unlink(path)  # an empty one is just being made
+            s = os.stat(path)
+            if s.st_size or s.st_mtime < time.time() - 60: os.unlink(path)  # an empty one is just being made, or a power loss has emptied it
             return False
         except FileNotFoundError: return False
         finally: _fork.close(fd)
@@ -314,8 +316,9 @@ class _WriteLock:
 
     def close(self) -> None:
         "Close the file; the next use opens it again. Threads that wait for the mutex go on waiting"
-        fd, self.fd, self.record = self.fd, -1, None
-        if fd >= 0: _fork.close(fd)
+        with _fork.gate:
+            fd, self.fd, self.record = self.fd, -1, None
+            if fd >= 0: _fork.close(fd)
 
     def _mapped(self) -> mmap.mmap:
         "The mapped record"
@@ -323,12 +326,14 @@ class _WriteLock:
         return self._open() if record is None else record
 
     def _open(self) -> mmap.mmap:
-        fd = _fork.open(self.path)  # made with the namespace, and not sparse: a full disk must not meet a map
-        missing = _RECORD_SIZE - os.fstat(fd).st_size
-        if missing > 0: os.pwrite(fd, bytes(missing), _RECORD_SIZE - missing)
-        record = mmap.mmap(fd, _RECORD_SIZE)
-        self.record, self.fd = record, fd
-        return record
+        with _fork.gate:  # a second descriptor, of a thread that comes here at the same time, would be another lock
+            if self.fd >= 0: return self.record  # type: ignore[return-value]
+            fd = _fork.open(self.path)  # made with the namespace, and not sparse: a full disk must not meet a map
+            missing = _RECORD_SIZE - os.fstat(fd).st_size
+            if missing > 0: os.pwrite(fd, bytes(missing), _RECORD_SIZE - missing)
+            record = mmap.mmap(fd, _RECORD_SIZE)
+            self.record, self.fd = record, fd
+            return record
 
     def listen(self) -> None:
         "Have writers ring the bell from now on, for as long as a waiter sleeps at most and as much again"
@@ -742,11 +747,10 @@ class _Opening(_Files):
         self._reserve_lock_file()
         if original: original.copy_data(self.path, facts['durable'], share)
         self._open_environment(facts, create=not original)
-        replace_file(os.path.join(self.path, 'store.json'), json.dumps(facts))
-        parent = self.path
-        while parent != self.site.path:  # a new directory survives a power loss once its parent is synced
-            parent = os.path.dirname(parent)
-            _sync(parent)
+        if self.durable: self.env.sync(True)  # type: ignore[union-attr]  # LMDB does not sync the first pages of a new file
+        _sync(self.path)
+        self.site.sync_above(self.path)
+        replace_file(os.path.join(self.path, 'store.json'), json.dumps(facts))  # last: who finds it finds all the rest
 
     def _reserve_lock_file(self) -> None:
         "Give LMDB's lock file its blocks: it is mapped, and a sparse one kills the process when the disk is full"
@@ -1324,6 +1328,7 @@ class Store(_Blobs):
             for path in [os.path.join(new, name)] + ([] if used else [os.path.join(self.path, 'blobs', id)]):
                 try: os.unlink(path)
                 except FileNotFoundError: pass  # it died before linking it
+        if self.durable: _sync(self.path)  # its maker may not have come to that yet, and what is committed here must be found
         self._swept = True
 
     def copy_data(self, path: str, durable: bool, share: bool) -> None:
@@ -1354,7 +1359,7 @@ class Store(_Blobs):
                 shutil.rmtree(target.path, ignore_errors=True)  # left by a maker that died
                 os.makedirs(os.path.dirname(target.path), 0o700, exist_ok=True)
                 os.rename(made.path, target.path)
-                _sync(os.path.dirname(target.path))
+                target.site.sync_above(target.path)
         finally: made.discard()
 
     def _make_copy(self, site: Site, change: Callable[[_Entries], None] | None = None, share: bool = True) -> Store:
@@ -1515,7 +1520,16 @@ def _make_site(path: str, settings: dict[str, Any]) -> None:
     os.makedirs(os.path.join(path, INTERNAL, 'alive'), 0o700, exist_ok=True)
     with _file_lock(os.path.join(path, INTERNAL, 'setup.lock')):
         if not os.path.exists(os.path.join(path, 'site.json')):
+            _sync(os.path.join(path, INTERNAL))
+            _sync_above(path)
             replace_file(os.path.join(path, 'site.json'), json.dumps(dict(format=FORMAT, uuid=uuid4().hex) | settings))
+
+def _sync_above(path: str) -> None:
+    "Sync the directories above `path` on its disk: some may be new"
+    while not os.path.ismount(path):
+        path = os.path.dirname(path)
+        try: _sync(path)
+        except PermissionError: return  # not ours, so not new
 
 # %% ../nbs/01_storage.ipynb #9da9c9a0
 def _site_facts(path: str) -> dict[str, Any] | None:
@@ -1587,6 +1601,12 @@ class Site:
     def new_path(self) -> str:
         "A path for a namespace on its way in or out, which also says whose it is"
         return f'{MAKING}/{self.alive.enter()}.{uuid4().hex}'
+
+    def sync_above(self, path: str) -> None:
+        "Sync the directories from the one that holds `path` up to the site's: a new one survives a power loss once its parent is synced"
+        while path != self.path:
+            path = os.path.dirname(path)
+            _sync(path)
 
     def prune(self, directory: str) -> None:
         "Remove a directory of this site, and those around it, as far as they are empty"

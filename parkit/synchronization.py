@@ -57,6 +57,7 @@ class Lock(Object):
     @property
     def holder(self) -> int | None:
         "The pid of the process that took the lock last and has not released it; `None` if there is none"
+        read(self._store, self._read_head)  # an object that was dropped has no holder
         try:
             with open(self._lock_path(), 'rb') as f: data = f.read(_HOLDER.size)
         except FileNotFoundError: return None
