@@ -11,8 +11,8 @@ from uuid import uuid4
 from .codecs import ARRAY, BLOB, DecodeError, decode, split_key, verify
 from .containers import _CONTENT
 from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _PROCESS, _TRACE, ANONYMOUS, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
-from .storage import (_BLOB, _ID, _NODE, _after, _default_path, _file_system, _file_lock, _make_site, _site_facts, _sites, _sync, BLOBS, CLASSES, MAKING, META,
-                            NAMES, OBJECTS, READERS, TRASH, ObjectNotFoundError, Site, SiteError, Store, current_site)
+from .storage import (INTERNAL, _BLOB, _ID, _NODE, _after, _default_path, _file_system, _file_lock, _make_site, _site_facts, _sites, _sync, BLOBS, CLASSES, MAKING, META,
+                            NAMES, OBJECTS, READERS, TRASH, ObjectNotFoundError, Site, SiteError, Store, TransactionError, check_current, current_site)
 from .synchronization import Lock
 from .tasks import _ledger
 from .transactions import read, store_of, write
@@ -47,7 +47,7 @@ def _open_stores(site: Site) -> Iterator[Store]:
     "The stores of all namespaces, parkit's own too, open"
     for path in site.namespaces(True):
         store = site.store(path, True)
-        if _read_if_any(store, lambda txn, zero_copy: True): yield store
+        if _read_if_any(store, lambda txn, zero_copy: check_current(txn) is None): yield store
 
 # %% ../nbs/06a_maintenance.ipynb #dfb5a575
 def _now(store: Store, work: Any) -> Any:
@@ -218,6 +218,7 @@ def _check_namespace(path: str, namespace: str) -> Findings:
 def _verify_pages(path: str) -> str:
     "What LMDB's own look at its pages finds; '' if they are sound, or if this LMDB cannot tell"
     done = subprocess.run([sys.executable, '-m', 'lmdb', 'verify', '-e', path], capture_output=True, text=True)
+    if done.returncode < 0: return f'looking at them killed the process that did it ({signal.Signals(-done.returncode).name})'
     return '' if done.returncode == 0 or 'verify:' not in done.stdout + done.stderr else (done.stdout + done.stderr).strip().replace('\n', '; ')[:500]
 
 # %% ../nbs/06a_maintenance.ipynb #56a7053c
@@ -226,6 +227,7 @@ def check(
 ) -> Findings:
     "Verify every namespace: pages, structure, counts, references and values. What is found is damage; nothing found means that all is sound"
     site, found = site or current_site(), Findings()
+    if any(s.lock.is_mine() for s in site._stores.values()): raise TransactionError('this process has a transaction open, for whose end `check` would wait for ever; call it outside')
     program = 'import json, sys; from parkit.maintenance import _check_namespace; print(json.dumps(_check_namespace(*sys.argv[1:])))'
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(os.path.abspath(p) for p in sys.path if os.path.isdir(p or '.')))
     for namespace in site.namespaces(True):
@@ -242,6 +244,7 @@ def _how_it_failed(done: Any) -> str:
 def _copy_site(source: Site, path: str) -> list[str]:
     "Copy the durable namespaces of `source` into a new site, which appears at `path` when it is complete; returns their paths"
     path = os.path.realpath(path)
+    if os.path.commonpath([path, source.path]) in (path, source.path): raise SiteError(errno.EINVAL, 'a copy of a site cannot lie in the site, nor the site in it; choose another directory', path)
     if os.path.exists(path) and os.listdir(path): raise SiteError(errno.ENOTEMPTY, 'this directory holds something already; choose another', path)
     partial = f'{path}.{uuid4().hex}'
     facts = {k: v for k, v in _facts(source.path).items() if k != 'format'}
@@ -286,7 +289,7 @@ def compact(
     namespace: Any,  # A namespace, its path, or an object in it
 ) -> int:
     "Write a namespace anew without the room that deleted entries have left; returns how many bytes that frees. Raises `TransactionError` while anyone has a snapshot of it open"
-    store = store_of(namespace)
+    store = store_of(namespace, True)
     store.open(create=False)
     return store.compact()
 
@@ -297,7 +300,7 @@ class _Collector:
     "Finds the objects without a name that something still needs"
     def __init__(self, site: Site) -> None:
         self.site, self.store = site, site.store(ANONYMOUS, True)
-        if self.store.exists(): write(self.store, sweep_holders)
+        if self.store.exists(): write(self.store, lambda txn: None)  # what this process's finalizers have left to do is done
         self.infos: dict[bytes, _Info] = _read_if_any(self.store, _infos, self.store) or {}
         self.by_uuid = {info.uuid: oid for oid, info in self.infos.items()}
         self.needed: set[bytes] = set()
@@ -306,7 +309,7 @@ class _Collector:
         "The ids of those that nothing needs"
         new = set(_read_if_any(self.store, self.held) or ())
         for store in _open_stores(self.site):
-            if store is not self.store: new |= read(store, lambda txn, zero_copy: self.mentioned(store, store.scan(txn, bytes(8), NAMES)))
+            if store is not self.store: new |= read(store, lambda txn, zero_copy: self.mentioned(store, store.scan(txn, bytes(8), NAMES)))  # `scan` looks whether the files are those in use
         while new := new - self.needed:
             self.needed |= new
             new = read(self.store, lambda txn, zero_copy: {o for oid in new for o in self.mentioned(self.store, self.store.scan(txn, oid + _ATTRIBUTE, _after(oid)))})
@@ -317,6 +320,14 @@ class _Collector:
         return [oid for kind, lives in ((_PROCESS, self.process_lives), (_TRACE, self.trace_lives))
                 for holder, oids in _each_holder(txn, kind, self.store) if lives(holder[2:]) for oid in oids]
 
+    def drop(self, txn: Any, oids: list[bytes]) -> list[bytes]:
+        "Drop those that nobody holds still; returns their ids"
+        held = set(self.held(txn, False))
+        unheld = [oid for oid in oids if oid not in held]
+        for oid in unheld: _drop_object(txn, oid)
+        sweep_holders(txn)
+        return unheld
+
     def process_lives(self, id: bytes) -> bool: return self.site.alive.is_alive(id.hex())
 
     def trace_lives(self, id: bytes) -> bool:
@@ -325,7 +336,7 @@ class _Collector:
 
     def mentioned(self, store: Store, entries: Iterator[tuple[bytes, bytes]]) -> set[bytes]:
         "The ids of the objects that entries refer to"
-        return {self.by_uuid[m] for _, record in entries for part in _parts(store, record) for m in _REFERENCE.findall(part) if m in self.by_uuid}
+        return {self.by_uuid[m] for key, record in entries for part in (key.replace(b'\0\xff', b'\0'), *_parts(store, record)) for m in _REFERENCE.findall(part) if m in self.by_uuid}
 
 def _parts(store: Store, record: bytes) -> Iterator[Any]:
     "What of an entry may hold pickles"
@@ -343,14 +354,20 @@ def gc(
 ) -> Findings:
     "Drop the objects without a name that nothing refers to, and remove what processes have left that died; returns what that was"
     site = site or current_site()
+    left = _left_copies(site)  # before all namespaces are opened: that may still need what a dead process has made
     collector, found = _Collector(site), Findings()
-    for oid in collector.unneeded():
-        info = collector.infos[oid]
-        found.append(Finding(f'{ANONYMOUS}/{info.uuid.hex()}', f'a {info.type} without a name that nothing refers to'))
-        if not dry_run: write(collector.store, _drop_object, oid)
-    for path in [p for find in (_left_copies, _left_files) for p in find(site)]:
+    oids = collector.unneeded()
+    if oids and not dry_run: oids = write(collector.store, collector.drop, oids)
+    for info in (collector.infos[oid] for oid in oids): found.append(Finding(f'{ANONYMOUS}/{info.uuid.hex()}', f'a {info.type} without a name that nothing refers to'))
+    for path in [p for p in left if os.path.exists(p)] + _left_files(site):
         found.append(Finding(path, 'was left by a process that died'))
-        if not dry_run: shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        if dry_run: continue
+        if os.path.isdir(path): shutil.rmtree(path, ignore_errors=True)
+        elif os.path.exists(path): os.unlink(path)
+    with site.setting_up():  # nobody is just making one
+        for path in _half_made(site):
+            found.append(Finding(path, 'was left by a process that died'))
+            if not dry_run: shutil.rmtree(path)
     return found
 
 # %% ../nbs/06a_maintenance.ipynb #20a9c0e4
@@ -358,10 +375,20 @@ def _left_files(site: Site) -> list[str]:
     "Files of blobs and locks that belong to nothing"
     return [path for store in _open_stores(site) for path in write(store, _unknown_files)]
 
+def _half_made(site: Site) -> list[str]:
+    "Folders that hold no namespace: who was making or removing one has died"
+    used, empty = {site.path}, []
+    for folder, names, _ in os.walk(site.path, topdown=False):
+        path = os.path.relpath(folder, site.path).split(os.sep)
+        if INTERNAL in path or MAKING in path: continue
+        if folder in used or os.path.exists(os.path.join(folder, INTERNAL, 'store.json')): used.add(os.path.dirname(folder))
+        else: empty.append(folder)
+    return [folder for folder in empty if os.path.dirname(folder) not in empty]
+
 def _unknown_files(txn: Any) -> list[str]:
     store = txn.store
     blobs = {key[1:].hex() for key, _ in store.scan(txn, BLOBS, TRASH)} | {key[9:].hex() for key, _ in store.scan(txn, TRASH, META)}
     locks = {_Info(*decode(data)).uuid.hex() for _, data in store.scan(txn, OBJECTS, CLASSES)}
-    known = dict(blobs=blobs, locks=locks)
+    known = dict(blobs=blobs, locks=locks, new={n for n in os.listdir(os.path.join(store.path, 'new')) if store.site.alive.is_alive(n.partition('.')[2])})
     return [os.path.join(store.path, folder, name) for folder in known if os.path.isdir(os.path.join(store.path, folder))
             for name in os.listdir(os.path.join(store.path, folder)) if name not in known[folder]]

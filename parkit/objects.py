@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type, registered_type, split_key, type_name)
 from .storage import (CLASSES, HOLDS, NAMES, OBJECTS, InvalidNameError, ObjectExistsError, ObjectNotFoundError, Site, Store,
                             _after, _sites, check_current, check_namespace, current_site, split_path)
-from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write
+from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write, write_new
 
 # %% auto #0
 __all__ = ['ANONYMOUS', 'KEPT', 'AttributeNameError', 'NamespacePath', 'remove_holder', 'encode_arguments', 'hold_for_trace',
@@ -155,11 +155,11 @@ class _Identity:
         if found is None:
             if not create: raise ObjectNotFoundError(f'there is no object {path!r} in {store.site.path}; leave out create=False to make it')
             fresh = _Info(uuid4().bytes, type_name(type(self)), name, time.time(), dict(metadata or {}), settings or {})
-            if not store.env: store.open()
-            oid, info, made = write(store, self._make, fresh)
+            oid, info, made = write_new(store, self._make, fresh)
         else: oid, info = found
         if not made: self._check(info, path, bind, metadata, settings)
         self._store, self._oid, self._uuid, self._name = store, oid, info.uuid, info.name
+        store.opened[id(self)] = self
         if name is None: self._hold = _Hold(store, oid)
         return made
 
@@ -346,12 +346,18 @@ class _Reading(_Identity):
         "An object of this class that exists; never calls `__init__`"
         self = cls.__new__(cls)
         self._store, self._oid, self._uuid, self._name = store, oid, uuid, name
+        store.opened[id(self)] = self
         return self
+
+    def _lose(self) -> None:
+        "Become a reference to an object that was dropped with its namespace"
+        self._oid = _NOWHERE
 
     def _gone(self, txn: Any) -> ObjectNotFoundError:
         "The error of an object that is not there; raises `Retired` if its whole namespace is not"
         check_current(txn)
-        return ObjectNotFoundError(f'the {type(self).__name__} {self.path or self.uuid} does not exist any longer: it was dropped')
+        path = f'{self._store.namespace}/{self._name}' if self._name else self.uuid
+        return ObjectNotFoundError(f'the {type(self).__name__} {path} does not exist any longer: it was dropped')
 
     def _head(self, txn: Any) -> _Head:
         "The head; raises `ObjectNotFoundError` if the object was dropped"
@@ -380,7 +386,7 @@ class _Reading(_Identity):
     def name(self) -> str | None:
         "The name in the namespace; `None` for an anonymous object"
         if self._name is None: return None
-        info = _read_if_any(self._store, lambda txn, zero_copy: _info(txn, self._oid))
+        info = _read_if_any(self._store, lambda txn, zero_copy: _info(txn, self._oid) or check_current(txn))
         return info.name if info else self._name  # another process may have renamed it
 
     @property
@@ -570,7 +576,9 @@ class Object(_Reading):
 
     def _copy_within(self, txn: Any, made: Any) -> None: self._copy_to(txn, txn, made)
 
-    def _copy_across(self, txn: Any, zero_copy: bool, made: Any) -> None: write(made._store, lambda into: self._copy_to(into, txn, made))
+    def _copy_across(self, txn: Any, zero_copy: bool, made: Any) -> None:
+        self._head(txn)  # before a namespace is made for the copy
+        write_new(made._store, lambda into: self._copy_to(into, txn, made))
 
     def _copy_to(self, into: Any, txn: Any, made: Any) -> None:
         "Write to `into`, in the store of `made`, what this object is in `txn`"
@@ -657,7 +665,7 @@ class Namespace:
     def __repr__(self) -> str: return f'Namespace({str(self.path)!r})'
     def __iter__(self) -> Iterator[Object]:
         for _, oid in self._listed():
-            found = read(self._store, self._opened, oid)
+            found = _read_if_any(self._store, self._opened, oid)
             if found is not None: yield found
 
     def __len__(self) -> int: return sum(1 for _ in self._listed())
@@ -684,7 +692,7 @@ class Namespace:
 
     def _opened(self, txn: Any, zero_copy: bool, oid: bytes) -> Object | None:
         info = _info(txn, oid)  # `None`: dropped since it was listed
-        return None if info is None else _class_of(txn, info.type)._bound(self._store, oid, info.uuid, info.name)
+        return check_current(txn) if info is None else _class_of(txn, info.type)._bound(self._store, oid, info.uuid, info.name)
 
     def _listed(self) -> Iterator[tuple[str, bytes]]:
         "Names and ids, a thousand at a time, so that no snapshot stays open while the caller works"
@@ -719,7 +727,10 @@ class Namespace:
         txn = self._store.write()  # nobody writes between the copying and the removing
         try:
             self._store.copy(target)
-            self._store.drop(txn)
+            try: self._store.drop(txn)
+            except BaseException:
+                if not txn.committed: target.drop()
+                raise
         finally: txn.close()
         self._store = target
 

@@ -8,8 +8,8 @@ import ctypes, errno, gc, json, mmap, os, re, select, shutil, stat, struct, sys,
 import lmdb
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from functools import lru_cache
+from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -303,8 +303,8 @@ _POLL = (0.001, 0.02)  # seconds between attempts while waiting for a lock with 
 # %% ../nbs/01_storage.ipynb #c5be6f14
 class _WriteLock:
     "The right to write to a namespace: one thread of one process at a time"
-    def __init__(self, path: str, name: str) -> None:
-        self.path, self.name = path, name
+    def __init__(self, path: str, name: str, reopen: Callable[[], None]) -> None:
+        self.path, self.name, self.reopen = path, name, reopen  # `reopen` opens all files of the namespace, this one too
         self._forget()
         _fork.forgetful.add(self)
 
@@ -315,25 +315,25 @@ class _WriteLock:
         self.record: mmap.mmap | None = None
 
     def close(self) -> None:
-        "Close the file; the next use opens it again. Threads that wait for the mutex go on waiting"
-        with _fork.gate:
-            fd, self.fd, self.record = self.fd, -1, None
-            if fd >= 0: _fork.close(fd)
+        "Close the file. Threads that wait for the mutex go on waiting"
+        fd, self.fd, self.record = self.fd, -1, None
+        if fd >= 0: _fork.close(fd)
 
     def _mapped(self) -> mmap.mmap:
         "The mapped record"
-        record = self.record
-        return self._open() if record is None else record
+        while (record := self.record) is None: self.reopen()
+        return record
 
-    def _open(self) -> mmap.mmap:
-        with _fork.gate:  # a second descriptor, of a thread that comes here at the same time, would be another lock
-            if self.fd >= 0: return self.record  # type: ignore[return-value]
-            fd = _fork.open(self.path)  # made with the namespace, and not sparse: a full disk must not meet a map
+    def open(self) -> tuple[mmap.mmap, int]:
+        "The record and the descriptor of the file that is at the path now; they are `record` and `fd` once the environment is open too"
+        fd = _fork.open(self.path)  # made with the namespace, and not sparse: a full disk must not meet a map
+        try:
             missing = _RECORD_SIZE - os.fstat(fd).st_size
             if missing > 0: os.pwrite(fd, bytes(missing), _RECORD_SIZE - missing)
-            record = mmap.mmap(fd, _RECORD_SIZE)
-            self.record, self.fd = record, fd
-            return record
+            return mmap.mmap(fd, _RECORD_SIZE), fd
+        except BaseException:
+            _fork.close(fd)
+            raise
 
     def listen(self) -> None:
         "Have writers ring the bell from now on, for as long as a waiter sleeps at most and as much again"
@@ -368,7 +368,7 @@ class _WriteLock:
         start = time.time()
         if timeout is None: self.mutex.acquire()
         elif not self.mutex.acquire(timeout=max(0, timeout)): raise self._timed_out(timeout)
-        if self.fd < 0: self._open()
+        if self.fd < 0: self.reopen()  # another thread has let go of the files meanwhile
         if _MOMENT.unpack_from(self.record, _TRIED)[0] > start: self._give_way(start)  # type: ignore[arg-type]
         if timeout is None: fcntl.flock(self.fd, fcntl.LOCK_EX)  # a signal interrupts it
         else: self._acquire_until(start + timeout, timeout)
@@ -551,7 +551,7 @@ class Listener:
         bell = store.bell_path, store.generation
         if self.watches.get(bell, -1) >= 0: return False
         known = bell in self.watches
-        if store.exists(): store.lock.listen()
+        store.listen()
         self.stores.add(store)
         try: self.watches[bell] = self.watcher.watch(store.bell_path) if self.watcher else -1
         except OSError: self.watches[bell] = -1  # no such namespace yet, or no watches left: `wait` pauses briefly, and we try again
@@ -587,7 +587,7 @@ class Listener:
         "Have the writers ring, and return for how long to sleep at most"
         timeout = SAFETY_NET if timeout is None else min(timeout, SAFETY_NET)
         for s in self.stores:
-            if s.exists(): s.lock.listen()
+            s.listen()
         if not self.watcher or -1 in self.watches.values():
             timeout, self.pause = min(timeout, self.pause), min(self.pause*1.5, _BACK_OFF[1])
         return max(0.0, timeout)
@@ -619,27 +619,33 @@ ReadTxn = lmdb.Transaction  # what `Store.read` returns: `get(key, default)`, an
 class _Files:
     "The files of one namespace, and how they are made and opened"
     generation = 0       # how often its files have been let go: the next ones may be others
-    was_dropped = False  # dropped under us, or by us: it is made anew only when asked
+    lineage = ''         # of the objects in the files that were opened last: a compacted or renamed namespace keeps it, a new one or a copy has its own
     def __init__(self, site: Site, namespace: str) -> None:
         self.site, self.namespace = site, namespace
         self.path = os.path.join(site.path, *namespace.split('/'), INTERNAL)
         self.bell_path = os.path.join(self.path, 'bell')
-        self.lock = _WriteLock(os.path.join(self.path, 'write.lock'), namespace)
+        self.lock = _WriteLock(os.path.join(self.path, 'write.lock'), namespace, partial(self.open, create=False))
         self.inline_limit = site.inline_limit
         self.durable = not namespace.startswith('_')  # until `store.json` says otherwise
         self._maps: WeakValueDictionary[bytes, Any] = WeakValueDictionary()  # shared maps someone still looks into
         self.held: WeakValueDictionary[bytes, Any] = WeakValueDictionary()   # what this process holds of objects without a name, by their ids
         self.later: deque[Callable[[Any], None]] = deque()                   # what finalizers leave to the next write transaction
+        self.opened: WeakValueDictionary[int, Any] = WeakValueDictionary()   # the objects that this process has opened
         self._reset()
         _fork.forgetful.add(self)
 
     def _reset(self) -> None:
-        self.env: lmdb.Environment | None = None
-        self.generation += 1
         self._opening = threading.RLock()
-        self.begin: Callable[[], ReadTxn] = self._open_and_begin
         self.active: list[int] = []    # one element for each read transaction of this process
         self.reads: list[ReadTxn] = [] # one element for each of those that may last
+        self._bell = -1
+        self._reset_files()
+
+    def _reset_files(self) -> None:
+        if self._bell >= 0: os.close(self._bell)
+        self.env: lmdb.Environment | None = None
+        self.generation += 1
+        self.begin: Callable[[], ReadTxn] = self._open_and_begin
         self.writing = False           # does this process have a write transaction?
         self._bell, self._swept, self._warned = -1, False, 2**26
         self.kept = 0                  # bytes of replaced blobs that this process has had to leave to older readers
@@ -649,9 +655,6 @@ class _Files:
         "In a child: let go of what is the parent's"
         if self.env: _leak(self.env)
         self.later.clear()  # the parent will do it
-        self._let_go()
-
-    def _let_go(self) -> None:
         if self._bell >= 0: os.close(self._bell)
         self._reset()
 
@@ -683,8 +686,16 @@ class _Files:
         raise NotImplementedError
 
     def _open_and_begin(self) -> ReadTxn:
-        self.open(create=False)
+        self.active.pop()  # who changes the environment does not wait for one who waits for it
+        try: self.open(create=False)
+        finally: self.active.append(1)
         return self.begin()
+
+    def listen(self) -> None:
+        "Have writers ring the bell, if the namespace exists"
+        try:
+            if self.exists(): self.lock.listen()
+        except ParkitError: pass  # it was dropped, or cannot be used: what the waiter reads will say so
 
 # %% ../nbs/01_storage.ipynb #23963921
 class _Opening(_Files):
@@ -696,34 +707,51 @@ class _Opening(_Files):
                 facts = self._facts()
                 if facts is None and not create: raise ObjectNotFoundError(f'there is no namespace {self.namespace!r} in {self.site.path}')
                 self.site.alive.enter()
-                if self._is_current(facts): self._open_environment(facts)
+                if self._is_current(facts): self._open_current(facts)  # type: ignore[arg-type]
                 else: self._make()
-                self._end_retired()
-            self.was_dropped = False
 
-    def _end_retired(self) -> None:
-        "If what was opened has been dropped or replaced by a process that could not end its work, end that"
-        with self.env.begin() as txn: heir = txn.get(_RETIRED)  # type: ignore[union-attr]
-        if heir is None: return
-        opened = self._file_id()
-        self.env.close()  # type: ignore[union-attr]
-        self._forget_files()
+    def _open_current(self, facts: dict[str, Any]) -> None:
+        "Open the files that `facts` are about, unless these have been dropped or replaced; if by a process that could not end its work, end that"
+        heir, undo = None, ExitStack()
+        try:
+            with undo:
+                env = self._environment(facts)
+                undo.callback(env.close)
+                bell = os.open(self.bell_path, os.O_WRONLY)
+                undo.callback(os.close, bell)
+                record, fd = self.lock.open()
+                undo.callback(_fork.close, fd)
+                with env.begin() as txn: heir = txn.get(_RETIRED)
+                if heir is None and self._facts() == facts:  # else: some of them may be of other files
+                    self._use(env, bell, facts)
+                    self.lock.record, self.lock.fd = record, fd
+                    undo.pop_all()
+        except (lmdb.Error, OSError) as e:
+            if self._facts() == facts: raise self.explain(e) from e
+        if heir is not None: self._end_retired(heir, facts)
+
+    def _use(self, env: lmdb.Environment, bell: int, facts: dict[str, Any]) -> None:
+        lineage = facts.get('lineage', facts['uuid'])
+        if self.lineage not in ('', lineage):
+            for o in list(self.opened.values()): o._lose()  # their ids may mean other objects here
+        self.lineage, self.durable, self._bell, self.env, self.begin = lineage, bool(facts['durable']), bell, env, env.begin
+
+    def _end_retired(self, heir: bytes, facts: dict[str, Any]) -> None:
         with self.site.setting_up():
-            if self.is_on_disk() and self._file_id() == opened: self._make_way(heir)
-
-    def _file_id(self) -> tuple[int, int]:
-        s = os.stat(os.path.join(self.path, 'data.mdb'))
-        return s.st_dev, s.st_ino
+            if self._facts() == facts: self._make_way(heir)
 
     def _make_way(self, heir: bytes) -> None:
         "Put the files of another store into the place of these, or nothing if `heir` is empty, and remove these"
         gone = os.path.join(self.site.path, os.fsdecode(heir)) if heir else os.path.join(self.site.path, self.site.new_path(), INTERNAL)
-        if heir: _exchange(self.path, gone)
+        if heir:
+            _link_all(self.path, gone, 'locks')  # whoever holds one holds it on
+            _exchange(self.path, gone)
+            _link_all(gone, self.path, 'new')  # blobs on their way into an entry
         else:
             os.makedirs(os.path.dirname(gone), 0o700)
             os.rename(self.path, gone)
         _sync(os.path.dirname(self.path))
-        shutil.rmtree(gone)
+        shutil.rmtree(gone, ignore_errors=True)
         for path in (self.path, gone): self.site.prune(os.path.dirname(path))
 
     def _make(self) -> None:
@@ -731,13 +759,10 @@ class _Opening(_Files):
         if not os.path.exists(os.path.join(self.site.path, 'site.json')): raise ObjectNotFoundError(f'the site {self.site.path} does not exist any longer')
         with self.site.setting_up():
             facts = self._facts()
-            if self._is_current(facts): return self._open_environment(facts)
+            if self._is_current(facts): return
             if facts: self.durable = facts['durable']
-            try: self._make_files(dict(durable=self.durable, boot=_boot_id(), uuid=uuid4().hex))
-            except BaseException as e:
-                if self.env: self.env.close()
-                self._forget_files()  # what is half made is made again by the next
-                raise self.explain(e) from e if isinstance(e, OSError) else e
+            try: self._make_files(_new_facts(self.durable))
+            except OSError as e: raise self.explain(e) from e  # what is half made is made again by the next
 
     def _make_files(self, facts: dict[str, Any], original: Any = None, share: bool = True) -> None:
         "Make the files of a new namespace, with the content that `original` has in a transaction of its own"
@@ -746,8 +771,10 @@ class _Opening(_Files):
         for path, size in ((self.bell_path, 1), (self.lock.path, _RECORD_SIZE)): _write_new(path, bytes(size))
         self._reserve_lock_file()
         if original: original.copy_data(self.path, facts['durable'], share)
-        self._open_environment(facts, create=not original)
-        if self.durable: self.env.sync(True)  # type: ignore[union-attr]  # LMDB does not sync the first pages of a new file
+        else:
+            env = self._environment(facts, create=True)
+            if facts['durable']: env.sync(True)  # LMDB does not sync the first pages of a new file
+            env.close()
         _sync(self.path)
         self.site.sync_above(self.path)
         replace_file(os.path.join(self.path, 'store.json'), json.dumps(facts))  # last: who finds it finds all the rest
@@ -758,36 +785,34 @@ class _Opening(_Files):
         try: os.posix_fallocate(fd, 0, (READERS - 1)*64 + 192) if hasattr(os, 'posix_fallocate') else os.write(fd, bytes(READERS*64 + 128))
         finally: os.close(fd)
 
-    def _open_environment(self, facts: dict[str, Any] | None, create: bool = False) -> None:
-        self.durable = bool(facts and facts['durable'])
+    def _environment(self, facts: dict[str, Any], create: bool = False) -> lmdb.Environment:
         options: dict[str, Any] = dict(lib_version=0) if hasattr(lmdb.Environment, 'lib_version') else {}  # the 0.9 format
         try:
-            env = lmdb.open(self.path, map_size=self.site.map_size, max_readers=READERS, sync=self.durable,
-                            metasync=self.durable, create=create, max_spare_txns=1, mode=0o600, **options)
-        except lmdb.Error as e: raise self.explain(e) from e
+            env = lmdb.open(self.path, map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],
+                            metasync=facts['durable'], create=create, max_spare_txns=1, mode=0o600, **options)
+        except lmdb.Error as e:
+            if create: raise self.explain(e) from e
+            raise
         if not _open_files: _find_open_files(self.path)
         env.reader_check()
-        self._bell = os.open(self.bell_path, os.O_WRONLY)
-        self.env, self.begin = env, env.begin
+        return env
 
     def close(self) -> None:
         "Close the files; the next use opens them again"
         with self._opening:
-            if self.active or self.writing: raise TransactionError(f'{self.namespace!r} has {len(self.active) + self.writing} open transactions in this process; end them first')
-            if self.env: self.env.close()
-            self._forget_files()
-            self.lock.close()
+            free = self.lock.mutex.acquire(blocking=False)
+            try:
+                if not free or self.active or self.writing:
+                    raise TransactionError(f'{self.namespace!r} has {len(self.active) + (not free or self.writing)} open transactions in this process; end them first')
+                self._close_files()
+            finally:
+                if free: self.lock.mutex.release()
 
-    def _forget_files(self) -> None:
-        "Forget an environment that was closed; who counts on the list and the lock goes on with them"
-        self.env, active, reads, opening = None, self.active, self.reads, self._opening
-        self._let_go()
-        self.active, self.reads, self._opening = active, reads, opening
-
-    def wake(self) -> None:
-        "Ring though nothing was committed"
-        self.open(create=False)
-        self.ring()
+    def _close_files(self) -> None:
+        "Close the environment and the files that go with it; nobody in this process may have a transaction"
+        self.lock.close()
+        if self.env: self.env.close()
+        self._reset_files()
 
     def ring(self) -> None:
         "Wake everyone who listens"
@@ -839,6 +864,21 @@ def copy_file(source: str, target: str, share: bool) -> None:
     except OSError as e:
         if e.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM): raise
     shutil.copyfile(source, target)
+    os.chmod(target, 0o400)
+
+def _link_all(source: str, target: str, folder: str) -> None:
+    "Give the files in a folder of one namespace a second name in that of another"
+    try: names = os.listdir(os.path.join(source, folder))
+    except FileNotFoundError: return
+    os.makedirs(os.path.join(target, folder), 0o700, exist_ok=True)
+    for name in names:
+        try: os.link(os.path.join(source, folder, name), os.path.join(target, folder, name))
+        except (FileExistsError, FileNotFoundError): pass  # one who died has linked it; or it has just gone
+
+def _new_facts(durable: bool, lineage: str | None = None) -> dict[str, Any]:
+    "What the `store.json` of new files says"
+    uuid = uuid4().hex
+    return dict(durable=durable, boot=_boot_id(), uuid=uuid, lineage=lineage or uuid)
 
 def _sync(path: str) -> None:
     "Have the disk hold a file's content, or a directory's names"
@@ -862,6 +902,14 @@ def _exchange(a: str, b: str) -> None:
     if hasattr(_libc, 'renameat2'): failed = _libc.renameat2(-100, a_, -100, b_, 2)  # AT_FDCWD twice, RENAME_EXCHANGE
     else: failed = _libc.renamex_np(a_, b_, 2)  # macOS: RENAME_SWAP
     if failed: raise SiteError(ctypes.get_errno(), f'cannot replace a directory at once on this file system ({os.strerror(ctypes.get_errno())})', a)
+
+def _check_exchange(folder: str) -> None:
+    "Raise `SiteError` where directories cannot change places at once"
+    a, b = os.path.join(folder, 'a'), os.path.join(folder, 'b')
+    for path in (a, b): os.mkdir(path)
+    try: _exchange(a, b)
+    finally:
+        for path in (a, b): os.rmdir(path)
 
 # %% ../nbs/01_storage.ipynb #303409c1
 class _Reading(_Opening):
@@ -914,29 +962,43 @@ class _Reading(_Opening):
             if self.env: self.env.set_mapsize(0)
 
     @contextmanager
-    def _alone(self, what: str) -> Iterator[None]:
-        "Keep this process from beginning transactions, once it has none, while its environment changes; `what` another process did is for the error"
+    def _alone(self, what: str, mine: int = 0) -> Iterator[None]:
+        "Keep this process from beginning transactions, once it has none but `mine`, while its environment changes; `what` another process did is for the error"
         with self._opening:
             limit = time.monotonic() + 1
             self.begin = self._when_changed
             try:
-                while (self.active or self.writing) and time.monotonic() < limit: time.sleep(0.001)  # implicit ones of other threads end at once
-                if self.active or self.writing: raise TransactionError(f'another process {what} {self.namespace!r}; that can be adopted only '
-                                                        f'while this process has no transaction on it, and {len(self.active) + self.writing} are open')
+                while (n := len(self.active) + self.writing) > mine:  # who comes now is counted for a moment, and then waits
+                    if time.monotonic() > limit:
+                        raise TransactionError(f'another process {what} {self.namespace!r}; that can be adopted only while this process has no transaction on it, and {n} are open' if what
+                                               else f'{self.namespace!r} has {n - mine} open snapshots or iterations in this process; end them first')
+                    time.sleep(0.001)  # implicit ones of other threads end at once
                 yield
             finally: self.begin = self.env.begin if self.env else self._open_and_begin
 
     def renew(self) -> None:
         "Let go of the files of a namespace that was dropped or replaced; raises `ObjectNotFoundError` if nothing has come in its place"
-        with self.lock.mutex, self._alone('has dropped or replaced'):
-            with self.env.begin() if self.env else nullcontext() as txn: retired = txn and txn.get(_RETIRED) is not None
-            if retired:
-                self.env.close()  # type: ignore[union-attr]
-                self._forget_files()
-                self.lock.close()
-        if not self.env and not self.is_on_disk():
-            self.was_dropped = True
-            raise ObjectNotFoundError(f'the namespace {self.namespace!r} does not exist any longer in {self.site.path}: it was dropped')
+        with self.lock.mutex:
+            if self.heir() == b'' and self.reads: raise self._dropped()  # its files stay until the last snapshot has ended
+            with self._alone('has dropped or replaced'):
+                if self.heir() is not None: self._close_files()
+        if not self.env and not self.is_on_disk(): raise self._dropped()
+
+    def heir(self) -> bytes | None:
+        "What has come in the place of the files that are open: `None` if they are in use still, `b''` if they were dropped"
+        with self._opening:
+            if not self.env: return None
+            with self.env.begin() as txn: return txn.get(_RETIRED)  # type: ignore[no-any-return]
+
+    def _dropped(self) -> ObjectNotFoundError: return ObjectNotFoundError(f'the namespace {self.namespace!r} does not exist any longer in {self.site.path}: it was dropped')
+
+    def wake(self) -> None:
+        "Ring though nothing was committed"
+        self.end(self.read())  # opens what is there now
+        self.active.append(1)  # nobody lets go of the files
+        try:
+            if self.env: self.ring()
+        finally: self.active.pop()
 
     def _when_changed(self) -> ReadTxn:
         "Begin a transaction once the environment has changed"
@@ -980,14 +1042,17 @@ class _Scanning(_Reading):
             elif key >= lo: yield key, value
 
     def _steps(self, txn: Any, lo: bytes, hi: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
-        raw, seen, epoch = getattr(txn, 'raw', txn), getattr(txn, 'writes', 0), _fork.epoch
+        raw, seen, epoch, found = getattr(txn, 'raw', txn), getattr(txn, 'writes', 0), _fork.epoch, False
         try:
             with raw.cursor() as cursor:
                 steps = _from(cursor, lo, hi, reverse)
                 while True:
                     if epoch != _fork.epoch: raise TransactionError('an iteration begun before a fork cannot go on in the child')
                     step = next(steps, None)
-                    if step is None or (step[0] < lo if reverse else step[0] >= hi): return
+                    if step is None or (step[0] < lo if reverse else step[0] >= hi):
+                        if not found: check_current(raw)  # files that are to be used no longer are empty
+                        return
+                    found = True
                     yield step
                     if raw is not txn and (txn.writes != seen or txn.raw is not raw):  # written to meanwhile: find the place again
                         if txn.raw is not raw: raise TransactionError('an iteration cannot cross the beginning or end of a nested transaction')
@@ -1025,7 +1090,8 @@ class _Blobs(_Scanning):
 
     def new_blob(self, size: int) -> Blob:
         "A blob whose file, at its `path`, is to be made by the caller, with `size` bytes, synced if the namespace is durable"
-        self.open()
+        if not self.env: self.open(create=False)
+        if not os.path.exists(self.bell_path): self.renew()  # it was dropped
         id = uuid4().bytes
         return Blob(id, size, os.path.join(self.path, 'new', f'{id.hex()}.{self.site.alive.enter()}'))
 
@@ -1059,7 +1125,7 @@ class _Blobs(_Scanning):
         array = None if private else self._maps.get(id)
         try: array = _map_file(self.blob_path(id), size, private) if array is None else array
         except FileNotFoundError as e:
-            if not self.is_on_disk(): raise ObjectNotFoundError(f'the namespace {self.namespace!r} does not exist any longer in {self.site.path}: it was dropped') from e
+            if self.heir() is not None: raise self._dropped() from e
             raise DecodeError(f'the blob {id.hex()} of {self.namespace!r} is missing') from e
         if private: return memoryview(array).cast('B')
         self._maps[id] = array
@@ -1191,10 +1257,11 @@ class WriteTxn:
             for _ in range(self.later): store.later.popleft()
         except (lmdb.Error, OSError) as e:
             self.failed = True
+            self.close()
             raise store.explain(e) from e
+        else: store.ring()  # before the lock is released: then nobody has let go of the bell
         finally: self.close()
         if store.allowance: store.allowance -= self.pending
-        store.ring()
         if self.trashed: store.empty_trash(self.trashed)
         if self.freed: store.turn_over()
 
@@ -1288,8 +1355,8 @@ class Store(_Blobs):
         self,
         timeout: float | None = None,  # Seconds to wait for the write lock; `None` waits for ever
     ) -> _Entries:
-        "Begin a write transaction, making the namespace if need be; raises `TransactionTimeout`, or `TransactionError` where waiting would be for ever"
-        if not self.env: self.open(create=not self.was_dropped)
+        "Begin a write transaction; raises `ObjectNotFoundError`, `TransactionTimeout`, or `TransactionError` where waiting would be for ever"
+        if not self.env: self.open(create=False)
         if self.lock.is_mine():
             raise TransactionError(f'this thread has a transaction on {self.namespace!r} open in another asyncio task or frame; use `async with` to wait for it')
         txn = _Entries(self)
@@ -1336,6 +1403,7 @@ class Store(_Blobs):
         txn = self.read()
         try:
             self.env.copy(path, compact=True, txn=txn)  # type: ignore[union-attr, call-arg]
+            os.chmod(os.path.join(path, 'data.mdb'), 0o600)
             for key, _ in self.scan(txn, BLOBS, TRASH):
                 source, target = self.blob_path(key[1:]), os.path.join(path, 'blobs', key[1:].hex())
                 copy_file(source, target, share)
@@ -1366,7 +1434,8 @@ class Store(_Blobs):
         "A closed store of `site` that nobody knows of, with the content of this one"
         made = Store(site, site.new_path())
         try:
-            made._make_files(dict(durable=self.is_durable(), boot=_boot_id(), uuid=uuid4().hex), self, share)
+            if not self.env: self.open(create=False)
+            made._make_files(_new_facts(self.durable, None if change else self.lineage), self, share)
             txn = made.write()
             try:
                 txn.delete_keys(TRASH, META)
@@ -1391,7 +1460,6 @@ class Store(_Blobs):
     ) -> None:
         "Remove the namespace; whoever has it open gets `ObjectNotFoundError`"
         self._retire(None, txn)
-        self.was_dropped = True
 
     def compact(self) -> int:
         "Write the namespace anew, without the room that deleted entries have left; returns how many bytes that has freed"
@@ -1400,37 +1468,48 @@ class Store(_Blobs):
             before = os.path.getsize(os.path.join(self.path, 'data.mdb'))
             heir = self._make_copy(self.site)
             try: self._retire(heir, txn)
-            finally: heir.discard()
+            except BaseException:
+                if not txn.committed: heir.discard()  # else: who opens the namespace next puts it into its place
+                raise
         finally: txn.close()
         return before - os.path.getsize(os.path.join(self.path, 'data.mdb'))
 
     def _retire(self, heir: Store | None, txn: _Entries | None = None) -> None:
         "Take these files out of use, and put those of `heir` into their place"
         txn = txn or self.write()
-        try:
-            self._check_unread(heir is not None)
-            with self.site.setting_up():
-                mark = os.fsencode(os.path.relpath(heir.path, self.site.path)) if heir else b''
-                txn.raw.drop(self.env.open_db(), delete=False)  # type: ignore[union-attr]
-                txn.put(_RETIRED, mark, freeing=True)
-                txn.commit()
-                self._make_way(mark)
-        except (lmdb.Error, OSError) as e: raise self.explain(e) from e
-        finally: txn.close()
-        try: self.renew()
-        except ObjectNotFoundError: pass  # nothing has come in its place
+        with self.lock.mutex:  # which this thread has already, and keeps until the files are let go
+            try:
+                if heir: _check_exchange(os.path.dirname(heir.path))
+                with self._alone('', 1), self.site.setting_up():
+                    if heir: self._check_unread()
+                    mark = os.fsencode(os.path.relpath(heir.path, self.site.path)) if heir else b''
+                    txn.raw.drop(self.env.open_db(), delete=False)  # type: ignore[union-attr]
+                    txn.put(_RETIRED, mark, freeing=True)
+                    txn.commit()
+                    self._make_way(mark)
+                    self._close_files()
+            except (lmdb.Error, OSError) as e: raise self.explain(e) from e
+            finally: txn.close()
 
-    def _check_unread(self, others: bool) -> None:
-        "Raise `TransactionError` if this process, or with `others` any, still reads this namespace"
-        if self.active: raise TransactionError(f'{self.namespace!r} has {len(self.active)} open snapshots or iterations in this process; end them first')
-        if others and self.oldest_reader() < 2**64: raise TransactionError(f'{self.namespace!r} cannot be replaced while it is read: {self._readers()} have snapshots open; end them first')
+    def _check_unread(self) -> None:
+        "Raise `TransactionError` if others have snapshots of this namespace open; short ones are waited for"
+        limit, busy = time.monotonic() + 1, self._reading()
+        while busy and time.monotonic() < limit:
+            time.sleep(0.001)
+            busy &= self._reading()  # a slot that was seen free belongs to none that lasts
+        if busy: raise TransactionError(f'{self.namespace!r} cannot be replaced while it is read: processes {", ".join(sorted({b.split()[0] for b in busy}))} have snapshots open; end them first')
+
+    def _reading(self) -> set[str]:
+        "The slots of those who read, as LMDB lists them"
+        self.env.reader_check()  # type: ignore[union-attr]
+        return {line for line in self.env.readers().splitlines()[1:] if line and line.split()[-1].isdigit()}  # type: ignore[union-attr]
 
     def turn_over(self) -> None:
         "On an almost full disk, make an empty commit: LMDB uses freed pages again from the next transaction but one on"
         disk = os.statvfs(self.path)
         if disk.f_bavail*disk.f_frsize > 2**26: return
         try: txn = self.write(timeout=0)
-        except TransactionTimeout: return  # someone else commits
+        except (TransactionError, ObjectNotFoundError): return  # someone else commits, or has dropped or replaced the namespace
         try:
             txn.put(META + b'turn', b'', freeing=True)
             txn.commit()
@@ -1440,7 +1519,7 @@ class Store(_Blobs):
     def empty_trash(self, trashed: int) -> None:
         "Unlink the blobs that no entry refers to and no reader can still see; if someone is writing, it is left to a later commit"
         try: txn = self.write(timeout=0)
-        except TransactionTimeout: return
+        except (TransactionError, ObjectNotFoundError): return
         try: all_gone = self._unlink_trash(txn)
         finally: txn.close()
         self.kept = 0 if all_gone else self.kept + trashed
@@ -1610,7 +1689,7 @@ class Site:
 
     def prune(self, directory: str) -> None:
         "Remove a directory of this site, and those around it, as far as they are empty"
-        while directory != self.path:
+        while directory not in (self.path, os.path.join(self.path, MAKING)):
             try: os.rmdir(directory)
             except FileNotFoundError: pass
             except OSError: return  # not empty

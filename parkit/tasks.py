@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol, overload
 from uuid import uuid4
 from .codecs import EncodeError, ParkitError, decode, encode, recall, register_opener, register_type
 from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
-from .storage import Blob, InvalidNameError, ObjectNotFoundError, Site, Store, current_site
-from .transactions import read, wait_until, write
+from .storage import Blob, InvalidNameError, ObjectNotFoundError, Site, Store, check_current, current_site
+from .transactions import read, wait_until, write, write_new
 
 # %% auto #0
 __all__ = ['TRACES', 'STATUSES', 'TASKS', 'TaskError', 'WorkerCrashedError', 'TaskCancelledError', 'RemoteTraceback', 'Runner',
@@ -76,7 +76,9 @@ class _Ledger(Object):
     def _load(self, txn: Any, zero_copy: bool, kind: bytes, id: str) -> Any:
         "The value of one entry; raises `KeyError`"
         record = txn.get(self._key(kind, id))
-        if record is None: raise KeyError(id)
+        if record is None:
+            check_current(txn)
+            raise KeyError(id)
         return decode(self._store.load(record, True))
 
     def record(self, id: str) -> _Record:
@@ -399,7 +401,7 @@ def _with_itself(function: Callable[..., Any], task: Any) -> Callable[..., Any]:
 
 # %% ../nbs/05_tasks.ipynb #ac10f9d3
 TASKS = 'task'  # the namespace of all tasks
-_functions: dict[tuple[bytes, int], Callable[..., Any]] = {}  # (uuid, definition) -> function, in this process
+_functions: dict[tuple[str, bytes, int], Callable[..., Any]] = {}  # (site, uuid, definition) -> function, in this process
 
 # %% ../nbs/05_tasks.ipynb #3839f712
 class Task(_Definition):
@@ -419,7 +421,7 @@ class Task(_Definition):
 
     def _function(self, definition: int) -> Callable[..., Any]:
         "The function of one definition, decoded once in this process"
-        key = self._uuid, definition
+        key = self.site.path, self._uuid, definition
         if key not in _functions: _functions[key] = read(self._store, self._load_function, definition)
         return _functions[key]
 
@@ -476,12 +478,12 @@ def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, 
     return AsyncTrace(ledger, id)
 
 # %% ../nbs/05_tasks.ipynb #5387c8f9
-_ledgers: dict[str, _Ledger] = {}  # by the site's uuid
+_ledgers: dict[Site, _Ledger] = {}
 
 def _ledger(site: Site) -> _Ledger:
     "The ledger of `site`"
-    if site.uuid not in _ledgers or not _ledgers[site.uuid].exists: _ledgers[site.uuid] = _Ledger(site)
-    return _ledgers[site.uuid]
+    if site not in _ledgers or not _ledgers[site].exists: _ledgers[site] = _Ledger(site)
+    return _ledgers[site]
 
 # %% ../nbs/05_tasks.ipynb #7ba916d5
 @overload
@@ -510,10 +512,11 @@ def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping
     if _importing(store, name, function): return Task(f'{TASKS}/{name}')
     made: Task = Task._bound(store, b'', b'', name)
     info = _Info(uuid4().bytes, type_name(Task), name, time.time(), dict(metadata or {}), {})
+    if not store.env: store.open()
     try: prepared = store.prepare(encode(_with_source(function)))
     except EncodeError as e: raise EncodeError(f'cannot store the function {name!r}: {e.__cause__}') from e
-    definition = write(store, made._define, info, default_sync, _code_version(function), prepared)
-    _functions[made._uuid, definition] = function
+    definition = write_new(store, made._define, info, default_sync, _code_version(function), prepared)
+    _functions[store.site.path, made._uuid, definition] = function
     update_wrapper(made, function, assigned=('__doc__', '__wrapped__'), updated=())
     return made
 

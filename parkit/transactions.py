@@ -9,11 +9,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 from .codecs import ParkitError
-from .storage import DEFAULT_NAMESPACE, Listener, Retired, Store, TransactionError, TransactionTimeout, _fork, check_namespace, current_site
+from .storage import DEFAULT_NAMESPACE, Listener, ObjectNotFoundError, Retired, Store, TransactionError, TransactionTimeout, _fork, check_namespace, current_site
 
 # %% auto #0
-__all__ = ['T', 'read', 'write', 'write_async', 'is_interactive', 'noting', 'in_transaction', 'is_writing', 'store_of',
-           'snapshot', 'transaction', 'WaitTimeout', 'wait_until', 'wait_until_async']
+__all__ = ['T', 'read', 'write', 'write_new', 'write_async', 'is_interactive', 'noting', 'in_transaction', 'is_writing',
+           'store_of', 'snapshot', 'transaction', 'WaitTimeout', 'wait_until', 'wait_until_async']
 
 # %% ../nbs/02_transactions.ipynb #31007eba
 class _Frame:
@@ -89,6 +89,18 @@ def write(
     return result
 
 # %% ../nbs/02_transactions.ipynb #93304e94
+def write_new(
+    store: Store,
+    work: Callable[..., T],  # Called with the transaction and `args`
+    *args: Any,
+) -> T:
+    "`write` that makes the namespace if need be"
+    while True:
+        if not store.env: store.open()
+        try: return write(store, work, *args)
+        except ObjectNotFoundError:
+            if store.env: raise  # else: it was dropped meanwhile
+
 async def write_async(
     store: Store,
     work: Callable[..., T],  # Called with the transaction and `args`
@@ -139,19 +151,21 @@ def is_writing(store: Store) -> bool:
 # %% ../nbs/02_transactions.ipynb #37ee5923
 def store_of(
     where: Any,  # A namespace, its path, or an object in it; `None` is the namespace `default`
+    reserved: bool = False,  # Allow parkit's own namespaces?
 ) -> Store:
     "The store that `where` means; raises `TypeError` for what is none of these"
     found = getattr(where, '_store', None)
     if isinstance(found, Store): return found
     if where is None: where = DEFAULT_NAMESPACE
     if not isinstance(where, str): raise TypeError(f'expected a namespace, its path or an object, got {type(where).__name__}: {where!r}')
-    return current_site().store(check_namespace(where))
+    return current_site().store(check_namespace(where, reserved), reserved)
 
 # %% ../nbs/02_transactions.ipynb #0ed42665
 class _Block:
     "What `transaction` and `snapshot` share: a `with` block on one namespace"
     def __init__(self, where: Any, zero_copy: bool) -> None:
         self.store, self.zero_copy, self._open = store_of(where), zero_copy, _frame.get()
+        self._creates = not hasattr(where, '_oid')  # the namespace of an object that was dropped is not made anew
         self._frame: _Frame | None = None
 
     @property
@@ -264,9 +278,12 @@ class transaction(_Block):
     def __enter__(self) -> transaction:
         if self._enter_inner(): return self
         txn = None
-        if not self.store.env: self.store.open()
         try:
-            txn = self.store.write(self.timeout)
+            while txn is None:
+                if not self.store.env: self.store.open(self._creates)
+                try: txn = self.store.write(self.timeout)
+                except ObjectNotFoundError:
+                    if not self._creates or self.store.env: raise
             return self._enter_outer(txn, txn.close)
         except TransactionTimeout as e: raise self._with_held(e) from None
         except BaseException:
@@ -300,8 +317,12 @@ class transaction(_Block):
     async def __aenter__(self) -> transaction:
         "Wait for other writers, other tasks of this thread among them, without holding up the event loop"
         if self._enter_inner(): return self
-        if not self.store.env: self.store.open()
-        txn = await _begin(self.store, self.timeout)
+        txn = None
+        while txn is None:
+            if not self.store.env: self.store.open(self._creates)
+            try: txn = await _begin(self.store, self.timeout)
+            except ObjectNotFoundError:
+                if not self._creates or self.store.env: raise
         return self._enter_outer(txn, txn.close)
 
     async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None: self.__exit__(kind, error, traceback)

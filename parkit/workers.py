@@ -112,8 +112,8 @@ def _work(site: Site, lifeline: int) -> None:
     signal.signal(signal.SIGINT, worker.interrupt)
     signal.signal(signal.SIGTERM, lambda number, frame: (signals._note(number, frame), worker.interrupt(number, frame)))
     with Listener() as listener:
-        listener.add(worker.ledger._store)
         while not worker.leaving:
+            listener.add(worker.ledger._store)  # a new one after it was compacted
             if not worker.step() and not signals.seen: listener.wait(wake=[lifeline, signals.fd])
             events = watched.poll(0)
             if events: signals.clear()
@@ -265,7 +265,8 @@ class Supervisor:
         "Supervise until it is time to leave"
         with Listener() as listener:
             listener.add(self.control._store)
-            while self.step(): listener.wait(self.pause(), [self.signals.fd])
+            while self.step():
+                if not listener.add(self.control._store): listener.wait(self.pause(), [self.signals.fd])
         self.stop()
 
     def stop(self) -> None:

@@ -1,0 +1,546 @@
+"""Namespaces and objects that are renamed, copied, compacted and dropped while other processes have them open.
+
+A notebook has nobody else who uses what it drops, and cannot be killed in the middle."""
+import os, pickle, random, shutil, signal, sys, tempfile, threading, time
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np, pytest
+
+import parkit as pk
+from conftest import wait_for
+from helpers import Child, Fork, blobs, forked, run, waits_for_a_lock
+from parkit import storage
+from parkit.transactions import write
+
+LARGE = 2**16  # numbers in an array that is a blob
+
+
+@pytest.fixture
+def n(site):
+    "A scratch namespace with one object of each kind"
+    pk.Namespace('n', durable=False)
+    return _fill()
+
+def _fill(namespace='n', text='old', site=None):
+    d = pk.Dict(f'{namespace}/d', site=site)
+    d.update(small=text, large=np.arange(LARGE))
+    d.note = text
+    pk.Array(f'{namespace}/a', site=site).extend([text]*3)
+    for kind, name in ((pk.Queue, 'q'), (pk.LifoQueue, 's')): kind(f'{namespace}/{name}', site=site).put_many([text]*3)
+    with pk.File(f'{namespace}/f', site=site).open('w') as file: file.write(text)
+    pk.Lock(f'{namespace}/l', site=site), pk.Event(f'{namespace}/e', site=site)
+    return d
+
+def _is_whole(namespace, text='old', site=None):
+    "Whether the namespace holds all that `_fill` has stored, and nothing more"
+    d, a, q, f = (pk.Namespace(namespace, site=site)[name] for name in 'daqf')
+    return ([*pk.Namespace(namespace, site=site).names()] == [*'adeflqs'] and list(d) == ['large', 'small'] and d['small'] == text
+            and (d['large'] == np.arange(LARGE)).all() and d.note == text and list(a) == [text]*3 and q.qsize() == 3
+            and bytes(f.content) == text.encode() and len(blobs(d._store)) == 2)  # the array and the file
+
+def _gone(work):
+    "Whether `work()` finds nothing"
+    try: work()
+    except pk.ObjectNotFoundError: return True
+    return False
+
+
+# --- dropped while others have it open
+
+_open = '''
+import asyncio, pickle
+d, a, q, s = pk.Dict('n/d'), pk.Array('n/a'), pk.Queue('n/q'), pk.LifoQueue('n/s')
+f, l, e = pk.File('n/f'), pk.Lock('n/l'), pk.Event('n/e')
+'''
+
+_use = _open + '''
+def block(kind):
+    with kind(d): d['small']
+def transact():
+    with pk.transaction(d): d['new'] = 1
+def edit():
+    with d.edit('small') as value: pass
+async def enter():
+    async with pk.transaction(d): d['new'] = 1
+def store_file(mode):
+    with f.open(mode) as file: file.write('new')
+async def changed():
+    async for change in d.changes(): return change
+uses = dict(
+    read=lambda: d['small'], large=lambda: d['large'], get=lambda: d.get('x'), has=lambda: 'x' in d, len=lambda: len(d),
+    iterate=lambda: list(d), items=lambda: list(d.items()), range=lambda: list(d.range()), first=d.first, equal=lambda: d == {},
+    write=lambda: d.update(new=1), write_large=lambda: d.update(new=np.zeros(2**16)), delete=lambda: d.pop('small'), clear=d.clear,
+    default=lambda: d.setdefault('x', 1), edit=edit, attribute=lambda: d.note, assign=lambda: setattr(d, 'note', 1),
+    metadata=lambda: d.metadata, describe=lambda: setattr(d, 'metadata', {}), version=lambda: d.version, created=lambda: d.created,
+    append=lambda: a.append(1), extend=lambda: a.extend([np.zeros(2**16)]*2), item=lambda: a[0], slice=lambda: a[:], pop=a.popleft,
+    put=lambda: q.put(1), put_large=lambda: q.put(np.zeros(2**16)), take=lambda: q.get(), nowait=lambda: s.get_nowait(), size=q.qsize,
+    full=q.full, done=q.task_done, join=q.join, shutdown=q.shutdown, aget=lambda: asyncio.run(q.aget()),
+    aput=lambda: asyncio.run(q.aput(1)), open=lambda: f.open(), content=lambda: f.content, store=lambda: store_file('w'),
+    add=lambda: store_file('a'), acquire=lambda: l.acquire(timeout=1), attempt=lambda: l.acquire(False), is_set=e.is_set, set=e.set,
+    wait=lambda: e.wait(1), transaction=transact, enter=lambda: asyncio.run(enter()), snapshot=lambda: block(pk.snapshot),
+    until=lambda: pk.wait_until(lambda: d.get('x'), 1), changes=lambda: asyncio.run(changed()), rename=lambda: d.rename('other'),
+    copy=lambda: d.copy('copies/d'), copy_within=lambda: d.copy('n/copy'), drop=d.drop, follow=lambda: pickle.loads(reference)['small'])
+def use_all():
+    if sys.argv[2] == 'closed': site.close()
+    return {name: failure(work) for name, work in uses.items()}
+def report():
+    if sys.argv[2] != 'forked': return use_all()
+    from helpers import forked
+    return forked(use_all)
+reference = pickle.dumps(d)
+say()
+hear()
+say([report(), d.exists, repr(d), d.name, [o is not None for o in map(pk.Namespace('n').get, 'daq')], pk.namespaces()])
+'''
+
+def _drop(): pk.Namespace('n').drop()
+def _rename(): pk.Namespace('n').rename('m')
+
+def _make_anew():
+    _drop()
+    _fill(text='new')
+
+def _copy_back():
+    pk.Namespace('n').copy('copy')
+    _drop()
+    pk.Namespace('copy').rename('n')
+
+_ways = dict(dropped=_drop, renamed=_rename, anew=_make_anew, back=_copy_back)
+_left = dict(dropped=[], renamed=['m'], anew=['n'], back=['n'])  # the namespaces then
+
+@pytest.mark.parametrize('state', ['open', 'closed', 'forked'])
+@pytest.mark.parametrize('way', _ways)
+def test_trap_03_dropped_namespace_is_not_found(n, way, state):
+    "Whatever a process does with objects it had open; nothing brings the namespace back, and what has its path is another"
+    with Child(n.site, _use, state) as other:
+        other.hear()
+        _ways[way]()
+        other.say()
+        found, exists, shown, name, listed, namespaces = other.hear()
+    assert {use: e and e['type'] for use, e in found.items() if not e or e['type'] != 'ObjectNotFoundError'} == {}
+    assert not exists and 'dropped' in shown and name == 'd' and listed == ['n' in _left[way]]*3
+    assert namespaces == pk.namespaces() == _left[way]
+    assert all(_is_whole(there, 'new' if way == 'anew' else 'old') for there in namespaces)
+
+
+@pytest.mark.parametrize('way', _ways)
+def test_own_references_to_a_dropped_namespace(n, way):
+    stale, references = [pk.Namespace('n')[name] for name in 'adeflqs'], pickle.dumps(list(pk.Namespace('n')))
+    _ways[way]()
+    for o in stale + pickle.loads(references):
+        uses = [lambda: o.version, lambda: setattr(o, 'x', 1), o.drop, lambda: o.copy('n/new')]
+        assert not o.exists and all(map(_gone, uses))
+    assert all(_gone(lambda: o.rename('new')) for o in stale)
+    assert pk.namespaces() == _left[way] and all(_is_whole(there, 'new' if way == 'anew' else 'old') for there in _left[way])
+    assert pk.gc() == [] == pk.check()
+
+
+def test_dropped_namespace_is_made_anew_by_who_asks_for_it(n):
+    "Also by one who does not know yet that it was dropped"
+    def make(): return pk.Dict('n/new')
+    def transact():
+        with pk.transaction('n'): return pk.Dict('n/new')
+    def copy(): return other.copy('n/new')
+    other = pk.Dict('m/other')
+    for work in (make, transact, copy):
+        run(n.site, "pk.Namespace('n').drop(); say()")
+        assert work() == {} and run(n.site, "say(pk.Dict('n/new', create=False) == {})")
+
+
+def test_tasks_can_be_defined_after_their_namespace_was_dropped(site):
+    for drop in (lambda: pk.Namespace('task').drop(), lambda: run(site, "pk.Namespace('task').drop(); say()")):
+        f = pk.task(name='f')(lambda: 1)
+        assert f(sync=True) == 1
+        drop()
+        assert _gone(lambda: f(sync=True))
+    assert pk.task(name='f')(lambda: 2)(sync=True) == 2
+
+
+def test_what_does_not_exist_cannot_be_dropped(n):
+    for work in (lambda o: o.drop(), lambda o: o.rename('m'), lambda o: o.copy('m'), lambda o: pk.compact(o)):
+        assert _gone(lambda: work(pk.Namespace('nowhere')))
+    assert pk.namespaces() == ['n'] and sorted(os.listdir(n.site.path)) == ['@', 'n', 'site.json']
+
+
+@pytest.mark.parametrize('work', [lambda o: o.drop(), lambda o: o.rename('m'), pk.compact], ids='drop rename compact'.split())
+def test_refused_while_this_process_reads(n, work, monkeypatch):
+    "Nothing is changed then"
+    monkeypatch.setattr(storage, '_PATIENCE', 0.05)
+    def refused(message): pytest.raises(pk.TransactionError, work, pk.Namespace('n')).match(message)
+    with pk.snapshot(n): refused('1 open snapshots.*end them')
+    with pk.transaction(n): refused('has a transaction')
+    iteration = iter(n)
+    next(iteration)
+    refused('1 open snapshots.*end them')
+    iteration.close()
+    assert pk.namespaces() == ['n'] and _is_whole('n') and pk.gc() == []
+    work(pk.Namespace('n'))
+
+
+_keeps = """
+with pk.snapshot('n'):
+    say()
+    hear()
+"""
+
+def test_compacting_is_refused_while_another_process_reads(n, monkeypatch):
+    "The others may be dropped or renamed under it"
+    monkeypatch.setattr(storage, '_PATIENCE', 0.05)
+    with Child(n.site, _keeps) as reader:
+        reader.hear()
+        with pytest.raises(pk.TransactionError, match=f'processes {reader.pid} have snapshots open'): pk.compact('n')
+        assert _is_whole('n') and pk.gc() == []
+        reader.say()
+        reader.wait()
+    pk.compact('n')
+    assert _is_whole('n')
+
+
+# --- dropped in the middle of something
+
+_waits = _open + '''
+q, full = pk.Queue('n/empty'), pk.Queue('n/full', maxsize=1)
+full.put(1)
+async def changed():
+    async for change in d.changes(): return bool(change)
+ways = dict(get=q.get, get_many=lambda: q.get_many(3)[0], aget=lambda: asyncio.run(q.aget()), put=lambda: full.put(2), join=full.join,
+            until=lambda: pk.wait_until(lambda: d.get('x')), event=e.wait, changes=lambda: asyncio.run(changed()),
+            until_async=lambda: asyncio.run(pk.transactions.wait_until_async(lambda: d.get('x'))),
+            lock=lambda: l.acquire(timeout=40), length=lambda: pk.wait_until(lambda: 'new' in pk.Namespace('n'), 40))
+alone = threading.Lock()
+def wait(name):
+    try: outcome = ways[name]()
+    except BaseException as error: outcome = type(error).__name__
+    with alone: say([name, outcome])
+threads = [threading.Thread(target=wait, args=[name], daemon=True) for name in ways]
+for thread in threads: thread.start()
+say(len(ways))
+for thread in threads: thread.join()
+'''
+
+def _are_asleep(pid, threads):
+    "Whether all threads of a process sleep, at several looks"
+    def looks(): return [file.read_text().rsplit(')')[1].split()[0] for file in Path(f'/proc/{pid}/task').glob('*/stat')]
+    states = [looks() for _ in range(5) if not time.sleep(0.01)]
+    return all(len(o) > threads and set(o) == {'S'} for o in states)
+
+@contextmanager
+def _waiters(site):
+    "A function that returns how each of the threads has ended that wait, in another process, for all that can be waited for"
+    with Child(site, _waits) as child:
+        n = child.hear()
+        assert wait_for(lambda: _are_asleep(child.pid, n))
+        yield lambda: dict(child.hear(10) for _ in range(n))  # far less than the 30 s of the safety net
+
+@pytest.mark.parametrize('way', ['dropped', 'renamed', 'back'])
+def test_who_waits_in_a_dropped_namespace_is_woken(n, way):
+    "One who waits for a name to appear may wait on: the namespace can be made anew"
+    lock = pk.Lock('n/l')
+    lock.acquire()
+    with _waiters(n.site) as outcomes:
+        _ways[way]()
+        pk.Dict('n/new')
+        found = outcomes()
+        assert found.pop('length') is True and len(found) == 10 and set(found.values()) == {'ObjectNotFoundError'}
+    with suppress(pk.ObjectNotFoundError): lock.release()
+    with pytest.raises(RuntimeError, match='not held'): lock.release()
+
+
+def test_who_waits_in_a_compacted_namespace_is_woken(n):
+    "By what happens in the new files, at once"
+    lock, full = pk.Lock('n/l'), pk.Queue('n/full', maxsize=1)
+    lock.acquire()
+    with _waiters(n.site) as outcomes:
+        for _ in range(3): pk.compact('n')
+        pk.Queue('n/empty').put_many([7]*5)
+        n['x'] = 7
+        pk.Event('n/e').set()
+        assert full.get() == 1 and full.get() == 2
+        for _ in range(2): full.task_done()
+        pk.Dict('n/new')
+        assert lock.locked()
+        lock.release()
+        sevens = dict.fromkeys(['get', 'get_many', 'aget', 'until', 'until_async'], 7)
+        assert outcomes() == sevens | dict(put=None, join=None, event=True, changes=True, lock=True, length=True)
+
+
+_reads = _open + """
+with pk.snapshot(d):
+    array, items = d['large'], iter(d.items())
+    say()
+    hear()
+    error = failure(lambda: say(bytes(f.content) == b'old'))
+    if error: say(error['type'] == 'ObjectNotFoundError')
+    say([d['small'], d.note, len(a), bool((array == np.arange(2**16)).all()), d['large'] is not None and [k for k, v in items]])
+say([failure(lambda: d['small']), bool((array == np.arange(2**16)).all()), failure(lambda: q.qsize())])
+"""
+
+@pytest.mark.parametrize('way', _ways)
+def test_trap_02_snapshot_of_a_dropped_namespace(n, way):
+    "What lies in LMDB's file is there until its end, views stay as they are, and a blob is there or said to be gone"
+    with Child(n.site, _reads, way) as reader:
+        reader.hear()
+        _ways[way]()
+        reader.say()
+        assert reader.hear() is True
+        assert reader.hear() == ['old', 'old', 3, True, ['large', 'small']]
+        after, same, size = reader.hear()
+    assert after['type'] == size['type'] == 'ObjectNotFoundError' and same
+    assert pk.namespaces() == _left[way]
+
+
+def test_iteration_over_a_dropped_namespace(n):
+    "Goes on over what was there; a read beside it does not"
+    n.clear()
+    n.update((i, i) for i in range(1000))
+    items = iter(n.items())
+    assert next(items) == (0, 0)
+    run(n.site, "pk.Namespace('n').drop(); pk.Dict('n/d').update((i, -i) for i in range(1000)); say()")
+    assert _gone(lambda: n[1]) and list(items) == [(i, i) for i in range(1, 1000)] and _gone(lambda: next(iter(n)))
+    assert pk.Dict('n/d')[1] == -1
+
+
+_transacts = _open + """
+with pk.transaction(d):
+    d['small'] = 'old'
+    d['committed'] = np.ones(2**16)
+    say()
+    hear()
+say()
+hear()
+say(failure(lambda: d.update(late=1)))
+"""
+
+@pytest.mark.parametrize('way', _ways)
+def test_transaction_under_way_is_waited_for(n, way):
+    "And nothing that it has committed is lost"
+    with Child(n.site, _transacts) as writer:
+        writer.hear()
+        n._store.open()
+        dropper = threading.Thread(target=_ways[way])
+        dropper.start()
+        assert wait_for(lambda: waits_for_a_lock(os.getpid())) and 'committed' not in n and n['small'] == 'old'
+        writer.say()
+        writer.hear()
+        dropper.join(10)
+        writer.say()
+        assert writer.hear()['type'] == 'ObjectNotFoundError'
+    assert not dropper.is_alive() and pk.namespaces() == _left[way]
+    if way == 'renamed': assert (pk.Dict('m/d')['committed'] == 1).all()
+
+
+# --- met between the last commit to the old files and the new ones
+
+_meets = _open + """
+works = dict(read=lambda: d['small'], write=lambda: d.update(small='old'), put=lambda: q.put('old'), large=lambda: d['large'].sum(),
+             store=lambda: d.update(large=np.arange(2**16)), list=lambda: [o.path for o in pk.Namespace('n')], iterate=lambda: list(d),
+             snapshot=lambda: pk.snapshot(d).__enter__().__exit__(), make=lambda: pk.Dict('n/made'), fresh=lambda: pk.Dict('n/d', create=False))
+found, alone = {}, threading.Lock()
+def work(name): found[name] = failure(works[name])
+threads = [threading.Thread(target=work, args=[name]) for name in works]
+say()
+hear()
+for thread in threads: thread.start()
+say(len(threads))
+for thread in threads: thread.join()
+say({name: e and e['type'] + e['message'] for name, e in found.items()})
+say([q.qsize(), d['small'], int(d['large'].sum())] if sys.argv[2] == 'compacted' else failure(lambda: d['small'])['type'])
+"""
+
+@pytest.mark.parametrize('way', ['compacted', 'dropped', 'renamed'])
+def test_met_in_the_middle(n, way, monkeypatch):
+    "Who comes between the last commit to the old files and their removal waits for the end"
+    arrived, go, make_way = threading.Event(), threading.Event(), storage._Opening._make_way
+    def pause(self, heir):
+        arrived.set()
+        assert go.wait(30)
+        make_way(self, heir)
+    monkeypatch.setattr(storage._Opening, '_make_way', pause)
+    with Child(n.site, _meets, way) as other:
+        other.hear()
+        worker = threading.Thread(target=dict(_ways, compacted=lambda: pk.compact('n'))[way])
+        worker.start()
+        assert arrived.wait(10)
+        other.say()
+        threads = other.hear()
+        assert wait_for(lambda: _are_asleep(other.pid, threads//2))
+        go.set()
+        worker.join(20)
+        found, after = other.hear(), other.hear()
+    made = {name for name, error in found.items() if error is None}
+    if way == 'compacted': assert made == {*found} and after == [4, 'old', sum(range(LARGE))] and 'made' in pk.Namespace('n')
+    else: assert made <= {'make', 'list'} and 'make' in made and after == 'ObjectNotFoundError' and [*pk.Namespace('n').names()] == ['made']
+    assert all(error is None or error.startswith('ObjectNotFoundError') for error in found.values()), found
+    assert pk.gc() == []
+
+
+# --- compacted, copied, renamed while others go on
+
+_goes_on = _open + """
+draft, prepared = f.open('w'), d._prepare(np.ones(2**16))
+draft.write('written ')
+listing = iter(pk.Namespace('n'))
+seen = [next(listing).name]
+l.acquire()
+say()
+for i in range(2):
+    hear()
+    from parkit.transactions import write
+    if prepared: write(d._store, d._put, 'prepared', prepared)
+    prepared = None
+    seen += [o.name for o in listing]
+    d['rounds'] = d.get('rounds', 0) + 1
+    d['large'] = np.full(2**16, i)
+    d.note = d.note + '.'
+    a.append(i)
+    q.put(i)
+    draft.write('on ')
+    say([d['rounds'], int(d['large'].sum())//2**16, d.note, a[-1], q.get(), s.get() and s.qsize(), e.is_set(), l.locked(),
+         d.name, len(list(d)), pk.Dict('n/d').uuid == d.uuid, pk.namespaces(), seen])
+draft.close()
+l.release()
+say(bytes(f.content).decode())
+"""
+
+@pytest.mark.parametrize('by', ['another', 'itself', 'its fork'])
+def test_compaction_goes_unnoticed(n, by):
+    "By one who reads, writes, lists, holds a lock, and has a file and a blob half written"
+    for i in range(1000): n['filler', i] = bytes(1000)
+    n.clear()
+    n.update(small='old', large=np.arange(LARGE))
+    def compact():
+        freed = pk.compact('n')
+        assert (freed > 10**6 or freed < 10**5) and not pk.Lock('n/l').acquire(False) and pk.Lock('n/l').locked()
+    with Child(n.site, _goes_on) as other:
+        other.hear()
+        for i in range(2):
+            if by == 'another': run(n.site, "pk.compact('n'); say()")
+            elif by == 'itself': compact()
+            else: forked(compact)
+            assert not pk.Lock('n/l').acquire(False) and os.path.getsize(f'{n._store.path}/data.mdb') < 10**6
+            other.say()
+            assert other.hear() == [i + 1, i, 'old' + '.'*(i + 1), i, 'old', 2 - i, False, True, 'd', 4, True, ['n'], [*'adeflqs']]
+            assert n['rounds'] == i + 1 and n.note == 'old' + '.'*(i + 1)
+        assert other.hear() == 'written on on '
+        other.wait()
+    lock = pk.Lock('n/l')
+    assert lock.acquire(False) and (n['prepared'] == 1).all() and len(blobs(n._store)) == 3
+    lock.release()
+    assert pk.check() == [] == pk.gc()
+
+
+def test_compaction_beside_busy_threads(n):
+    "No error, no lost write, whatever the threads do"
+    busy, errors, counts, q = True, [], [0]*6, pk.Queue('n/busy')
+    def count(i):
+        n[i] = counts[i] + 1
+        counts[i] += 1
+        assert n[i] == counts[i]
+    def store(i):
+        n['blob'] = np.full(LARGE, 7)
+        assert (n['blob'] == 7).all()
+    def pass_on(i):
+        q.put(counts[i])
+        assert q.get(timeout=10) == counts[i]
+        counts[i] += 1
+    def look(i): assert {'small', 'large'} <= set(n) and len(n) >= 2 and n.note == 'old' and [*pk.Namespace('n').names()]
+    def transact(i):
+        with pk.transaction(n): n['sum'] = n.get('sum', 0) + 1
+        counts[i] += 1
+    def work(i, kind):
+        try:
+            while busy: kind(i)
+        except BaseException as e: errors.append(e)
+    threads = [threading.Thread(target=work, args=o) for o in enumerate([count, count, store, pass_on, look, transact])]
+    for thread in threads: thread.start()
+    try:
+        end, done = time.monotonic() + 2, 0
+        while time.monotonic() < end and not errors:
+            pk.compact('n')
+            done += 1
+    finally:
+        busy = False
+        for thread in threads: thread.join(20)
+    assert not errors and not any(thread.is_alive() for thread in threads) and done > 3
+    assert [n[0], n[1], n['sum']] == [counts[0], counts[1], counts[5]] and min(counts[:2]) > done and q.empty()
+    assert pk.check() == [] == pk.gc()
+
+
+_counts = _open + """
+name, i = sys.argv[2], 0
+d[name] = 0
+say()
+while not os.path.exists(sys.argv[3]):
+    with pk.transaction(d):
+        d[name] += 1
+        d['left'], d['right'] = d.get('left', 0) + 1, d.get('right', 0) - 1
+    if i % 10 == 0: d[name, 'large'] = np.full(2**16, i)
+    with pk.snapshot(d): assert d['left'] == -d['right'] and d[name] <= d['left']
+    assert d['small'] == 'old'
+    i += 1
+say(i)
+"""
+
+def test_compaction_beside_busy_processes(n, tmp_path):
+    with Child(n.site, _counts, 'one', tmp_path/'stop') as one, Child(n.site, _counts, 'two', tmp_path/'stop') as two:
+        for child in (one, two): child.hear()
+        for _ in range(10): pk.compact('n')
+        before = n['left']
+        assert wait_for(lambda: n['left'] > before)
+        for _ in range(10): pk.compact('n')
+        (tmp_path/'stop').touch()
+        done = [child.hear() for child in (one, two)]
+        for child in (one, two): child.wait()
+    assert [n['one'], n['two']] == done and n['left'] == -n['right'] == sum(done)
+    assert len(blobs(n._store)) == 4 and pk.check() == [] == pk.gc()
+
+
+@pytest.mark.parametrize('failure', ['unsupported', 'interrupted', 'copying'])
+def test_compaction_that_fails_loses_nothing(n, failure, monkeypatch):
+    "On a file system that cannot exchange two directories, at Ctrl-C just before that, and while copying"
+    def fail(*args): raise dict(unsupported=pk.SiteError(22, 'cannot'), interrupted=KeyboardInterrupt, copying=OSError(28, 'No space'))[failure]
+    with monkeypatch.context() as patched:
+        if failure == 'unsupported': patched.setattr(storage, '_exchange', fail)
+        elif failure == 'interrupted': patched.setattr(storage._Opening, '_make_way', fail)
+        else: patched.setattr(storage, 'copy_file', fail)
+        error = dict(unsupported=pk.SiteError, interrupted=KeyboardInterrupt, copying=pk.StorageFullError)[failure]
+        with pytest.raises(error): pk.compact('n')
+    n['after'] = 1
+    assert n.pop('after') == 1 and _is_whole('n')
+    assert run(n.site, "d = pk.Dict('n/d'); d['small'] = 'old'; say(len(d))") == 2 and _is_whole('n')
+    pk.compact('n')
+    assert _is_whole('n') and pk.gc() == [] and pk.check() == []
+
+
+def test_rename_that_fails_loses_nothing(n, monkeypatch):
+    put = storage.WriteTxn.put
+    def fail(txn, key, value, freeing=False):
+        if txn.store is n._store: raise OSError(28, 'No space left')
+        put(txn, key, value, freeing)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage.WriteTxn, 'put', fail)
+        with pytest.raises(pk.StorageFullError): pk.Namespace('n').rename('m')
+    assert pk.namespaces() == ['n'] and _is_whole('n') and pk.gc() == []
+    pk.Dict('m/d')
+    with pytest.raises(pk.ObjectExistsError, match="'m' exists already"): pk.Namespace('n').rename('m')
+    with pytest.raises(pk.ObjectExistsError): pk.Namespace('n').copy('n')
+    with pytest.raises(pk.InvalidNameError): pk.Namespace('n').rename('_m')
+    assert pk.namespaces() == ['m', 'n'] and _is_whole('n') and pk.gc() == []
+
+
+def test_everything_doctor_names_can_be_compacted(n):
+    "Beneath idle workers, too, who are then woken as before"
+    f = pk.task(name='f')(lambda x: x + 1)
+    array = pk.Array()
+    array.append(1)
+    assert f(1).result == 2
+    for _ in range(2):
+        found = {o.subject for o in pk.doctor() if 'durable, ' in o.what or 'scratch, ' in o.what}
+        assert found == {'_anonymous', '_pool', '_traces', 'n', 'task'}
+        for namespace in sorted(found): pk.compact(namespace)
+        start = time.monotonic()
+        trace = f(len(array))
+        assert trace.result == 2 and time.monotonic() - start < 10 and list(array) == [1]
+        assert trace.status == 'finished'
+    assert pk.check() == [] == pk.gc()
