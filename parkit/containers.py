@@ -4,7 +4,7 @@
 
 # %% ../nbs/04_containers.ipynb #f0338ba9
 from __future__ import annotations
-import io, operator, os, pickle, queue, shutil, struct, warnings
+import io, operator, os, pickle, queue, shutil, struct, sys, warnings
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, Sequence, ValuesView
 from contextlib import contextmanager, nullcontext
 from itertools import islice
@@ -81,7 +81,18 @@ class _Container(Object):
             self._head(txn)
             for key, record in store.scan(txn, lo, hi, reverse): yield key, record, zero_copy
         finally:
-            if not frame and epoch == _fork.epoch: store.end(txn)
+            if not frame and epoch == _fork.epoch:
+                try: store.end(txn)
+                except BaseException:  # an interrupt, which may come before its first line
+                    store.end(txn)
+                    raise
+
+    def _each(self, work: Callable[[bytes, bytes, bool], Any], lo: bytes, hi: bytes, reverse: bool = False) -> Iterator[Any]:
+        "What `work` makes of each entry; if it raises, the snapshot ends, though the traceback is kept"
+        entries = self._entries(lo, hi, reverse)
+        try:
+            for entry in entries: yield work(*entry)
+        finally: entries.close()  # type: ignore[attr-defined]
 
     get_metadata: Callable[[Any], Any]
 
@@ -110,11 +121,11 @@ class _DictReading(_Container):
         kept = split_key(record)[0] if record[0] == KEYED else None
         return decode_key(key[8:]) if kept is None else decode(kept)
 
-    def _scan(self, reverse: bool = False) -> Iterator[tuple[bytes, bytes, bool]]: return self._entries(self._oid + _ENTRY, _after(self._oid), reverse)
+    def _scan(self, work: Callable[[bytes, bytes, bool], Any], reverse: bool) -> Iterator[Any]: return self._each(work, self._oid + _ENTRY, _after(self._oid), reverse)
 
-    def _keys(self, reverse: bool = False) -> Iterator[Any]: return (self._key(k, r) for k, r, _ in self._scan(reverse))
-    def _values(self, reverse: bool = False) -> Iterator[Any]: return (self._value(r, z) for _, r, z in self._scan(reverse))
-    def _items(self, reverse: bool = False) -> Iterator[Any]: return ((self._key(k, r), self._value(r, z)) for k, r, z in self._scan(reverse))
+    def _keys(self, reverse: bool = False) -> Iterator[Any]: return self._scan(lambda k, r, z: self._key(k, r), reverse)
+    def _values(self, reverse: bool = False) -> Iterator[Any]: return self._scan(lambda k, r, z: self._value(r, z), reverse)
+    def _items(self, reverse: bool = False) -> Iterator[Any]: return self._scan(lambda k, r, z: (self._key(k, r), self._value(r, z)), reverse)
 
     def _end_item(self, txn: Any, zero_copy: bool, reverse: bool) -> tuple[Any, Any]:
         "The first or last item; raises `KeyError`"
@@ -261,7 +272,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         "Keys and values from `lo` up to, but not including, `hi`, in order and in one snapshot"
         first = self._oid + (_ENTRY if lo is None else encode_key(lo))
         end = _after(self._oid) if hi is None else self._oid + encode_key(hi)
-        return ((self._key(k, r), self._value(r, z)) for k, r, z in self._entries(first, end, reverse))
+        return self._each(lambda k, r, z: (self._key(k, r), self._value(r, z)), first, end, reverse)
 
     def first(self) -> tuple[K, V]:
         "The item with the least key; raises `KeyError` if there is none"
@@ -299,16 +310,34 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         "Remove all entries"
         write(self._store, self._clear)
 
-    @contextmanager
     def edit(
         self,
         key: K,  # Of an entry that exists
-    ) -> Iterator[V]:
+    ) -> _Edit:
         "A transaction that reads the value of `key`, lets the block change it in place, and stores it; raises `KeyError`"
-        with transaction(self, zero_copy=False):
-            value = self[key]
-            yield value
-            self[key] = value
+        return _Edit(self, key)
+
+class _Edit(transaction):
+    "What `edit` returns. A class: a generator's `with` would live on in the traceback of an interrupt"
+    def __init__(self, d: Dict[Any, Any], key: Any) -> None:
+        super().__init__(d, zero_copy=False)
+        self.d, self.key = d, key
+
+    def __enter__(self) -> Any:
+        super().__enter__()
+        try: self.value = self.d[self.key]
+        except BaseException:
+            super()._exit(*sys.exc_info())
+            raise
+        return self.value
+
+    def _exit(self, kind: Any = None, error: Any = None, traceback: Any = None) -> None:
+        try:
+            if kind is None: self.d[self.key] = self.value
+        except BaseException:
+            super()._exit(*sys.exc_info())
+            raise
+        super()._exit(kind, error, traceback)
 
 # %% ../nbs/04_containers.ipynb #99485e3a
 def _pairs(other: Any) -> Iterable[tuple[Any, Any]]:
@@ -451,8 +480,8 @@ class Array(_ArrayItems, Sequence[V]):
         self.extend(values)
         return self
 
-    def __iter__(self) -> Iterator[V]: return (self._value(r, z) for _, r, z in self._entries(self._oid + _ENTRY, _after(self._oid)))
-    def __reversed__(self) -> Iterator[V]: return (self._value(r, z) for _, r, z in self._entries(self._oid + _ENTRY, _after(self._oid), True))
+    def __iter__(self) -> Iterator[V]: return self._each(lambda k, r, z: self._value(r, z), self._oid + _ENTRY, _after(self._oid))
+    def __reversed__(self) -> Iterator[V]: return self._each(lambda k, r, z: self._value(r, z), self._oid + _ENTRY, _after(self._oid), True)
     def __eq__(self, other: object) -> bool: return list(self) == list(other) if isinstance(other, (list, Array)) else NotImplemented
     __hash__ = None  # type: ignore[assignment]
     def __repr__(self) -> str: return _shown(self, 'items')

@@ -201,10 +201,12 @@ class _Alive:
         self.bequeaths = False  # does this process hold what its children will hold as well?
         self.forks = 0          # of children that do
         self.swept = 0.0        # when, on the monotonic clock, it was last looked for holders that have died
+        self.gate = threading.RLock()  # to enter, to leave, and to begin what needs one to have entered
         for group in (_fork.forgetful, _fork.parents): group.add(self)
 
     def _forget(self) -> None:
         "In a child: be registered under the id that the parent has made for it, if it has"
+        self.gate = threading.RLock()
         parent, (self.id, self.fd), self.child = self.id, self.child, ('', -1)
         if self.id:
             _fork.descriptors.add(self.fd)
@@ -242,23 +244,27 @@ class _Alive:
 
     def enter(self) -> str:
         "Register this process, once, and return its id"
-        if not self.id:
-            self.check_neighbours()
-            id = uuid4().hex
-            fd = open_locked(os.path.join(self.directory, id))
-            assert fd is not None
-            self.id, self.fd = id, fd
-            self._write_facts()
-        return self.id
+        if self.id: return self.id
+        with self.gate:
+            if not self.id: self._register()
+            return self.id
+
+    def _register(self) -> None:
+        self.check_neighbours()
+        id = uuid4().hex
+        fd = open_locked(os.path.join(self.directory, id))
+        assert fd is not None
+        self.id, self.fd = id, fd
+        self._write_facts()
 
     def leave(self) -> None:
         "Take this process off the register"
+        (id, fd), (self.id, self.fd) = (self.id, self.fd), ('', -1)
         try:
-            if self.id: os.unlink(os.path.join(self.directory, self.id))
+            if id: os.unlink(os.path.join(self.directory, id))
         except FileNotFoundError: pass  # the site was removed
         finally:
-            if self.fd >= 0: _fork.close(self.fd)
-            self.id, self.fd = '', -1
+            if fd >= 0: _fork.close(fd)
 
     def is_alive(self, id: str) -> bool:
         "Whether the process registered as `id` still runs; a dead one's file is removed"
@@ -268,8 +274,7 @@ class _Alive:
         except FileNotFoundError: return False
         try:
             if not _try_lock(fd, fcntl.LOCK_SH): return True  # shared: two may ask at once
-            s = os.stat(path)
-            if s.st_size or s.st_mtime < time.time() - 60: os.unlink(path)  # an empty one is just being made, or a power loss has emptied it
+            os.unlink(path)  # whoever is just making it notices, and makes it again
             return False
         except FileNotFoundError: return False
         finally: _fork.close(fd)
@@ -337,7 +342,8 @@ class _WriteLock:
 
     def listen(self) -> None:
         "Have writers ring the bell from now on, for as long as a waiter sleeps at most and as much again"
-        _MOMENT.pack_into(self._mapped(), _LISTENED, time.time() + 2*SAFETY_NET)
+        try: _MOMENT.pack_into(self._mapped(), _LISTENED, time.time() + 2*SAFETY_NET)
+        except FileNotFoundError: pass  # the namespace has just been dropped: that is found when it is read
 
     def is_listened(self) -> bool:
         "Whether someone may be listening"
@@ -346,7 +352,8 @@ class _WriteLock:
 
     def note_reader(self, since: float) -> None:
         "Note since when this process has had a snapshot open; 0: it has none"
-        _HOLDER.pack_into(self._mapped(), _READERS + self.pid % _SLOTS*_HOLDER.size, self.pid, since)
+        try: _HOLDER.pack_into(self._mapped(), _READERS + self.pid % _SLOTS*_HOLDER.size, self.pid, since)
+        except FileNotFoundError: pass  # the namespace has just been dropped
 
     def reader_since(self, pid: int) -> float | None:
         "Since when the process has had a snapshot open, as far as is known"
@@ -443,6 +450,7 @@ _BLOB = struct.Struct('<B16sQ')  # kind, id, size in bytes
 class Blob:
     "A blob on its way into an entry: written, but referred to by no commit yet"
     path = ''  # where it was written; '' when that name is gone
+    linked = False  # has it its place among the blobs? Then its first name stays until the transaction has ended: by that name it is found and swept
     def __init__(self, id: bytes, size: int, path: str) -> None: self.id, self.size, self.epoch, self.path = id, size, _fork.epoch, path
     def __len__(self) -> int: return self.size
     def record(self) -> bytes:
@@ -455,7 +463,9 @@ class Blob:
             try: os.unlink(self.path)
             except FileNotFoundError: pass  # the whole site was removed
         self.path = ''
-    __del__ = done
+
+    def __del__(self) -> None:
+        if not self.linked: self.done()
 
 # %% ../nbs/01_storage.ipynb #620432f0
 def _write_all(fd: int, buffers: Iterable[Buffer]) -> None:
@@ -636,8 +646,9 @@ class _Files:
 
     def _reset(self) -> None:
         self._opening = threading.RLock()
-        self.active: list[int] = []    # one element for each read transaction of this process
-        self.reads: list[ReadTxn] = [] # one element for each of those that may last
+        self.active: list[int] = []     # one element for each read transaction of this process that is beginning or is implicit
+        self.reads: list[ReadTxn] = []  # those that may last
+        self.prepared: WeakSet[Blob] = WeakSet()  # blobs on their way in, and others not yet forgotten
         self._bell = -1
         self._reset_files()
 
@@ -645,9 +656,11 @@ class _Files:
         if self._bell >= 0: os.close(self._bell)
         self.env: lmdb.Environment | None = None
         self.generation += 1
+        self.registered = False         # is it open, or being opened, so that this process must stay registered?
         self.begin: Callable[[], ReadTxn] = self._open_and_begin
         self.writing = False           # does this process have a write transaction?
         self._bell, self._swept, self._warned = -1, False, 2**26
+        self.ids: Iterator[int] = iter(())  # of objects this process may yet make
         self.kept = 0                  # bytes of replaced blobs that this process has had to leave to older readers
         self.allowance = 0             # bytes that may be written before asking again how much room there is
 
@@ -706,7 +719,9 @@ class _Opening(_Files):
             while not self.env:
                 facts = self._facts()
                 if facts is None and not create: raise ObjectNotFoundError(f'there is no namespace {self.namespace!r} in {self.site.path}')
-                self.site.alive.enter()
+                with self.site.alive.gate:
+                    self.registered = True
+                    self.site.alive.enter()
                 if self._is_current(facts): self._open_current(facts)  # type: ignore[arg-type]
                 else: self._make()
 
@@ -787,6 +802,7 @@ class _Opening(_Files):
 
     def _environment(self, facts: dict[str, Any], create: bool = False) -> lmdb.Environment:
         options: dict[str, Any] = dict(lib_version=0) if hasattr(lmdb.Environment, 'lib_version') else {}  # the 0.9 format
+        env = None
         try:
             env = lmdb.open(self.path, map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],
                             metasync=facts['durable'], create=create, max_spare_txns=1, mode=0o600, **options)
@@ -802,8 +818,8 @@ class _Opening(_Files):
         with self._opening:
             free = self.lock.mutex.acquire(blocking=False)
             try:
-                if not free or self.active or self.writing:
-                    raise TransactionError(f'{self.namespace!r} has {len(self.active) + (not free or self.writing)} open transactions in this process; end them first')
+                if not free or self.active or self.reads or self.writing:
+                    raise TransactionError(f'{self.namespace!r} has {len(self.active) + len(self.reads) + (not free or self.writing)} open transactions in this process; end them first')
                 self._close_files()
             finally:
                 if free: self.lock.mutex.release()
@@ -916,21 +932,29 @@ class _Reading(_Opening):
     "Read transactions and ordered scans"
     def read(self) -> ReadTxn:
         "Begin a read transaction; give it back with `end`"
+        txn: Any = None
         try:
-            self.active.append(1)
-            try: txn = self.begin()
-            except lmdb.Error as e: txn = self.again(e)
-        except BaseException:
-            self.active.pop()
-            raise
-        if txn.get(_RETIRED) is None:
-            self.reads.append(txn)
+            try:
+                self.active.append(1)
+                try: txn = self.begin()
+                except lmdb.Error as e: txn = self.again(e)
+                retired = txn.get(_RETIRED) is not None
+                if not retired: self.reads.append(txn)
+            finally: self.active.pop()
             if len(self.reads) == 1: self.lock.note_reader(time.time())
-            return txn
-        self.active.pop()
+        except BaseException:  # an interrupt, perhaps
+            self._drop_read(txn)
+            raise
+        if not retired: return txn  # type: ignore[no-any-return]
         txn.abort()
         self.renew()
         return self.read()
+
+    def _drop_read(self, txn: ReadTxn | None) -> None:
+        reads = self.reads
+        try:
+            if txn is not None: txn.abort()
+        finally: reads[:] = [t for t in reads if t is not txn]
 
     def again(self, e: Exception) -> ReadTxn:
         "A second attempt at `begin`, which raised `e`, by a caller who is in `active`"
@@ -941,13 +965,11 @@ class _Reading(_Opening):
         except lmdb.Error as e: raise self.explain(e) from e
 
     def end(self, txn: ReadTxn) -> None:
-        "End a read transaction"
-        try:
-            txn.abort()
-            self.reads.pop()
-            if not self.reads: self.lock.note_reader(0)
-        finally: self.active.pop()
-
+        "End a read transaction; does nothing if that is done"
+        reads = self.reads
+        if not any(t is txn for t in reads): return
+        self._drop_read(txn)
+        if not reads: self.lock.note_reader(0)
 
     def _recover(self, e: Exception) -> None:
         "Make a second attempt worth while, or raise what `e` means"
@@ -968,7 +990,7 @@ class _Reading(_Opening):
             limit = time.monotonic() + 1
             self.begin = self._when_changed
             try:
-                while (n := len(self.active) + self.writing) > mine:  # who comes now is counted for a moment, and then waits
+                while (n := len(self.active) + len(self.reads) + self.writing) > mine:  # who comes now is counted for a moment, and then waits
                     if time.monotonic() > limit:
                         raise TransactionError(f'another process {what} {self.namespace!r}; that can be adopted only while this process has no transaction on it, and {n} are open' if what
                                                else f'{self.namespace!r} has {n - mine} open snapshots or iterations in this process; end them first')
@@ -1085,7 +1107,10 @@ class _Blobs(_Scanning):
                 _write_all(fd, [record] if isinstance(record, bytes) else record.buffers)
                 if self.durable: os.fsync(fd)
             finally: os.close(fd)
-        except OSError as e: raise self.explain(e) from e
+        except BaseException as e:
+            blob.done()
+            if isinstance(e, OSError): raise self.explain(e) from e
+            raise
         return blob
 
     def new_blob(self, size: int) -> Blob:
@@ -1093,7 +1118,10 @@ class _Blobs(_Scanning):
         if not self.env: self.open(create=False)
         if not os.path.exists(self.bell_path): self.renew()  # it was dropped
         id = uuid4().bytes
-        return Blob(id, size, os.path.join(self.path, 'new', f'{id.hex()}.{self.site.alive.enter()}'))
+        with self.site.alive.gate:
+            blob = Blob(id, size, os.path.join(self.path, 'new', f'{id.hex()}.{self.site.alive.enter()}'))
+            self.prepared.add(blob)
+        return blob
 
     def copy_blob(
         self,
@@ -1227,6 +1255,7 @@ class WriteTxn:
         for b in self.blobs[mark:]:
             try: os.unlink(self.store.blob_path(b.id))
             except FileNotFoundError: pass  # an interrupted `close` has been here
+            b.linked = False
             b.done()
         self.blobs = self.blobs[:mark]
 
@@ -1235,7 +1264,10 @@ class WriteTxn:
         self.need(len(prepared) + 1024 if isinstance(prepared, bytes) else 2048)
         if not isinstance(prepared, Blob): return prepared
         self.blobs += (prepared,)
-        os.link(prepared.path, self.store.blob_path(prepared.id))
+        prepared.linked = True
+        try: os.link(prepared.path, self.store.blob_path(prepared.id))
+        except FileNotFoundError:
+            with self.store.site.setting_up(): os.link(prepared.path, self.store.blob_path(prepared.id))  # it was just being carried over to here
         self.put(BLOBS + prepared.id, _ID.pack(prepared.size), freeing=True)
         return prepared.record()
 
@@ -1298,10 +1330,12 @@ def _is_open(raw: Any) -> bool:
 class _Entries(WriteTxn):
     "Writing to entries by keys of any length"
     def new_id(self) -> bytes:
-        "An id that nothing in this namespace has had before"
-        id: bytes = self.get(META + b'next') or _ID.pack(time.time_ns()//1000)  # beyond those of a namespace of the same name before
-        self.put(META + b'next', _after(id), freeing=True)
-        return id
+        "An id that nothing in this namespace has had before, not even in a transaction that was rolled back: someone may still hold that object"
+        store = self.store
+        while (id := next(store.ids, None)) is None:
+            first = _ID.unpack(b'\0' + os.urandom(6) + b'\0')[0]
+            if next(store._steps(self, _ID.pack(first), _ID.pack(first + 256), False), None) is None: store.ids = iter(range(first or 1, first + 256))
+        return _ID.pack(id)
 
     def put_entry(self, key: bytes, value: bytes, id: bytes, head: bytes) -> None:
         "Store `value` at `key`, of any length, and the changed head of its object; `need` or `link` has made sure of the room"
@@ -1363,6 +1397,7 @@ class Store(_Blobs):
         try:
             self.lock.acquire(timeout)
             self.writing = True
+            if not self.env: self.open(create=False)  # another thread closed it while this one waited
             try: txn.raw = self.env.begin(None, None, True)  # type: ignore[union-attr]
             except lmdb.Error as e: txn.raw = self._begin_again(e)
             txn.get = txn.raw.get
@@ -1372,8 +1407,10 @@ class Store(_Blobs):
                 return txn
         except BaseException as e:
             txn.close()
-            if isinstance(e, OSError) and not isinstance(e, ParkitError): raise self.explain(e) from e
-            raise
+            if not isinstance(e, OSError) or isinstance(e, ParkitError): raise
+            generation = self.generation
+            if isinstance(e, FileNotFoundError): self.renew()  # dropped?
+            if generation == self.generation: raise self.explain(e) from e
         txn.close()
         self.renew()
         return self.write(timeout)
@@ -1697,8 +1734,10 @@ class Site:
 
     def close(self) -> None:
         "Close all files of this site in this process; the next use opens them again"
-        for s in self._stores.values(): s.close()
-        if not any(s.held for s in self._stores.values()): self.alive.leave()
+        stores = list(self._stores.values())
+        for s in stores: s.close()
+        with self.alive.gate:  # unless another thread has begun something meanwhile
+            if not any(s.held or s.registered or any(b.path for b in list(s.prepared)) for s in stores): self.alive.leave()
         _watchers.close()
 
 # %% ../nbs/01_storage.ipynb #4d9f4c9b

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio, sys, threading, time
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeVar
 from .codecs import ParkitError
 from .storage import DEFAULT_NAMESPACE, Listener, ObjectNotFoundError, Retired, Store, TransactionError, TransactionTimeout, _fork, check_namespace, current_site
@@ -160,6 +161,22 @@ def store_of(
     if not isinstance(where, str): raise TypeError(f'expected a namespace, its path or an object, got {type(where).__name__}: {where!r}')
     return current_site().store(check_namespace(where, reserved), reserved)
 
+class _Bound:
+    "What a `with` statement holds of a block beside its `__exit__`: when it is freed the statement is left, whether `__exit__` came to run or not"
+    block: _Block | None = None
+    def __init__(self, block: _Block) -> None: self.block = block
+    def __del__(self) -> None:
+        if self.block is not None: self.block._abandon()
+
+class _Exit:
+    """`__exit__`. An interrupt may come before its first line, and the traceback, which a notebook keeps, then keeps its frame and all that refers to;
+    what it is bound to goes with the `with` statement"""
+    def __get__(self, block: _Block | None, cls: type[_Block]) -> Callable[..., None]:
+        if block is None: return cls._exit
+        bound = partial(cls._exit, block)
+        if not block._frame: bound.bound = _Bound(block)  # type: ignore[attr-defined]
+        return bound
+
 # %% ../nbs/02_transactions.ipynb #0ed42665
 class _Block:
     "What `transaction` and `snapshot` share: a `with` block on one namespace"
@@ -180,9 +197,10 @@ class _Block:
 
     def _leave(self) -> bool:
         "Return to the block outside; returns whether this one was the innermost"
-        frame, self._frame = self._frame, None
+        frame = self._frame
         innermost = _frame.get() is frame
         if frame is not None: _frame.set(frame.outer)
+        self._frame = None  # last: after an interrupt this is done again
         return innermost
 
     def _mine(self) -> _Frame:
@@ -200,17 +218,16 @@ class _Block:
         while outer is not None and outer.txn is not frame.txn: outer = outer.outer
         return outer is not None
 
-    def __del__(self) -> None:
-        if getattr(self, '_frame', None): self._abandon()  # an interrupt came at the very end of the block, or before its beginning
+    __exit__ = _Exit()
+
+    def _exit(self, kind: Any = None, error: Any = None, traceback: Any = None) -> None: raise NotImplementedError
 
     def _abandon(self) -> None:
         "Bring a block to its end that an exception has kept from ending as it should; does nothing if it has ended"
         frame = self._frame
         if frame is None or frame.epoch != _fork.epoch: return
+        if not self._shares(frame): frame.txn.close() if frame.writing else self.store.end(frame.txn)
         self._leave()
-        if self._shares(frame): return
-        if frame.writing: frame.txn.close()
-        else: self.store.end(frame.txn)
 
     def _check_new(self) -> None:
         if self._frame: raise TransactionError(f'this block on {self.namespace!r} is open already; make a new one')
@@ -235,14 +252,17 @@ class snapshot(_Block):
             raise
         return self
 
-    def __exit__(self, *args: Any) -> None:
+    def _exit(self, kind: Any = None, error: Any = None, traceback: Any = None) -> None:
         try:
             frame = self._mine()
             if not self._shares(frame): self.store.end(frame.txn)
-        finally: self._leave()
+            self._leave()
+        except BaseException:
+            self._abandon()
+            raise
 
     async def __aenter__(self) -> snapshot: return self.__enter__()
-    async def __aexit__(self, *args: Any) -> None: self.__exit__(*args)
+    async def __aexit__(self, *args: Any) -> None: self._exit(*args)
 
 # %% ../nbs/02_transactions.ipynb #ff989883
 class transaction(_Block):
@@ -298,7 +318,7 @@ class transaction(_Block):
             frame = frame.outer
         return TransactionTimeout(f'{e}; meanwhile this code holds {" and ".join(held)}: always lock namespaces in the same order') if held else e
 
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+    def _exit(self, kind: Any = None, error: Any = None, traceback: Any = None) -> None:
         try:
             frame = self._mine()
             txn, shares = frame.txn, self._shares(frame)
@@ -325,7 +345,7 @@ class transaction(_Block):
                 if not self._creates or self.store.env: raise
         return self._enter_outer(txn, txn.close)
 
-    async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None: self.__exit__(kind, error, traceback)
+    async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None: self._exit(kind, error, traceback)
 
 # %% ../nbs/02_transactions.ipynb #455c2840
 class WaitTimeout(ParkitError, TimeoutError):
