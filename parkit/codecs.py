@@ -95,6 +95,8 @@ def _dtype(spec: bytes) -> np.dtype[Any]:
     import numpy as np
     return pickle.loads(spec) if spec[:1] == b'\x80' else np.dtype(spec.decode())
 
+_DAMAGE = struct.error, ValueError, TypeError, IndexError, OverflowError, MemoryError, SyntaxError, AttributeError  # what reading damaged bytes raises
+
 # %% ../nbs/00_codecs.ipynb #5facd814
 def _array_data(array: np.ndarray[Any, Any]) -> Iterator[Buffer]:
     "The bytes of `array`: one view if contiguous, else copies of at most a mebibyte"
@@ -235,7 +237,8 @@ def _with_buffers(data: bytes, views: Sequence[Buffer]) -> Chunks:
 
 # %% ../nbs/00_codecs.ipynb #2f04d957
 def _decode_buffers(view: memoryview, writable: bool) -> Any:
-    data, buffers = _split_buffers(view)
+    try: data, buffers = _split_buffers(view)
+    except struct.error as e: raise DecodeError(f'a record of {len(view)} bytes is damaged: {e}') from e
     copy: Callable[[memoryview], Buffer] = bytearray if writable and view.readonly else lambda v: v
     return pickle.loads(data, buffers=[copy(b) for b in buffers])
 
@@ -245,6 +248,7 @@ def _split_buffers(view: memoryview) -> tuple[memoryview, list[memoryview]]:
     start = _BUFFERS.size + _SPAN.size*n
     if start + size > len(view): raise DecodeError(f'a record of {len(view)} bytes claims {start + size}: it is damaged')
     spans = [_SPAN.unpack_from(view, _BUFFERS.size + _SPAN.size*i) for i in range(n)]
+    if sum(size for _, size in spans) > len(view): raise DecodeError(f'a record of {len(view)} bytes claims more than that in buffers: it is damaged')
     return view[start:start + size], [_cut(view, at, n) for at, n in spans]
 
 # %% ../nbs/00_codecs.ipynb #b925a7d6
@@ -272,11 +276,10 @@ def decode(
     "The value of `record`, its arrays looking into `record` where they may; raises `DecodeError` if it is damaged"
     kind = record[0] if len(record) else None
     if kind == PICKLE: return pickle.loads(record)
-    try:
-        if kind == ARRAY: return _decode_array(memoryview(record), writable)
-        if kind == BUFFERS: return _decode_buffers(memoryview(record), writable)
-    except (struct.error, SyntaxError, UnicodeDecodeError) as e:
-        raise DecodeError(f'a record of {len(record)} bytes is damaged: {e}') from e
+    if kind == BUFFERS: return _decode_buffers(memoryview(record), writable)
+    if kind == ARRAY:
+        try: return _decode_array(memoryview(record), writable)
+        except _DAMAGE as e: raise DecodeError(f'a record of {len(record)} bytes is damaged: {e}') from e
     raise DecodeError(f'a record of {len(record)} bytes has the unknown kind {kind}: it is damaged, or of a newer parkit')
 
 # %% ../nbs/00_codecs.ipynb #d1643cfd
@@ -300,7 +303,9 @@ def decode_user(record: Buffer) -> tuple[Any, memoryview]:
     try: _, size = _USER.unpack_from(view)
     except struct.error as e: raise DecodeError(f'a record of {len(view)} bytes is damaged: {e}') from e
     start = _USER.size + size
-    return decode(bytes(_cut(view, _USER.size, size))), view[min(len(view), start + -start % ALIGNMENT):]
+    start += -start % ALIGNMENT
+    if start > len(view): raise DecodeError(f'a record of {len(view)} bytes claims a header of {start}: it is damaged')
+    return decode(bytes(_cut(view, _USER.size, size))), view[start:]
 
 # %% ../nbs/00_codecs.ipynb #4458e268
 def verify(record: Buffer) -> None:
@@ -312,7 +317,9 @@ def verify(record: Buffer) -> None:
         elif kind == BUFFERS: _verify_pickle(_split_buffers(view)[0])
         elif kind == USER: verify(_cut(view, _USER.size, _USER.unpack_from(view)[1]))
         else: decode(view, False)
-    except (struct.error, ValueError, IndexError) as e: raise DecodeError(f'a record of {len(view)} bytes is damaged: {e}') from e
+    except _DAMAGE as e:
+        if isinstance(e, DecodeError): raise
+        raise DecodeError(f'a record of {len(view)} bytes is damaged: {e}') from e
 
 def _verify_pickle(data: memoryview) -> None:
     import pickletools
@@ -355,14 +362,16 @@ _INFINITY = float('inf')
 # %% ../nbs/00_codecs.ipynb #a5ea8580
 def _key_number(key: Any) -> bytes:
     "Any real number of Python, numpy or `decimal`"
-    if key != key: return bytes((_NAN,))
+    try: is_nan = key != key
+    except ArithmeticError: is_nan = hash(key) is None  # a signaling NaN: `hash` says that it cannot be a key
+    if is_nan: return bytes((_NAN,))
     if key in (_INFINITY, -_INFINITY): return bytes((_INF if key > 0 else _MINUS_INF,))
     return _key_ratio(*key.as_integer_ratio())
 
 # %% ../nbs/00_codecs.ipynb #667c939f
 def _key_datetime(key: datetime) -> bytes:
     "Microseconds since the year 1 (UTC where `key` is aware), then nanoseconds (pandas has them)"
-    offset = key.utcoffset()
+    offset = key.replace(fold=0).utcoffset() if key.fold else key.utcoffset()  # as `hash` and `==` have it
     micros = ((key.toordinal()*24 + key.hour)*60 + key.minute)*60 + key.second
     micros = micros*10**6 + key.microsecond - (offset or timedelta())//timedelta(microseconds=1)
     return bytes((_NAIVE if offset is None else _AWARE,)) + struct.pack('>qH', micros, getattr(key, 'nanosecond', 0))
@@ -393,8 +402,10 @@ def _plain_equality(cls: type, *bases: type) -> type | None:
 # %% ../nbs/00_codecs.ipynb #4100622e
 def _unwrapped(key: Any) -> Any:
     "A numpy scalar as Python's number, a complex number without imaginary part as a real one"
-    if type(key).__module__ == 'numpy' and getattr(getattr(key, 'dtype', None), 'kind', '-') in 'biufcUS': key = key.item()
-    return key.real if isinstance(key, complex) and not key.imag else key
+    if type(key).__module__ == 'numpy' and isinstance(key, sys.modules['numpy'].generic) and key.dtype.kind in 'biufcUS': key = key.item()
+    if not isinstance(key, complex): return key
+    if not key.imag: return key.real
+    return key if key.real else complex(0., key.imag)  # -0.0 is 0
 
 # %% ../nbs/00_codecs.ipynb #d7ec8f20
 def _key_slow(key: Any) -> bytes:
@@ -432,7 +443,7 @@ def is_canonical(key: Hashable) -> bool:
     if cls is float: return key != key or key % 1 != 0  # type: ignore[operator]
     if cls is datetime: return key.tzinfo is None and not key.fold  # type: ignore[attr-defined]
     if cls in (tuple, frozenset): return all(map(is_canonical, key))  # type: ignore[call-overload]
-    return encode_key(key)[0] == _OTHER
+    return encode_key(key)[0] == _OTHER and _unwrapped(key) is key
 
 # %% ../nbs/00_codecs.ipynb #10c016df
 def _text(data: bytes, at: int) -> tuple[bytes, int]:
@@ -449,6 +460,7 @@ def _read_number(data: bytes, at: int) -> tuple[int | float, int]:
     if tag in (_BIG, _BIG_NEGATIVE):
         size, at = int.from_bytes(data[at:at + 4], 'big'), at + 4
         if tag == _BIG_NEGATIVE: size = 0xFFFFFFFF - size
+    if at + size > len(data): raise DecodeError(f'a key of {len(data)} bytes claims a number of {size}: it is damaged')
     floor = int.from_bytes(data[at:at + size], 'big')
     if tag < _ZERO: floor -= (1 << 8*size) - 1
     digits, at = _text(data, at + size)
@@ -488,7 +500,7 @@ def decode_key(
 ) -> Any:          # The key itself if it was canonical, else one equal to it
     "The key that `data` stands for; raises `DecodeError` if it is damaged"
     try: return _read_key(data, 0)[0]
-    except (IndexError, ValueError, struct.error) as e:
+    except (*_DAMAGE, RecursionError) as e:
         if isinstance(e, DecodeError): raise
         raise DecodeError(f'the key {data[:40]!r} is damaged: {e}') from e
 
@@ -506,7 +518,9 @@ def with_key(
 # %% ../nbs/00_codecs.ipynb #56f2cb2e
 def split_key(record: Buffer) -> tuple[bytes | None, Buffer]:
     "The stored key's record, if there is one, and the value's record"
+    if not len(record): raise DecodeError('an entry is empty: it is damaged')
     if record[0] != KEYED: return None, record
-    _, size = _KEYED.unpack_from(record)
-    start = _KEYED.size + size
+    try: start = _KEYED.size + _KEYED.unpack_from(record)[1]
+    except struct.error as e: raise DecodeError(f'an entry of {len(record)} bytes is damaged: {e}') from e
+    if not _KEYED.size < start < len(record): raise DecodeError(f'an entry of {len(record)} bytes claims a key that ends at {start}: it is damaged')
     return bytes(record[_KEYED.size:start]), record[start:]

@@ -9,7 +9,7 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, M
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar, overload
-from .codecs import (KEYED, PICKLE, USER, Buffer, decode, decode_key, decode_user, encode, encode_key, encode_user,
+from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, decode, decode_key, decode_user, encode, encode_key, encode_user,
                            register_type, split_key, with_key)
 from .objects import _ENTRY, _HEAD, Object, _join
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, _after, _fork
@@ -64,6 +64,7 @@ class _Container(Object):
 
     def _value(self, record: bytes, zero_copy: bool) -> Any:
         "The value of an entry, while its transaction is open"
+        if not record: raise DecodeError(f'an entry of {self!r} is empty: it is damaged')
         if record[0] == PICKLE and not self._decodes: return pickle.loads(record)
         if record[0] == KEYED: record = bytes(split_key(record)[1])
         buffer = self._store.load(record, not zero_copy)
@@ -107,7 +108,7 @@ class _DictReading(_Container):
     def _get(self, txn: Any, zero_copy: bool, key: Any, default: Callable[[Any], Any]) -> Any:
         at = self._oid + encode_key(key)
         record = txn.get(at) if len(at) < KEY_LIMIT else self._store.get(txn, at)
-        if record is not None: return pickle.loads(record) if record[0] == PICKLE and not self._decodes else self._value(record, zero_copy)
+        if record is not None: return pickle.loads(record) if record and record[0] == PICKLE and not self._decodes else self._value(record, zero_copy)
         self._head(txn)  # an object that was dropped is not an empty one
         return default(key)
 
@@ -118,7 +119,7 @@ class _DictReading(_Container):
 
     def _key(self, key: bytes, record: bytes) -> Any:
         "A key as it was first stored"
-        kept = split_key(record)[0] if record[0] == KEYED else None
+        kept = split_key(record)[0] if record[:1] == _KEYED_KIND else None
         return decode_key(key[8:]) if kept is None else decode(kept)
 
     def _scan(self, work: Callable[[bytes, bytes, bool], Any], reverse: bool) -> Iterator[Any]: return self._each(work, self._oid + _ENTRY, _after(self._oid), reverse)
@@ -140,7 +141,8 @@ class _DictWriting(_DictReading):
         oid, rest = self._oid, b''
         head = txn.get(oid)
         if head is None: raise self._gone(txn)
-        count, first, next, version = _HEAD.unpack(head)
+        try: count, first, next, version = _HEAD.unpack(head)
+        except struct.error as e: raise self._damaged(e) from e
         at = oid + (encode_key(key) if encoded is None else encoded)
         old = txn.get(at) if len(at) < KEY_LIMIT else self._store.get(txn, at)
         if type(prepared) is bytes:
@@ -148,7 +150,7 @@ class _DictWriting(_DictReading):
             record = prepared
         else: record = txn.link(prepared)
         if old is None: record = with_key(key, record)
-        elif old[0] != PICKLE:
+        elif old[:1] != _PICKLE_KIND:
             rest = bytes(split_key(old)[1])
             record = old[:len(old) - len(rest)] + record  # the key stays as it was first stored
         txn.put_entry(at, record, oid, _HEAD.pack(count + (old is None), first, next, version + 1))
@@ -187,6 +189,7 @@ class _DictWriting(_DictReading):
 # %% ../nbs/04_containers.ipynb #99e3e2db
 def _missing(key: Any) -> Any: raise KeyError(key)
 
+_PICKLE_KIND, _KEYED_KIND = bytes((PICKLE,)), bytes((KEYED,))
 _NOTHING = object()  # stands for an argument that was not given
 
 # %% ../nbs/04_containers.ipynb #7a93b52a

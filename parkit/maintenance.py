@@ -11,7 +11,7 @@ from uuid import uuid4
 from .codecs import ARRAY, BLOB, DecodeError, decode, split_key, verify
 from .containers import _CONTENT
 from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _PROCESS, _TRACE, ANONYMOUS, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
-from .storage import (INTERNAL, _BLOB, _ID, _NODE, _after, _default_path, _file_system, _file_lock, _make_site, _site_facts, _sites, _sync, BLOBS, CLASSES, MAKING, META,
+from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _file_system, _file_lock, _make_site, _site_facts, _sites, _sync, BLOBS, CLASSES, MAKING, META,
                             NAMES, OBJECTS, READERS, TRASH, ObjectNotFoundError, Site, SiteError, Store, TransactionError, check_current, current_site)
 from .synchronization import Lock
 from .tasks import _ledger
@@ -188,7 +188,7 @@ class _Checker:
         if key is not None: verify(key)
         value = bytes(value)
         if value[0] == BLOB:
-            _, id, size = _BLOB.unpack(value)
+            id, size = _blob_of(value)
             self.unused.discard(id)
             if self.blobs.get(id) != size: raise DecodeError(f'its blob {id.hex()} is not on record with {size} bytes')
             value = self.store.load(value, False)

@@ -363,7 +363,11 @@ class _Reading(_Identity):
         "The head; raises `ObjectNotFoundError` if the object was dropped"
         data = txn.get(self._oid)
         if data is None: raise self._gone(txn)
-        return _Head._make(_HEAD.unpack(data))
+        try: return _Head._make(_HEAD.unpack(data))
+        except struct.error as e: raise self._damaged(e) from e
+
+    def _damaged(self, e: Exception) -> DecodeError:
+        return DecodeError(f'the head of the {type(self).__name__} {self._name or self.uuid} in {self._store.namespace!r} is damaged: {e}')
 
     def _read_head(self, txn: Any, zero_copy: bool) -> _Head: return self._head(txn)
 
@@ -485,7 +489,9 @@ class Object(_Reading):
 
     def _changed(self, txn: Any, head: _Head, freeing: bool = False) -> None:
         "Store `head` with the next version, and the class's code if need be"
-        txn.put(self._oid, _HEAD.pack(head.size, head.first, head.next, head.version + 1), freeing)
+        try: data = _HEAD.pack(head.size, head.first, head.next, head.version + 1)
+        except struct.error as e: raise self._damaged(e) from e
+        txn.put(self._oid, data, freeing)
         if self._by_value and not freeing: self._changed_class(txn)
 
     def _changed_class(self, txn: Any) -> None: _save_class(txn, type(self))

@@ -445,8 +445,14 @@ def _map_file(
 
 # %% ../nbs/01_storage.ipynb #5073c55a
 _BLOB = struct.Struct('<B16sQ')  # kind, id, size in bytes
+_BLOB_KIND = bytes((BLOB,))
 
 # %% ../nbs/01_storage.ipynb #0ad46548
+def _blob_of(record: bytes) -> tuple[bytes, int]:
+    "The id and the size of the blob that an entry refers to"
+    if len(record) != _BLOB.size: raise DecodeError(f'an entry of {len(record)} bytes refers to no blob: it is damaged')
+    return _BLOB.unpack(record)[1:]
+
 class Blob:
     "A blob on its way into an entry: written, but referred to by no commit yet"
     path = ''  # where it was written; '' when that name is gone
@@ -1129,7 +1135,7 @@ class _Blobs(_Scanning):
         record: bytes,  # The entry that refers to it
     ) -> Blob:
         "Another blob with the content of one that exists: a second name of the same file where the file system allows it"
-        _, id, size = _BLOB.unpack(record)
+        id, size = _blob_of(record)
         blob, path = self.new_blob(size), other.blob_path(id)
         try:
             copy_file(path, blob.path, True)
@@ -1140,7 +1146,7 @@ class _Blobs(_Scanning):
     def blob_path(self, id: bytes) -> str: return os.path.join(self.path, 'blobs', id.hex())
     def blob_of(self, record: bytes) -> str:
         "The file of the blob that an entry refers to"
-        return self.blob_path(_BLOB.unpack(record)[1])
+        return self.blob_path(_blob_of(record)[0])
 
     def load(
         self,
@@ -1148,8 +1154,8 @@ class _Blobs(_Scanning):
         private: bool,  # A copy-on-write map of one's own, or a read-only one shared with all who read it?
     ) -> Buffer:        # The record itself where it is no reference to a blob
         "What an entry holds; a blob is mapped, at the same price for any size"
-        if record[0] != BLOB: return record
-        _, id, size = _BLOB.unpack(record)
+        if record[:1] != _BLOB_KIND: return record
+        id, size = _blob_of(record)
         array = None if private else self._maps.get(id)
         try: array = _map_file(self.blob_path(id), size, private) if array is None else array
         except FileNotFoundError as e:
@@ -1273,8 +1279,8 @@ class WriteTxn:
 
     def unlink(self, record: bytes) -> None:
         "Note that an entry no longer refers to its blob, if it has one; the file goes when no reader is older"
-        if record[0] != BLOB: return
-        _, id, size = _BLOB.unpack(record)
+        if record[:1] != _BLOB_KIND: return
+        id, size = _blob_of(record)
         self.delete(BLOBS + id)
         self.put(TRASH + _ID.pack(self.raw.id()) + id, _ID.pack(size), freeing=True)
         self.trashed += size
