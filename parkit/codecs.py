@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_codecs.ipynb #b0b4ae15
 from __future__ import annotations
-import pickle, struct, sys
+import math, pickle, struct, sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from functools import lru_cache
@@ -14,9 +14,9 @@ from uuid import UUID
 
 # %% auto #0
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
-           'DecodeError', 'Chunks', 'as_bytes', 'register_type', 'registered_type', 'type_name', 'register_opener',
-           'recall', 'encode', 'decode', 'encode_user', 'decode_user', 'verify', 'encode_key', 'is_canonical',
-           'decode_key', 'with_key', 'split_key']
+           'DecodeError', 'Chunks', 'as_bytes', 'damaged', 'register_type', 'registered_type', 'type_name',
+           'register_opener', 'recall', 'encode', 'decode', 'encode_user', 'decode_user', 'verify', 'encode_key',
+           'is_canonical', 'decode_key', 'with_key', 'split_key']
 
 # %% ../nbs/00_codecs.ipynb #abce6dda
 if TYPE_CHECKING: import numpy as np
@@ -95,6 +95,10 @@ def _dtype(spec: bytes) -> np.dtype[Any]:
     import numpy as np
     return pickle.loads(spec) if spec[:1] == b'\x80' else np.dtype(spec.decode())
 
+def damaged(record: Buffer, e: BaseException) -> DecodeError:
+    "The error for a record that could not be read because of `e`"
+    return DecodeError(f'a record of {len(record)} bytes is damaged: {e}')
+
 _DAMAGE = struct.error, ValueError, TypeError, IndexError, OverflowError, MemoryError, SyntaxError, AttributeError  # what reading damaged bytes raises
 
 # %% ../nbs/00_codecs.ipynb #5facd814
@@ -134,6 +138,7 @@ def _decode_array(
     start += -start % ALIGNMENT
     order = 'F' if fortran else 'C'
     if not dtype.itemsize or 0 in shape: return np.empty(shape, dtype, order)
+    if (end := start + math.prod(shape)*dtype.itemsize) != len(view): raise DecodeError(f'a record of {len(view)} bytes claims {end}: it is damaged')
     array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, view, start, order=order)  # type: ignore[call-overload]
     return array.copy(order) if writable and view.readonly else array
 
@@ -238,7 +243,7 @@ def _with_buffers(data: bytes, views: Sequence[Buffer]) -> Chunks:
 # %% ../nbs/00_codecs.ipynb #2f04d957
 def _decode_buffers(view: memoryview, writable: bool) -> Any:
     try: data, buffers = _split_buffers(view)
-    except struct.error as e: raise DecodeError(f'a record of {len(view)} bytes is damaged: {e}') from e
+    except struct.error as e: raise damaged(view, e) from e
     copy: Callable[[memoryview], Buffer] = bytearray if writable and view.readonly else lambda v: v
     return pickle.loads(data, buffers=[copy(b) for b in buffers])
 
@@ -275,11 +280,13 @@ def decode(
 ) -> Any:
     "The value of `record`, its arrays looking into `record` where they may; raises `DecodeError` if it is damaged"
     kind = record[0] if len(record) else None
-    if kind == PICKLE: return pickle.loads(record)
-    if kind == BUFFERS: return _decode_buffers(memoryview(record), writable)
+    try:
+        if kind == PICKLE: return pickle.loads(record)
+        if kind == BUFFERS: return _decode_buffers(memoryview(record), writable)
+    except (pickle.UnpicklingError, EOFError) as e: raise damaged(record, e) from e
     if kind == ARRAY:
         try: return _decode_array(memoryview(record), writable)
-        except _DAMAGE as e: raise DecodeError(f'a record of {len(record)} bytes is damaged: {e}') from e
+        except _DAMAGE as e: raise damaged(record, e) from e
     raise DecodeError(f'a record of {len(record)} bytes has the unknown kind {kind}: it is damaged, or of a newer parkit')
 
 # %% ../nbs/00_codecs.ipynb #d1643cfd
@@ -301,7 +308,7 @@ def decode_user(record: Buffer) -> tuple[Any, memoryview]:
     view = memoryview(record)
     if not len(view) or view[0] != USER: return None, view
     try: _, size = _USER.unpack_from(view)
-    except struct.error as e: raise DecodeError(f'a record of {len(view)} bytes is damaged: {e}') from e
+    except struct.error as e: raise damaged(view, e) from e
     start = _USER.size + size
     start += -start % ALIGNMENT
     if start > len(view): raise DecodeError(f'a record of {len(view)} bytes claims a header of {start}: it is damaged')
@@ -319,7 +326,7 @@ def verify(record: Buffer) -> None:
         else: decode(view, False)
     except _DAMAGE as e:
         if isinstance(e, DecodeError): raise
-        raise DecodeError(f'a record of {len(view)} bytes is damaged: {e}') from e
+        raise damaged(view, e) from e
 
 def _verify_pickle(data: memoryview) -> None:
     import pickletools

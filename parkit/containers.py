@@ -9,10 +9,10 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, M
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar, overload
-from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, decode, decode_key, decode_user, encode, encode_key, encode_user,
+from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, decode_key, decode_user, encode, encode_key, encode_user,
                            register_type, split_key, with_key)
 from .objects import _ENTRY, _HEAD, Object, _join
-from .storage import KEY_LIMIT, Blob, ParkitError, Site, _after, _fork
+from .storage import KEY_LIMIT, Blob, ParkitError, Site, TransactionError, _after, _fork
 from .transactions import WaitTimeout, _find, _frame, noting, read, in_transaction, transaction, wait_until, wait_until_async, write, write_async
 
 # %% auto #0
@@ -65,7 +65,7 @@ class _Container(Object):
     def _value(self, record: bytes, zero_copy: bool) -> Any:
         "The value of an entry, while its transaction is open"
         if not record: raise DecodeError(f'an entry of {self!r} is empty: it is damaged')
-        if record[0] == PICKLE and not self._decodes: return pickle.loads(record)
+        if record[0] == PICKLE and not self._decodes: return decode(record)
         if record[0] == KEYED: record = bytes(split_key(record)[1])
         buffer = self._store.load(record, not zero_copy)
         if not self._decodes and buffer[0] != USER: return decode(buffer, not zero_copy)
@@ -108,7 +108,9 @@ class _DictReading(_Container):
     def _get(self, txn: Any, zero_copy: bool, key: Any, default: Callable[[Any], Any]) -> Any:
         at = self._oid + encode_key(key)
         record = txn.get(at) if len(at) < KEY_LIMIT else self._store.get(txn, at)
-        if record is not None: return pickle.loads(record) if record and record[0] == PICKLE and not self._decodes else self._value(record, zero_copy)
+        if record is not None:
+            try: return pickle.loads(record) if record and record[0] == PICKLE and not self._decodes else self._value(record, zero_copy)
+            except (pickle.UnpicklingError, EOFError) as e: raise damaged(record, e) from e
         self._head(txn)  # an object that was dropped is not an empty one
         return default(key)
 
@@ -158,6 +160,7 @@ class _DictWriting(_DictReading):
         if self._by_value: self._changed_class(txn)
 
     def _put_all(self, txn: Any, prepared: list[tuple[Any, bytes | Blob, bytes]]) -> None:
+        if not prepared: self._head(txn)  # an object that was dropped cannot be updated with nothing either
         for key, p, encoded in prepared: self._put(txn, key, p, encoded)
 
     def _remove(self, txn: Any, key: Any) -> bool:
@@ -754,17 +757,22 @@ register_type(Queue, 'parkit.Queue')
 register_type(LifoQueue, 'parkit.LifoQueue')
 
 # %% ../nbs/04_containers.ipynb #1221479a
-class _Writer(io.BufferedRandom):
-    "A file that becomes the content of a `File` when it is closed"
+class _Storing(io.BufferedIOBase):
+    "A buffered file that becomes the content of a `File` when it is closed"
     _blob: Blob | None = None
-    def __init__(self, owner: _FileContent, blob: Blob, before: bytes | None, append: bool) -> None:
-        self._owner, self._blob, self._before = owner, blob, before
-        super().__init__(io.FileIO(os.open(blob.path, os.O_RDWR), 'r+'))
+    def __init__(self, owner: _FileContent, blob: Blob, before: bytes | None, kind: str) -> None:
+        self._owner, self._blob, self._before, self._epoch = owner, blob, before, _fork.epoch
+        append = os.O_APPEND if 'a' in kind else 0
+        mode = ('a+' if append else 'r+') if '+' in kind else ('a' if append else 'w')
+        super().__init__(io.FileIO(os.open(blob.path, os.O_RDWR | append), mode))  # type: ignore[call-arg]
         if append: self.seek(0, os.SEEK_END)
 
     def close(self) -> None:
         "Store the content"
         if self.closed: return
+        if self._epoch != _fork.epoch:
+            self._let_be()
+            raise TransactionError(f'the parent process has {self._owner!r} open for writing; a forked child must open it itself')
         try: self._finish()
         finally: self.discard()
 
@@ -776,8 +784,14 @@ class _Writer(io.BufferedRandom):
         if store.durable: os.fsync(self.fileno())
         write(store, self._owner._save, blob, self._before)
 
+    def _let_be(self) -> None:
+        "Close what is the parent's file, and change nothing"
+        self._blob = None
+        self.raw.close()  # type: ignore[attr-defined]  # not by way of the buffer, which would write what is in it
+
     def discard(self) -> None:
         "Close without storing the content"
+        if self._epoch != _fork.epoch: return self._let_be()
         blob, self._blob = self._blob, None
         try: super().close()
         finally:
@@ -787,8 +801,15 @@ class _Writer(io.BufferedRandom):
 
     def __del__(self) -> None:
         if self.closed or self._blob is None: return
+        if self._epoch != _fork.epoch: return self._let_be()
         warnings.warn(f'{self._owner!r} was opened for writing and not closed; what was written is lost', ResourceWarning, stacklevel=2)
         self.discard()
+
+class _Writer(_Storing, io.BufferedWriter):
+    "One that can only be written"
+
+class _Updater(_Storing, io.BufferedRandom):
+    "One that can be read as well"
 
 # %% ../nbs/04_containers.ipynb #0f9f78aa
 class _TextWriter(io.TextIOWrapper):
@@ -816,7 +837,7 @@ class _FileContent(Object):
 
     def _open_blob(self, txn: Any, zero_copy: bool) -> Any:
         record = self._reference(txn, zero_copy)
-        return io.BytesIO() if record is None else open(self._store.blob_of(record), 'rb')
+        return open(os.devnull if record is None else self._store.blob_of(record), 'rb')
 
     def _save(self, txn: Any, blob: Blob, before: bytes | None) -> None:
         "Make `blob` the content, in place of what the entry `before` refers to, if that matters"
@@ -857,13 +878,16 @@ class File(_FileContent):
         if 'b' in mode and (encoding, errors, newline) != (None, None, None): raise ValueError('a binary file takes no encoding, errors or newline')
         binary = read(self._store, self._open_blob) if kind == 'r' else self._open_draft(kind)
         if 'b' in mode: return binary
-        return (io.TextIOWrapper if kind == 'r' else _TextWriter)(binary, encoding or 'utf-8', errors, newline)
+        try: return (io.TextIOWrapper if kind == 'r' else _TextWriter)(binary, encoding or 'utf-8', errors, newline)
+        except BaseException:  # an unknown encoding, for instance
+            binary.close() if kind == 'r' else binary.discard()
+            raise
 
-    def _open_draft(self, kind: str) -> _Writer:
+    def _open_draft(self, kind: str) -> Any:
         if 'x' in kind and self.size: raise FileExistsError(f'{self!r} has content already')
         keep = 'a' in kind or kind == '+r'
         blob, before = read(self._store, self._draft, keep)
-        return _Writer(self, blob, before if keep else None, 'a' in kind)
+        return (_Updater if '+' in kind else _Writer)(self, blob, before if keep else None, kind)
 
     def __repr__(self) -> str: return _described(self, f'{self.size} bytes' if self.exists else 'dropped')
     def __fspath__(self) -> str: raise TypeError(f'{self!r} has no path in the file system; pass the file object that open() returns')

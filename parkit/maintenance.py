@@ -12,7 +12,7 @@ from .codecs import ARRAY, BLOB, DecodeError, decode, split_key, verify
 from .containers import _CONTENT
 from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _PROCESS, _TRACE, ANONYMOUS, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _file_system, _file_lock, _make_site, _site_facts, _sites, _sync, BLOBS, CLASSES, MAKING, META,
-                            NAMES, OBJECTS, READERS, TRASH, ObjectNotFoundError, Site, SiteError, Store, TransactionError, check_current, current_site)
+                            NAMES, OBJECTS, READERS, TRASH, ObjectNotFoundError, Site, SiteError, Store, TransactionError, check_current, current_site, verify_pages)
 from .synchronization import Lock
 from .tasks import _ledger
 from .transactions import read, store_of, write
@@ -211,15 +211,9 @@ def _is_counted(type_name: str) -> bool:
 def _check_namespace(path: str, namespace: str) -> Findings:
     "What a process that `check` has started does"
     store = Site(path, create=False).store(namespace, True)
-    with _file_lock(store.lock.path): pages = _verify_pages(store.path)  # nobody writes meanwhile
+    with _file_lock(store.lock.path): pages = verify_pages(store.path)  # nobody writes meanwhile
     if pages: return Findings([Finding(namespace, f'the pages of its file are damaged: {pages}', 'restore it from a backup')])
     return read(store, lambda txn, zero_copy: _Checker(store, txn).check())
-
-def _verify_pages(path: str) -> str:
-    "What LMDB's own look at its pages finds; '' if they are sound, or if this LMDB cannot tell"
-    done = subprocess.run([sys.executable, '-m', 'lmdb', 'verify', '-e', path], capture_output=True, text=True)
-    if done.returncode < 0: return f'looking at them killed the process that did it ({signal.Signals(-done.returncode).name})'
-    return '' if done.returncode == 0 or 'verify:' not in done.stdout + done.stderr else (done.stdout + done.stderr).strip().replace('\n', '; ')[:500]
 
 # %% ../nbs/06a_maintenance.ipynb #56a7053c
 def check(

@@ -51,7 +51,9 @@ def _join(record: Record) -> bytes: return record if isinstance(record, bytes) e
 def _info(txn: Any, oid: bytes) -> _Info | None:
     "The info of the object `oid`"
     data = txn.get(OBJECTS + oid)
-    return None if data is None else _Info(*decode(data))
+    if data is None: return None
+    try: return _Info(*decode(data))
+    except TypeError as e: raise DecodeError(f'the record of the object {oid.hex()} is damaged: {e}') from e
 
 # %% ../nbs/03_objects.ipynb #bd671367
 def _read_if_any(store: Store, work: Any, *args: Any) -> Any:

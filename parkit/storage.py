@@ -21,7 +21,8 @@ __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'SAFETY_NET', 'NAMES', 'OBJECTS', 'C
            'MAKING', 'READERS', 'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'FORMAT', 'SiteError',
            'StorageFullError', 'InvalidNameError', 'ObjectNotFoundError', 'ObjectExistsError', 'TransactionError',
            'TransactionTimeout', 'check_namespace', 'split_path', 'open_locked', 'Blob', 'Listener', 'replace_file',
-           'copy_file', 'Retired', 'check_current', 'WriteTxn', 'Store', 'Site', 'set_site', 'current_site']
+           'copy_file', 'read_facts', 'verify_pages', 'Retired', 'check_current', 'WriteTxn', 'Store', 'Site',
+           'set_site', 'current_site']
 
 # %% ../nbs/01_storage.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -692,10 +693,7 @@ class _Files:
 
     def _facts(self) -> dict[str, Any] | None:
         "What `store.json` says, or `None` where the namespace does not exist"
-        try: facts: dict[str, Any] = json.loads(Path(self.path, 'store.json').read_text())
-        except FileNotFoundError: return None
-        except ValueError as e: raise SiteError(f'{self.path}/store.json is damaged: {e}') from e
-        return facts
+        return read_facts(os.path.join(self.path, 'store.json'), dict(durable=bool, boot=str, uuid=str))
 
     def _is_current(self, facts: dict[str, Any] | None) -> bool:
         return facts is not None and (facts['durable'] or facts['boot'] == _boot_id())
@@ -808,7 +806,7 @@ class _Opening(_Files):
 
     def _environment(self, facts: dict[str, Any], create: bool = False) -> lmdb.Environment:
         options: dict[str, Any] = dict(lib_version=0) if hasattr(lmdb.Environment, 'lib_version') else {}  # the 0.9 format
-        env = None
+        data = os.path.join(self.path, 'data.mdb')
         try:
             env = lmdb.open(self.path, map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],
                             metasync=facts['durable'], create=create, max_spare_txns=1, mode=0o600, **options)
@@ -817,7 +815,21 @@ class _Opening(_Files):
             raise
         if not _open_files: _find_open_files(self.path)
         env.reader_check()
+        try: self._check_length(env, data)
+        except BaseException:
+            env.close()
+            raise
         return env
+
+    def _check_length(self, env: lmdb.Environment, data: str) -> None:
+        "Raise `SiteError` if pages that are used are missing at the end of the file: to read them would kill this process"
+        info: Any = env.info()
+        if os.path.getsize(data) < 2*env.stat()['psize']: raise SiteError(f'{data} has only {os.path.getsize(data)} bytes: it is damaged; restore the namespace from a backup')
+        if os.path.getsize(data) >= (info['last_pgno'] + 1)*env.stat()['psize']: return
+        problem = verify_pages(self.path)  # pages that were freed before they were ever written need not be there
+        if 'beyond EOF' in problem:
+            with _file_lock(self.lock.path): problem = verify_pages(self.path)  # a writer may have been at work
+        if 'beyond EOF' in problem: raise SiteError(f'{data} is shorter than its {info["last_pgno"] + 1} pages: it is damaged; restore the namespace from a backup ({problem})')
 
     def close(self) -> None:
         "Close the files; the next use opens them again"
@@ -851,6 +863,7 @@ class _Opening(_Files):
         if isinstance(e, lmdb.MapFullError): return StorageFullError(errno.ENOSPC, f'{where} is full: its map has {self.site.map_size} bytes, and what old '
                                                                      'snapshots still read cannot be used again; delete entries, or end old snapshots')
         if isinstance(e, ParkitError): return e
+        if isinstance(e, (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError)): return SiteError(f'{os.path.join(self.path, "data.mdb")} is damaged; restore the namespace from a backup ({e})')
         if self._is_disk_full(e):
             u = shutil.disk_usage(self.site.path)
             return StorageFullError(errno.ENOSPC, f'no room on the disk for {where}: {u.free} of {u.total} bytes are free; free some and try again')
@@ -901,6 +914,23 @@ def _new_facts(durable: bool, lineage: str | None = None) -> dict[str, Any]:
     "What the `store.json` of new files says"
     uuid = uuid4().hex
     return dict(durable=durable, boot=_boot_id(), uuid=uuid, lineage=lineage or uuid)
+
+def read_facts(path: str, kinds: dict[str, type]) -> dict[str, Any] | None:
+    "What a JSON file says, which must be of these `kinds`; `None` if there is no such file"
+    try: facts = json.loads(Path(path).read_text())
+    except FileNotFoundError: return None
+    except (ValueError, RecursionError) as e: raise SiteError(f'{path} is damaged: {e}') from e
+    for name, kind in kinds.items():
+        found = facts.get(name) if isinstance(facts, dict) else None
+        if type(found) is not kind or type(found) is int and found <= 0: raise SiteError(f'{path} is damaged: its {name!r} is {found!r}')
+    return facts  # type: ignore[no-any-return]
+
+def verify_pages(path: str) -> str:
+    "What LMDB's own look at the pages of `data.mdb` in `path` finds, in a process of its own; '' if they are sound, or if this LMDB cannot tell (before 3)"
+    import signal, subprocess
+    done = subprocess.run([sys.executable, '-m', 'lmdb', 'verify', '-e', path], capture_output=True, text=True)
+    if done.returncode < 0: return f'looking at them killed the process that did it ({signal.Signals(-done.returncode).name})'
+    return '' if done.returncode == 0 or 'verify:' not in done.stdout + done.stderr else (done.stdout + done.stderr).strip().replace('\n', '; ')[:500]
 
 def _sync(path: str) -> None:
     "Have the disk hold a file's content, or a directory's names"
@@ -1656,11 +1686,10 @@ def _sync_above(path: str) -> None:
 # %% ../nbs/01_storage.ipynb #9da9c9a0
 def _site_facts(path: str) -> dict[str, Any] | None:
     "What `site.json` says; `None` where there is no site"
-    try: facts: dict[str, Any] = json.loads(Path(path, 'site.json').read_text())
-    except FileNotFoundError: return None
-    except ValueError as e: raise SiteError(f'{path}/site.json is damaged: {e}') from e
-    if not isinstance(facts, dict) or not {'format', 'uuid', 'map_size', 'inline_limit'} <= facts.keys(): raise SiteError(f'{path}/site.json is damaged: it lacks a setting')
-    if facts['format'] > FORMAT: raise SiteError(f'the site {path} has format {facts["format"]}, this parkit knows formats up to {FORMAT}; upgrade parkit')
+    facts = read_facts(os.path.join(path, 'site.json'), dict(format=int))
+    if facts is None: return None
+    if facts['format'] <= FORMAT: read_facts(os.path.join(path, 'site.json'), dict(uuid=str, map_size=int, inline_limit=int))
+    else: raise SiteError(f'the site {path} has format {facts["format"]}, this parkit knows formats up to {FORMAT}; upgrade parkit')
     return facts
 
 # %% ../nbs/01_storage.ipynb #46a06526
