@@ -6,7 +6,7 @@
 from __future__ import annotations
 import io, operator, os, pickle, queue, shutil, struct, sys, warnings
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, Sequence, ValuesView
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, decode_key, decode_user, encode, encode_key, encode_user,
@@ -874,7 +874,7 @@ class File(_FileContent):
     ) -> Any:
         "A file object, binary with 'b' in `mode`, else text. Closing one that was opened for writing stores the content; raises `FileChangedError` if 'r+' or 'a' would undo another's change"
         kind = ''.join(sorted(set(mode) - set('bt')))
-        if kind not in ('r', 'w', 'a', 'x', '+r', '+w', '+a', '+x') or 'b' in mode and 't' in mode: raise ValueError(f'invalid mode: {mode!r}')
+        if kind not in ('r', 'w', 'a', 'x', '+r', '+w', '+a', '+x') or len(set(mode)) < len(mode) or 'b' in mode and 't' in mode: raise ValueError(f'invalid mode: {mode!r}')
         if 'b' in mode and (encoding, errors, newline) != (None, None, None): raise ValueError('a binary file takes no encoding, errors or newline')
         binary = read(self._store, self._open_blob) if kind == 'r' else self._open_draft(kind)
         if 'b' in mode: return binary
@@ -887,7 +887,7 @@ class File(_FileContent):
         if 'x' in kind and self.size: raise FileExistsError(f'{self!r} has content already')
         keep = 'a' in kind or kind == '+r'
         blob, before = read(self._store, self._draft, keep)
-        return (_Updater if '+' in kind else _Writer)(self, blob, before if keep else None, kind)
+        return (_Updater if '+' in kind else _Writer)(self, blob, before if keep or 'x' in kind else None, kind)
 
     def __repr__(self) -> str: return _described(self, f'{self.size} bytes' if self.exists else 'dropped')
     def __fspath__(self) -> str: raise TypeError(f'{self!r} has no path in the file system; pass the file object that open() returns')

@@ -5,23 +5,25 @@
 # %% ../nbs/06a_maintenance.ipynb #54ea5448
 from __future__ import annotations
 import errno, json, os, re, shutil, signal, subprocess, sys, time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 from .codecs import ARRAY, BLOB, DecodeError, decode, split_key, verify
 from .containers import _CONTENT
-from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _PROCESS, _TRACE, ANONYMOUS, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
+from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _file_system, _file_lock, _make_site, _site_facts, _sites, _sync, BLOBS, CLASSES, MAKING, META,
                             NAMES, OBJECTS, READERS, TRASH, ObjectNotFoundError, Site, SiteError, Store, TransactionError, check_current, current_site, verify_pages)
 from .synchronization import Lock
-from .tasks import _ledger
+from .tasks import _CANCEL, _QUEUED, _RUNNING, _ledger
 from .transactions import read, store_of, write
 from .workers import Pool
 
 # %% auto #0
-__all__ = ['Finding', 'Findings', 'doctor', 'check', 'backup', 'restore', 'compact', 'gc']
+__all__ = ['T', 'Finding', 'Findings', 'doctor', 'check', 'backup', 'restore', 'compact', 'gc']
 
 # %% ../nbs/06a_maintenance.ipynb #d66d57d3
+T = TypeVar('T')
+
 class Finding(NamedTuple):
     "One thing that was found"
     subject: str      # A namespace, an object or a file
@@ -55,6 +57,15 @@ def _now(store: Store, work: Any) -> Any:
     txn = store.read()
     try: return work(txn)
     finally: store.end(txn)
+
+def _unless_dropped(store: Store, work: Callable[[], T]) -> T | None:
+    "What `work()` returns; `None` if the namespace has been dropped meanwhile"
+    for n in range(3):
+        try: return work()
+        except (ObjectNotFoundError, FileNotFoundError):
+            if not store.is_on_disk(): return None
+            if n == 2: raise  # else: dropped and made anew
+    return None
 
 def _table(store: Store, txn: Any, lo: bytes, hi: bytes) -> list[tuple[bytes, bytes]]: return list(store.scan(txn, lo, hi))
 
@@ -124,7 +135,7 @@ def doctor(
                               'free some room soon' if disk.free < 2**28 else '')])
     site.alive.enter()
     found.append(Finding(site.path, f'{len(site.alive.neighbours()) + 1} processes use it: {", ".join(str(n["pid"]) for n in site.alive.neighbours() + [dict(pid=os.getpid())])}'))
-    for store in _open_stores(site): found += [*_now(store, lambda txn: list(_doctor_space(store, txn))), *_doctor_readers(store), *_doctor_locks(store)]
+    for store in _open_stores(site): found += _unless_dropped(store, lambda: [*_now(store, lambda txn: list(_doctor_space(store, txn))), *_doctor_readers(store), *_doctor_locks(store)]) or ()
     found += [*_doctor_workers(site), *(Finding(path, 'was left by a process that died', 'pk.gc removes it') for path in _left_copies(site))]
     return found
 
@@ -178,6 +189,7 @@ class _Checker:
         for key, record in self.scan(oid + _ATTRIBUTE, _after(oid)):
             is_entry = key[8:] >= _ENTRY
             entries += is_entry
+            if info.type == 'parkit._Ledger' and key[9:10] in _PLAIN: continue
             try: self.check_record(record, key[8:] == _CONTENT)
             except Exception as e: self.report(subject, f'the entry {key[8:60]!r} is damaged: {e}')
         if _is_counted(info.type) and entries != head.size: self.report(subject, f'holds {entries} entries, and its head says {head.size}')
@@ -203,6 +215,8 @@ class _Checker:
         for oid in owners - set(infos) - nodes: self.report('', f'there are entries of {oid.hex()}, which is no object', 'no value is lost')
 
 # %% ../nbs/06a_maintenance.ipynb #5dba60a2
+_PLAIN = _QUEUED, _RUNNING, _CANCEL  # the ledger's entries that are no records
+
 def _is_counted(type_name: str) -> bool:
     "Whether the head of objects of this type says how many entries they have"
     return type_name not in ('parkit.Task', 'parkit._Ledger')
@@ -239,7 +253,7 @@ def _copy_site(source: Site, path: str) -> list[str]:
     "Copy the durable namespaces of `source` into a new site, which appears at `path` when it is complete; returns their paths"
     path = os.path.realpath(path)
     if os.path.commonpath([path, source.path]) in (path, source.path): raise SiteError(errno.EINVAL, 'a copy of a site cannot lie in the site, nor the site in it; choose another directory', path)
-    if os.path.exists(path) and os.listdir(path): raise SiteError(errno.ENOTEMPTY, 'this directory holds something already; choose another', path)
+    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)): raise SiteError(errno.ENOTEMPTY, 'this directory holds something already; choose another', path)
     partial = f'{path}.{uuid4().hex}'
     facts = {k: v for k, v in _facts(source.path).items() if k != 'format'}
     try:
@@ -247,15 +261,14 @@ def _copy_site(source: Site, path: str) -> list[str]:
         _make_site(partial, facts)
         made, copied = Site(partial), []
         for store in _open_stores(source):
-            if not store.durable: continue
-            store.copy(made.store(store.namespace, True), share=False)
-            copied.append(store.namespace)
+            if store.durable and _unless_dropped(store, lambda: store.copy(made.store(store.namespace, True), share=False) or True): copied.append(store.namespace)
         made.close()
         _sync(partial)
         os.rename(partial, path)
         _sync(os.path.dirname(path))
     finally:
-        _sites.pop(partial, None)
+        left = _sites.pop(partial, None)
+        if left: left.close()
         shutil.rmtree(partial, ignore_errors=True)
     return copied
 
@@ -275,7 +288,10 @@ def restore(
 ) -> Site:
     "Make a site from a backup. Stored references to objects name the path of their site: they hold if it is restored to where it was"
     target = os.path.realpath(_default_path() if path is None else path)
-    _copy_site(Site(backup, create=False), target)
+    was_open, source = os.path.realpath(backup) in _sites, Site(backup, create=False)
+    try: _copy_site(source, target)
+    finally:
+        if not was_open: source.close()
     return Site(target, create=False)
 
 # %% ../nbs/06a_maintenance.ipynb #92108ece
@@ -294,25 +310,40 @@ class _Collector:
     "Finds the objects without a name that something still needs"
     def __init__(self, site: Site) -> None:
         self.site, self.store = site, site.store(ANONYMOUS, True)
-        if self.store.exists(): write(self.store, lambda txn: None)  # what this process's finalizers have left to do is done
         self.infos: dict[bytes, _Info] = _read_if_any(self.store, _infos, self.store) or {}
         self.by_uuid = {info.uuid: oid for oid, info in self.infos.items()}
         self.needed: set[bytes] = set()
+        self.going: set[bytes] = set()
 
     def unneeded(self) -> list[bytes]:
         "The ids of those that nothing needs"
         new = set(_read_if_any(self.store, self.held) or ())
-        for store in _open_stores(self.site):
-            if store is not self.store: new |= read(store, lambda txn, zero_copy: self.mentioned(store, store.scan(txn, bytes(8), NAMES)))  # `scan` looks whether the files are those in use
+        for store in _open_stores(self.site): new |= _read_if_any(store, self.roots, store) or set()
         while new := new - self.needed:
             self.needed |= new
-            new = read(self.store, lambda txn, zero_copy: {o for oid in new for o in self.mentioned(self.store, self.store.scan(txn, oid + _ATTRIBUTE, _after(oid)))})
-        return sorted(set(self.infos) - self.needed)
+            new = read(self.store, self.reached, new)
+        return sorted(set(self.infos) - self.needed - self.going)
+
+    def roots(self, txn: Any, zero_copy: bool, store: Store) -> set[bytes]:
+        "The ids of the objects that a namespace refers to: in entries and metadata of objects that have names, and in the code of classes"
+        found = self.mentioned(store, store.scan(txn, CLASSES, BLOBS))
+        if store is self.store: return found
+        return found | self.mentioned(store, store.scan(txn, bytes(8), NAMES)) | self.mentioned(store, store.scan(txn, OBJECTS, CLASSES))
+
+    def reached(self, txn: Any, zero_copy: bool, oids: set[bytes]) -> set[bytes]:
+        "The ids of the objects that these objects without a name refer to"
+        return {o for oid in oids for lo, hi in ((oid + _ATTRIBUTE, _after(oid)), (OBJECTS + oid, OBJECTS + _after(oid)))
+                for o in self.mentioned(self.store, self.store.scan(txn, lo, hi))} - oids
 
     def held(self, txn: Any, zero_copy: bool) -> list[bytes]:
         "The ids of those that living processes hold, or calls that have not ended"
-        return [oid for kind, lives in ((_PROCESS, self.process_lives), (_TRACE, self.trace_lives))
-                for holder, oids in _each_holder(txn, kind, self.store) if lives(holder[2:]) for oid in oids]
+        alive, found = self.site.alive, [oid for holder, oids in _each_holder(txn, _TRACE, self.store) if self.trace_lives(holder[2:]) for oid in oids]
+        for id, oids in ((holder[2:].hex(), oids) for holder, oids in _each_holder(txn, _PROCESS, self.store)):
+            if id == alive.id and not alive.heirs():  # what this process's finalizers have let go of, the next write drops
+                self.going |= {oid for oid in oids if oid not in self.store.held and txn.get(KEPT + oid) is None}
+                oids = [oid for oid in oids if oid in self.store.held]
+            if alive.is_alive(id): found += oids
+        return found
 
     def drop(self, txn: Any, oids: list[bytes]) -> list[bytes]:
         "Drop those that nobody holds still; returns their ids"
@@ -322,23 +353,21 @@ class _Collector:
         sweep_holders(txn)
         return unheld
 
-    def process_lives(self, id: bytes) -> bool: return self.site.alive.is_alive(id.hex())
-
     def trace_lives(self, id: bytes) -> bool:
         try: return _ledger(self.site).record(id.decode()).status in ('submitted', 'running')
         except ObjectNotFoundError: return False
 
     def mentioned(self, store: Store, entries: Iterator[tuple[bytes, bytes]]) -> set[bytes]:
         "The ids of the objects that entries refer to"
-        return {self.by_uuid[m] for key, record in entries for part in (key.replace(b'\0\xff', b'\0'), *_parts(store, record)) for m in _REFERENCE.findall(part) if m in self.by_uuid}
+        return {self.by_uuid[m] for key, record in entries for part in (key.replace(b'\0\xff', b'\0'), *_parts(store, key, record)) for m in _REFERENCE.findall(part) if m in self.by_uuid}
 
-def _parts(store: Store, record: bytes) -> Iterator[Any]:
+def _parts(store: Store, key: bytes, record: bytes) -> Iterator[Any]:
     "What of an entry may hold pickles"
     yield record
-    value = bytes(split_key(record)[1])
+    value = bytes(split_key(record)[1]) if record else b''
     if value[:1] != bytes((BLOB,)) or len(value) != _BLOB.size: return
     content = store.load(value, False)
-    if content[0] != ARRAY: yield content
+    if key[8:] == _CONTENT or content[0] != ARRAY: yield content
 
 # %% ../nbs/06a_maintenance.ipynb #2f42efe1
 def gc(
@@ -358,6 +387,8 @@ def gc(
         if dry_run: continue
         if os.path.isdir(path): shutil.rmtree(path, ignore_errors=True)
         elif os.path.exists(path): os.unlink(path)
+    if not dry_run:
+        for store in _open_stores(site): store.empty_trash(0)  # what one who died has left to it
     with site.setting_up():  # nobody is just making one
         for path in _half_made(site):
             found.append(Finding(path, 'was left by a process that died'))
@@ -367,7 +398,7 @@ def gc(
 # %% ../nbs/06a_maintenance.ipynb #20a9c0e4
 def _left_files(site: Site) -> list[str]:
     "Files of blobs and locks that belong to nothing"
-    return [path for store in _open_stores(site) for path in write(store, _unknown_files)]
+    return [path for store in _open_stores(site) for path in _unless_dropped(store, lambda: write(store, _unknown_files)) or ()]
 
 def _half_made(site: Site) -> list[str]:
     "Folders that hold no namespace: who was making or removing one has died"
@@ -383,6 +414,6 @@ def _unknown_files(txn: Any) -> list[str]:
     store = txn.store
     blobs = {key[1:].hex() for key, _ in store.scan(txn, BLOBS, TRASH)} | {key[9:].hex() for key, _ in store.scan(txn, TRASH, META)}
     locks = {_Info(*decode(data)).uuid.hex() for _, data in store.scan(txn, OBJECTS, CLASSES)}
-    known = dict(blobs=blobs, locks=locks, new={n for n in os.listdir(os.path.join(store.path, 'new')) if store.site.alive.is_alive(n.partition('.')[2])})
-    return [os.path.join(store.path, folder, name) for folder in known if os.path.isdir(os.path.join(store.path, folder))
+    known, new = dict(blobs=blobs, locks=locks), os.path.join(store.path, 'new')
+    return [os.path.join(new, name) for name in os.listdir(new) if not store.site.alive.is_alive(name.partition('.')[2])] + [os.path.join(store.path, folder, name) for folder in known if os.path.isdir(os.path.join(store.path, folder))
             for name in os.listdir(os.path.join(store.path, folder)) if name not in known[folder]]

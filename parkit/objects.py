@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type, registered_type, split_key, type_name)
-from .storage import (CLASSES, HOLDS, NAMES, OBJECTS, InvalidNameError, ObjectExistsError, ObjectNotFoundError, Site, Store,
+from .storage import (CLASSES, HOLDS, NAMES, OBJECTS, InvalidNameError, ObjectExistsError, ObjectNotFoundError, Site, Store, TransactionError,
                             _after, _sites, check_current, check_namespace, current_site, split_path)
 from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write, write_new
 
@@ -251,8 +251,19 @@ def _hold(store: Store, oid: bytes) -> _Hold:
     found = store.held.get(oid)
     if found is not None: return found  # type: ignore[no-any-return]
     kept = read(store, lambda txn, zero_copy: txn.get(KEPT + oid)) is not None
-    if not kept: _write_apart(store, partial(_add_holder, holder=_holder(store), oid=oid))
+    work = partial(_add_holder, holder=_holder(store), oid=oid)
+    if kept: _write_soon(store, work)
+    else: _write_apart(store, work)
     return _Hold(store, oid, kept)
+
+def _write_soon(store: Store, work: Any) -> None:
+    "Do `work(txn)` now or, if someone else writes, in the next write"
+    try: txn = store.write(timeout=0)
+    except TransactionError: return store.later.append(work)
+    try:
+        work(txn)
+        txn.commit()
+    finally: txn.close()
 
 def _write_apart(store: Store, work: Any) -> None:
     "Do `work(txn)` now or, in a snapshot, in the next write"

@@ -621,6 +621,7 @@ class Listener:
 # %% ../nbs/01_storage.ipynb #d3e7bb54
 NAMES, OBJECTS, CLASSES, BLOBS, TRASH, META, HOLDS = (bytes((n,)) for n in range(1, 8))  # the tables beside the entries
 _RETIRED = META + b'retired'  # in files that are to be used no longer: the path in the site of those in their place, or nothing
+_PATIENCE = 1.0         # seconds for which snapshots in the way are waited for: implicit ones end at once
 MAKING = '_making'      # in whose namespaces copies are made
 READERS = 2048          # snapshots that can be open at once in one namespace, over all processes
 KEY_LIMIT = 480         # bytes; a longer key is a path through nodes
@@ -918,19 +919,40 @@ def _new_facts(durable: bool, lineage: str | None = None) -> dict[str, Any]:
 def read_facts(path: str, kinds: dict[str, type]) -> dict[str, Any] | None:
     "What a JSON file says, which must be of these `kinds`; `None` if there is no such file"
     try: facts = json.loads(Path(path).read_text())
-    except FileNotFoundError: return None
+    except (FileNotFoundError, NotADirectoryError): return None
     except (ValueError, RecursionError) as e: raise SiteError(f'{path} is damaged: {e}') from e
     for name, kind in kinds.items():
         found = facts.get(name) if isinstance(facts, dict) else None
         if type(found) is not kind or type(found) is int and found <= 0: raise SiteError(f'{path} is damaged: its {name!r} is {found!r}')
     return facts  # type: ignore[no-any-return]
 
+_VERIFY = '''
+import json, sys
+try: from lmdb import verify
+except ImportError: sys.exit(print('[]'))  # lmdb 2 cannot tell
+verify._Verifier.MAX_ERRORS = sys.maxsize
+try: found = verify.verify(sys.argv[1])
+except (verify.VerifyError, OSError) as e: found = [str(e)]
+print(json.dumps(found))
+'''
+_SLACK = re.compile(r'.* overflow page \d+ header mp_pages (\d+) != OVPAGES\(\d+\)=(\d+)')
+_COUNTS = re.compile(r'.* walked (\d+) overflow pages, record says (\d+)|(\d+) page\(s\) are neither reachable.*')
+
+def _without_slack(errors: list[str]) -> list[str]:
+    "What is really wrong: a value that was made smaller in the transaction that wrote it keeps its pages, which `lmdb.verify` takes for damage"
+    found = [_SLACK.fullmatch(e) for e in errors]
+    slack = sum(max(0, int(m[1]) - int(m[2])) for m in found if m)
+    errors = [e for e, m in zip(errors, found) if not m or int(m[1]) < int(m[2])]
+    counts = [(e, _COUNTS.fullmatch(e)) for e in errors]
+    return [e for e, m in counts if not m or (int(m[3]) if m[3] else int(m[2]) - int(m[1])) != slack]
+
 def verify_pages(path: str) -> str:
     "What LMDB's own look at the pages of `data.mdb` in `path` finds, in a process of its own; '' if they are sound, or if this LMDB cannot tell (before 3)"
     import signal, subprocess
-    done = subprocess.run([sys.executable, '-m', 'lmdb', 'verify', '-e', path], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', _VERIFY, path], capture_output=True, text=True)
     if done.returncode < 0: return f'looking at them killed the process that did it ({signal.Signals(-done.returncode).name})'
-    return '' if done.returncode == 0 or 'verify:' not in done.stdout + done.stderr else (done.stdout + done.stderr).strip().replace('\n', '; ')[:500]
+    if done.returncode: return f'they cannot be looked at: {(done.stderr.strip().splitlines() or ["no reason given"])[-1]}'
+    return '; '.join(_without_slack(json.loads(done.stdout)))[:500]
 
 def _sync(path: str) -> None:
     "Have the disk hold a file's content, or a directory's names"
@@ -1023,7 +1045,7 @@ class _Reading(_Opening):
     def _alone(self, what: str, mine: int = 0) -> Iterator[None]:
         "Keep this process from beginning transactions, once it has none but `mine`, while its environment changes; `what` another process did is for the error"
         with self._opening:
-            limit = time.monotonic() + 1
+            limit = time.monotonic() + _PATIENCE
             self.begin = self._when_changed
             try:
                 while (n := len(self.active) + len(self.reads) + self.writing) > mine:  # who comes now is counted for a moment, and then waits
@@ -1483,7 +1505,7 @@ class Store(_Blobs):
                 if durable: _sync(target)
             if durable:
                 for name in ('data.mdb', 'blobs', ''): _sync(os.path.join(path, name))
-        except (lmdb.Error, OSError) as e: raise self.explain(e) from e
+        except (lmdb.Error, OSError) as e: raise self.explain(e) if self.heir() is None else self._dropped() from e
         finally: self.end(txn)
 
     def copy(
@@ -1566,7 +1588,7 @@ class Store(_Blobs):
 
     def _check_unread(self) -> None:
         "Raise `TransactionError` if others have snapshots of this namespace open; short ones are waited for"
-        limit, busy = time.monotonic() + 1, self._reading()
+        limit, busy = time.monotonic() + _PATIENCE, self._reading()
         while busy and time.monotonic() < limit:
             time.sleep(0.001)
             busy &= self._reading()  # a slot that was seen free belongs to none that lasts

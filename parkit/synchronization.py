@@ -50,7 +50,9 @@ class Lock(Object):
     def locked(self) -> bool:
         "Whether anyone holds the lock"
         if not self.holder: return False
-        fd = self._open_file()
+        read(self._store, self._read_head)
+        try: fd = _fork.open(self._lock_path())
+        except FileNotFoundError: return False  # it has just been dropped
         try: return not _try_lock(fd, fcntl.LOCK_SH)  # not free, unless its holder died
         finally: _fork.close(fd)
 

