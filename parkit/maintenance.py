@@ -406,7 +406,7 @@ def _half_made(site: Site) -> list[str]:
     for folder, names, _ in os.walk(site.path, topdown=False):
         path = os.path.relpath(folder, site.path).split(os.sep)
         if INTERNAL in path or MAKING in path: continue
-        if folder in used or os.path.exists(os.path.join(folder, INTERNAL, 'store.json')): used.add(os.path.dirname(folder))
+        if folder in used or any(os.path.exists(os.path.join(folder, INTERNAL, name)) for name in ('store.json', 'data.mdb')): used.add(os.path.dirname(folder))
         else: empty.append(folder)
     return [folder for folder in empty if os.path.dirname(folder) not in empty]
 

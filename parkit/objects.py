@@ -312,8 +312,11 @@ def sweep_holders(txn: Any) -> None:
     alive = txn.store.site.alive
     alive.swept = time.monotonic()
     for holder, oids in list(_each_holder(txn, _PROCESS, txn.store)):
-        if not alive.is_alive(holder[2:].hex()):
-            for oid in oids: remove_holder(txn, holder, oid)
+        if alive.is_alive(holder[2:].hex()): continue
+        heirs = [_PROCESS + bytes.fromhex(h) for h in alive.heirs_of(holder[2:].hex())]
+        for oid in oids:
+            for heir in heirs: _add_holder(txn, heir, oid)
+            remove_holder(txn, holder, oid)
 
 # %% ../nbs/03_objects.ipynb #220e4655
 class ObjectTypeError(ParkitError, TypeError):

@@ -239,9 +239,13 @@ class _Alive:
 
     def heirs(self) -> list[str]:
         "The ids of living processes that were forked from this one, or from its children"
-        found = [n['id'] for n in self.neighbours() if self.id in n.get('ancestors', ())] if self.forks else []
+        found = self.heirs_of(self.id) if self.forks else []
         if not found: self.forks = 0
         return found
+
+    def heirs_of(self, id: str) -> list[str]:
+        "The ids of living processes that descend from the process `id` by forks"
+        return [n['id'] for n in self.neighbours() if id in n.get('ancestors', ())] + [self.id]*(id in self.ancestors)
 
     def enter(self) -> str:
         "Register this process, once, and return its id"
@@ -781,8 +785,15 @@ class _Opening(_Files):
             facts = self._facts()
             if self._is_current(facts): return
             if facts: self.durable = facts['durable']
+            else: self._check_lost()
             try: self._make_files(_new_facts(self.durable))
             except OSError as e: raise self.explain(e) from e  # what is half made is made again by the next
+
+    def _check_lost(self) -> None:
+        "Raise `SiteError` where only `store.json` is missing: nothing is committed before that is there"
+        data = os.path.join(self.path, 'data.mdb')
+        if os.path.exists(data) and os.path.getsize(data) > 2*mmap.PAGESIZE:
+            raise SiteError(f'{self.path}/store.json is missing, and there is data beside it: it is damaged; restore the namespace from a backup')
 
     def _make_files(self, facts: dict[str, Any], original: Any = None, share: bool = True) -> None:
         "Make the files of a new namespace, with the content that `original` has in a transaction of its own"
@@ -808,6 +819,7 @@ class _Opening(_Files):
     def _environment(self, facts: dict[str, Any], create: bool = False) -> lmdb.Environment:
         options: dict[str, Any] = dict(lib_version=0) if hasattr(lmdb.Environment, 'lib_version') else {}  # the 0.9 format
         data = os.path.join(self.path, 'data.mdb')
+        if not create and not os.path.getsize(data): raise SiteError(f'{data} is empty: it is damaged; restore the namespace from a backup')
         try:
             env = lmdb.open(self.path, map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],
                             metasync=facts['durable'], create=create, max_spare_txns=1, mode=0o600, **options)

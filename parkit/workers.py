@@ -113,8 +113,7 @@ def _work(site: Site, lifeline: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: (signals._note(number, frame), worker.interrupt(number, frame)))
     with Listener() as listener:
         while not worker.leaving:
-            listener.add(worker.ledger._store)  # a new one after it was compacted
-            if not worker.step() and not signals.seen: listener.wait(wake=[lifeline, signals.fd])
+            if not worker.step() and not signals.seen and not listener.add(worker.ledger._store): listener.wait(wake=[lifeline, signals.fd])
             events = watched.poll(0)
             if events: signals.clear()
             worker.leaving = bool(signals.seen) or any(fd == lifeline for fd, _ in events)

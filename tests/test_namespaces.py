@@ -1,7 +1,7 @@
 """Namespaces and objects that are renamed, copied, compacted and dropped while other processes have them open.
 
 A notebook has nobody else who uses what it drops, and cannot be killed in the middle."""
-import os, pickle, random, shutil, signal, sys, tempfile, threading, time
+import os, pickle, shutil, signal, sys, tempfile, threading, time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import parkit as pk
 from conftest import wait_for
 from helpers import Child, Fork, blobs, forked, run, waits_for_a_lock
 from parkit import storage
-from parkit.transactions import write
 
 LARGE = 2**16  # numbers in an array that is a blob
 
@@ -462,7 +461,7 @@ def test_compaction_beside_busy_threads(n):
     threads = [threading.Thread(target=work, args=o) for o in enumerate([count, count, store, pass_on, look, transact])]
     for thread in threads: thread.start()
     try:
-        end, done = time.monotonic() + 2, 0
+        end, done = time.monotonic() + 1.5, 0
         while time.monotonic() < end and not errors:
             pk.compact('n')
             done += 1
@@ -615,7 +614,7 @@ def survived(n):
             d = pk.Dict(f'{name}/d')
             d['after'] = 1  # writing works, and finds the bell and the lock
             del d['after']
-        assert _files(n.site) == _clean(first) and pk.gc() == [], step
+        assert _files(n.site) == _clean(first) and (step % 7 or pk.gc() == []), step
         return first
     return look
 
@@ -914,7 +913,7 @@ def test_processes_that_rename_and_compact_at_random(n, seed):
         pk.Namespace(f'x{i}', durable=False)
         pk.Dict(f'x{i}/d').update(left=0, right=0, large=np.zeros(2**15), i=i)
     with ExitStack() as stack:
-        children = [stack.enter_context(Child(n.site, _roams, 10*seed + i, 2.5)) for i in range(3)]
+        children = [stack.enter_context(Child(n.site, _roams, 10*seed + i, 1.5)) for i in range(3)]
         for child in children: child.hear()
         for child in children: child.say()
         done = [child.hear() for child in children]
@@ -922,5 +921,5 @@ def test_processes_that_rename_and_compact_at_random(n, seed):
     there = [path for path in pk.namespaces() if path != 'n']
     found = [pk.Dict(f'{path}/d') for path in there]
     assert len(there) == 3 and sorted(d['i'] for d in found) == [0, 1, 2]
-    assert sum(d['left'] for d in found) == sum(done) > 50 and all(d['left'] == -d['right'] for d in found)
+    assert sum(d['left'] for d in found) == sum(done) > 20 and all(d['left'] == -d['right'] for d in found)
     assert all(len(blobs(d._store)) == 1 for d in found) and pk.gc() == [] == pk.check()
