@@ -819,20 +819,19 @@ class _Opening(_Files):
     def _environment(self, facts: dict[str, Any], create: bool = False) -> lmdb.Environment:
         options: dict[str, Any] = dict(lib_version=0) if hasattr(lmdb.Environment, 'lib_version') else {}  # the 0.9 format
         data = os.path.join(self.path, 'data.mdb')
+        env = None
         if not create and not os.path.getsize(data): raise SiteError(f'{data} is empty: it is damaged; restore the namespace from a backup')
         try:
             env = lmdb.open(self.path, map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],
                             metasync=facts['durable'], create=create, max_spare_txns=1, mode=0o600, **options)
-        except lmdb.Error as e:
-            if create: raise self.explain(e) from e
+            if not _open_files: _find_open_files(self.path)
+            env.reader_check()
+            self._check_length(env, data)
+            return env
+        except BaseException as e:  # of an interrupt, too: LMDB refuses to open again what is still open
+            if env is not None: env.close()
+            if create and isinstance(e, lmdb.Error): raise self.explain(e) from e
             raise
-        if not _open_files: _find_open_files(self.path)
-        env.reader_check()
-        try: self._check_length(env, data)
-        except BaseException:
-            env.close()
-            raise
-        return env
 
     def _check_length(self, env: lmdb.Environment, data: str) -> None:
         "Raise `SiteError` if pages that are used are missing at the end of the file: to read them would kill this process"

@@ -890,7 +890,7 @@ def finish_journal(actor, **facts):
 @op(1)
 def fork_off(a):
     "A child that uses what it inherits: it leaves by itself, is killed, or dies at a line of parkit that the dice choose"
-    fate, steps = a.rng.choice(['leaves', 'killed', 'doomed', 'doomed', 'struck']), a.rng.randrange(5, 40)
+    fate, steps = a.rng.choice(['leaves', 'killed', 'doomed', 'doomed', 'struck' if os.environ.get('PARKIT_TORTURE') else 'killed']), a.rng.randrange(5, 40)
     line = int(2**a.rng.uniform(3, 12))
     yield fate, steps, line
     if a.depth > 1 or len(a.process.children) > 1: return None
