@@ -751,7 +751,7 @@ class Namespace:
             self._store.copy(target)
             try: self._store.drop(txn)
             except BaseException:
-                if not txn.committed: target.drop()
+                if self._store.env and self._store.heir() is None: target.drop()  # what is on disk decides: an interrupt may come just after the commit
                 raise
         finally: txn.close()
         self._store = target

@@ -1575,7 +1575,7 @@ class Store(_Blobs):
             heir = self._make_copy(self.site)
             try: self._retire(heir, txn)
             except BaseException:
-                if not txn.committed: heir.discard()  # else: who opens the namespace next puts it into its place
+                if self.env and self.heir() is None: heir.discard()  # else it was committed, and who opens the namespace next puts it into its place
                 raise
         finally: txn.close()
         return before - os.path.getsize(os.path.join(self.path, 'data.mdb'))
