@@ -14,12 +14,14 @@ __all__ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'Obj
 
 # %% ../nbs/10_parkit.ipynb #c0bb7c4f
 from .codecs import DecodeError, EncodeError, ParkitError
-from .storage import InvalidNameError, ObjectExistsError, ObjectNotFoundError, Site, SiteError, StorageFullError, TransactionError, TransactionTimeout, set_site
+from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, SiteError, StorageFullError, TransactionError, TransactionTimeout
+from .storage import Site, set_site
 from .transactions import WaitTimeout, snapshot, transaction, wait_until
 from .objects import AttributeNameError, Change, Namespace, NamespacePath, Object, ObjectTypeError, Unknown, namespaces
 from .containers import Array, Dict, File, FileChangedError, LifoQueue, Queue, QueueShutDown
 from .synchronization import Event, Lock
-from .tasks import AsyncTrace, RemoteTraceback, Task, TaskCancelledError, TaskError, WorkerCrashedError, bind_symbol, bind_task, task
+from .tasks import Task, bind_symbol, bind_task, task
+from .traces import AsyncTrace, RemoteTraceback, TaskCancelledError, TaskError, WorkerCrashedError
 from .workers import Pool, PoolStatus
 from .maintenance import Finding, Findings, backup, check, compact, doctor, gc, restore
 

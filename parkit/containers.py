@@ -12,7 +12,8 @@ from typing import Any, Generic, NamedTuple, TypeVar, overload
 from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, decode_key, decode_user, encode, encode_key, encode_user,
                            register_type, split_key, with_key)
 from .objects import _ENTRY, _HEAD, Object, _join
-from .storage import KEY_LIMIT, Blob, ParkitError, Site, TransactionError, _after, _fork
+from .system import TransactionError, _fork
+from .storage import KEY_LIMIT, Blob, ParkitError, Site, _after
 from .transactions import WaitTimeout, _find, _frame, noting, read, in_transaction, transaction, wait_until, wait_until_async, write, write_async
 
 # %% auto #0

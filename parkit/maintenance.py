@@ -11,10 +11,11 @@ from uuid import uuid4
 from .codecs import ARRAY, BLOB, DecodeError, decode, split_key, verify
 from .containers import _CONTENT
 from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
-from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _file_system, _file_lock, _make_site, _site_facts, _sites, _sync, BLOBS, CLASSES, MAKING, META,
-                            NAMES, OBJECTS, READERS, TRASH, ObjectNotFoundError, Site, SiteError, Store, TransactionError, check_current, current_site, verify_pages)
+from .system import _file_system, _file_lock, _sync, ObjectNotFoundError, SiteError, TransactionError
+from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
+    MAKING, META, NAMES, OBJECTS, READERS, TRASH, Site, Store, check_current, current_site, verify_pages)
 from .synchronization import Lock
-from .tasks import _CANCEL, _QUEUED, _RUNNING, _ledger
+from .traces import _CANCEL, _QUEUED, _RUNNING, _ledger
 from .transactions import read, store_of, write
 from .workers import Pool
 

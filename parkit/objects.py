@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type, registered_type, split_key, type_name)
-from .storage import (CLASSES, HOLDS, NAMES, OBJECTS, InvalidNameError, ObjectExistsError, ObjectNotFoundError, Site, Store, TransactionError,
-                            _after, _sites, check_current, check_namespace, current_site, split_path)
+from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
+from .storage import CLASSES, HOLDS, NAMES, OBJECTS, Site, Store, _after, _sites, check_current, check_namespace, current_site, split_path
 from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write, write_new
 
 # %% auto #0

@@ -4,51 +4,27 @@
 
 # %% ../nbs/01_storage.ipynb #fe04aff1
 from __future__ import annotations
-import ctypes, errno, gc, json, mmap, os, re, select, shutil, stat, struct, sys, threading, time, warnings
-import lmdb
+import errno, fcntl, json, mmap, os, re, shutil, struct, sys, time, warnings
+import lmdb, threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
+from .system import (copy_file, InvalidNameError, ObjectExistsError, ObjectNotFoundError, replace_file, SiteError,
+    StorageFullError, TransactionError, _Alive, _boot_id, _check_directory, _check_exchange, _exchange,
+    _file_lock, _find_open_files, _fork, _leak, _link_all, _map_file, _RECORD_SIZE, _sync, _watchers, _write_all,
+    _write_new, _WriteLock)
 
 # %% auto #0
-__all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'SAFETY_NET', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS',
-           'MAKING', 'READERS', 'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'FORMAT', 'SiteError',
-           'StorageFullError', 'InvalidNameError', 'ObjectNotFoundError', 'ObjectExistsError', 'TransactionError',
-           'TransactionTimeout', 'check_namespace', 'split_path', 'open_locked', 'Blob', 'Listener', 'replace_file',
-           'copy_file', 'read_facts', 'verify_pages', 'Retired', 'check_current', 'WriteTxn', 'Store', 'Site',
-           'set_site', 'current_site']
-
-# %% ../nbs/01_storage.ipynb #44cee413
-class SiteError(ParkitError, OSError):
-    "A site or namespace that cannot be opened or used from here"
-
-class StorageFullError(ParkitError, OSError):
-    "No room left in the map or on the disk"
-
-class InvalidNameError(ParkitError, ValueError):
-    "A path that cannot name a namespace or object"
-
-class ObjectNotFoundError(ParkitError, LookupError):
-    "An object or namespace that does not exist, or no longer"
-
-class ObjectExistsError(ParkitError, FileExistsError):
-    "An object that was to be new exists already"
-
-class TransactionError(ParkitError, RuntimeError):
-    "A transaction used where or when it must not be"
-
-class TransactionTimeout(TransactionError, TimeoutError):
-    "The write lock was not free in time"
-
-# %% ../nbs/01_storage.ipynb #0395d8e3
-if sys.platform == 'win32': raise ImportError('parkit needs POSIX locks and memory maps; on Windows, run it under WSL')
-import fcntl
+__all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'MAKING', 'READERS',
+           'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'FORMAT', 'check_namespace', 'split_path', 'Blob',
+           'read_facts', 'verify_pages', 'Retired', 'check_current', 'WriteTxn', 'Store', 'Site', 'set_site',
+           'current_site']
 
 # %% ../nbs/01_storage.ipynb #6940979c
 DEFAULT_NAMESPACE = 'default'
@@ -87,367 +63,6 @@ def split_path(
     if '/' not in path: return DEFAULT_NAMESPACE, name
     return check_namespace(namespace, reserved), name
 
-# %% ../nbs/01_storage.ipynb #1f15c45f
-class _Fork:
-    "How often this process's line has forked since it loaded parkit, and who must forget what the parent had"
-    def __init__(self) -> None:
-        self.epoch, self.forgetful, self.parents = 0, WeakSet[Any](), WeakSet[Any]()
-        self.descriptors: set[int] = set()  # of files that are, or are to be, locked
-        self.gate = threading.RLock()
-        os.register_at_fork(before=self.before, after_in_parent=self.in_parent, after_in_child=self.in_child)
-
-    def open(self, path: str, flags: int = os.O_RDWR) -> int:
-        "A descriptor of a file that is to be locked"
-        with self.gate:
-            fd = os.open(path, flags, 0o600)
-            self.descriptors.add(fd)
-        return fd
-
-    def close(self, fd: int) -> None:
-        "Close what `open` has opened; its lock goes with it"
-        with self.gate:
-            self.descriptors.discard(fd)
-            os.close(fd)
-
-    def before(self) -> None:
-        self.gate.acquire()
-        for o in list(self.parents): o._expect_child()
-
-    def in_parent(self) -> None:
-        for o in list(self.parents): o._part_with_child()
-        self.gate.release()
-
-    def in_child(self) -> None:
-        self.epoch += 1
-        self.gate = threading.RLock()
-        _open_files.clear()
-        for fd in self.descriptors: os.close(fd)
-        self.descriptors.clear()
-        for o in list(self.forgetful): o._forget()
-
-# %% ../nbs/01_storage.ipynb #eef40264
-_fork = _Fork()
-_open_files: set[Any] = set()  # stands in for the set below until an environment is open
-
-# %% ../nbs/01_storage.ipynb #f2199925
-def _leak(o: Any) -> None:
-    "Never free `o`: in a child, freeing an environment of the parent's would take the parent's reader slots"
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(o))
-
-# %% ../nbs/01_storage.ipynb #3ae4e954
-def _find_open_files(path: str) -> None:
-    "Find py-lmdb's set of open files, which now holds those of the environment at `path` (a name in 2.x, file ids in 3.x)"
-    global _open_files
-    s = os.stat(os.path.join(path, 'data.mdb'))
-    keys = (os.path.realpath(path), ('ino', s.st_dev, s.st_ino))
-    frozen = gc.get_freeze_count()
-    if frozen: gc.unfreeze()  # objects frozen for a fork are hidden from the search
-    _open_files = next((o for o in gc.get_objects() if type(o) is set and any(k in o for k in keys)), _open_files)
-    if frozen: gc.freeze()
-
-# %% ../nbs/01_storage.ipynb #f4fde9e2
-def _try_lock(fd: int, mode: int = fcntl.LOCK_EX) -> bool:
-    "Take the `flock` on `fd` if it is free"
-    try: fcntl.flock(fd, mode | fcntl.LOCK_NB)
-    except BlockingIOError: return False
-    return True
-
-# %% ../nbs/01_storage.ipynb #6de53729
-def open_locked(path: str, wait: bool = True) -> int | None:
-    "A descriptor of the file at `path`, made if need be, holding its `flock`; `None` if it is taken and `wait` is false"
-    while True:
-        fd = _fork.open(path, os.O_CREAT | os.O_RDWR)
-        try:
-            if wait: fcntl.flock(fd, fcntl.LOCK_EX)
-            elif not _try_lock(fd):
-                _fork.close(fd)
-                return None
-            if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(fd)): return fd
-        except BaseException:
-            _fork.close(fd)
-            raise
-        _fork.close(fd)  # another process removed the file between open and lock
-
-# %% ../nbs/01_storage.ipynb #ca3ca746
-@contextmanager
-def _file_lock(path: str) -> Iterator[None]:
-    "Hold the `flock` on the file at `path`"
-    fd, epoch = open_locked(path), _fork.epoch
-    assert fd is not None
-    try: yield
-    finally:
-        if epoch == _fork.epoch: _fork.close(fd)
-
-# %% ../nbs/01_storage.ipynb #4251887e
-@lru_cache(1)
-def _boot_id() -> str:
-    "An id of this run of the machine, new after each reboot"
-    try: return Path('/proc/sys/kernel/random/boot_id').read_text().strip()
-    except OSError:
-        import subprocess
-        return subprocess.run(['sysctl', '-n', 'kern.bootsessionuuid'], capture_output=True, text=True).stdout.strip()
-
-# %% ../nbs/01_storage.ipynb #0fc9534a
-def _pid_namespace() -> str:
-    try: return os.readlink('/proc/self/ns/pid')
-    except OSError: return ''
-
-# %% ../nbs/01_storage.ipynb #e05ab201
-class _Alive:
-    "This process's own file among those of the processes that use a site: held locked for as long as the process lives"
-    def __init__(self, directory: str) -> None:
-        self.directory, self.id, self.fd = directory, '', -1
-        self.ancestors: list[str] = []
-        self.child = '', -1     # the id and descriptor of the child that is being forked
-        self.bequeaths = False  # does this process hold what its children will hold as well?
-        self.forks = 0          # of children that do
-        self.swept = 0.0        # when, on the monotonic clock, it was last looked for holders that have died
-        self.gate = threading.RLock()  # to enter, to leave, and to begin what needs one to have entered
-        for group in (_fork.forgetful, _fork.parents): group.add(self)
-
-    def _forget(self) -> None:
-        "In a child: be registered under the id that the parent has made for it, if it has"
-        self.gate = threading.RLock()
-        parent, (self.id, self.fd), self.child = self.id, self.child, ('', -1)
-        if self.id:
-            _fork.descriptors.add(self.fd)
-            self.ancestors, self.forks = [*self.ancestors, parent], 0
-            self._write_facts()
-
-    def _expect_child(self) -> None:
-        "Register a child before it is forked, so that it is known to live from the beginning; the lock on its file is its own once the parent has closed that"
-        if not self.id or not self.bequeaths: return
-        id = uuid4().hex
-        try: fd = open_locked(os.path.join(self.directory, id))
-        except OSError: return  # the site was removed, or has no room: no reason not to fork
-        assert fd is not None
-        _fork.descriptors.discard(fd)  # the child is to keep it
-        with suppress(OSError): os.write(fd, json.dumps(dict(pid=0, pid_namespace='', boot=_boot_id(), ancestors=[*self.ancestors, self.id])).encode())
-        self.child, self.forks = (id, fd), self.forks + 1
-
-    def _part_with_child(self) -> None:
-        (_, fd), self.child = self.child, ('', -1)
-        if fd >= 0: os.close(fd)
-
-    def _write_facts(self) -> None:
-        facts = json.dumps(dict(pid=os.getpid(), pid_namespace=_pid_namespace(), boot=_boot_id(), ancestors=self.ancestors)).encode()
-        try:
-            os.pwrite(self.fd, facts, 0)
-            os.ftruncate(self.fd, len(facts))
-        except OSError as e:
-            if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise  # on a full disk one can still read: the lock says that we live
-
-    def heirs(self) -> list[str]:
-        "The ids of living processes that were forked from this one, or from its children"
-        found = self.heirs_of(self.id) if self.forks else []
-        if not found: self.forks = 0
-        return found
-
-    def heirs_of(self, id: str) -> list[str]:
-        "The ids of living processes that descend from the process `id` by forks"
-        return [n['id'] for n in self.neighbours() if id in n.get('ancestors', ())] + [self.id]*(id in self.ancestors)
-
-    def enter(self) -> str:
-        "Register this process, once, and return its id"
-        if self.id: return self.id
-        with self.gate:
-            if not self.id: self._register()
-            return self.id
-
-    def _register(self) -> None:
-        self.check_neighbours()
-        id = uuid4().hex
-        fd = open_locked(os.path.join(self.directory, id))
-        assert fd is not None
-        self.id, self.fd = id, fd
-        self._write_facts()
-
-    def leave(self) -> None:
-        "Take this process off the register"
-        (id, fd), (self.id, self.fd) = (self.id, self.fd), ('', -1)
-        try:
-            if id: os.unlink(os.path.join(self.directory, id))
-        except FileNotFoundError: pass  # the site was removed
-        finally:
-            if fd >= 0: _fork.close(fd)
-
-    def is_alive(self, id: str) -> bool:
-        "Whether the process registered as `id` still runs; a dead one's file is removed"
-        if id == self.id: return True
-        path = os.path.join(self.directory, id)
-        try: fd = _fork.open(path)
-        except FileNotFoundError: return False
-        try:
-            if not _try_lock(fd, fcntl.LOCK_SH): return True  # shared: two may ask at once
-            os.unlink(path)  # whoever is just making it notices, and makes it again
-            return False
-        except FileNotFoundError: return False
-        finally: _fork.close(fd)
-
-    def neighbours(self) -> list[dict[str, Any]]:
-        "What the other living processes wrote about themselves"
-        found = []
-        for id in os.listdir(self.directory):
-            if id != self.id and self.is_alive(id):
-                try: found.append(dict(json.loads(Path(self.directory, id).read_text()), id=id))
-                except (OSError, ValueError): continue  # it ended, or is just beginning
-        return found
-
-    def check_neighbours(self) -> None:
-        "Raise `SiteError` if LMDB could take another container's process for this one"
-        for n in self.neighbours():
-            if n['boot'] != _boot_id():
-                raise SiteError(f'process {n["pid"]} of another machine or sandbox (boot id {n["boot"]}) uses this site: only processes of one kernel can share one')
-            if n['pid'] == os.getpid() and n['pid_namespace'] != _pid_namespace():
-                raise SiteError(f'a process of another container has the same pid ({n["pid"]}), and LMDB would take the two for one; '
-                                'run the containers with a shared pid namespace (docker run --pid=host, or --pid=container:NAME)')
-
-# %% ../nbs/01_storage.ipynb #affa7355
-_HOLDER = struct.Struct('=Qd')  # pid, seconds since the epoch
-_MOMENT = struct.Struct('=d')    # seconds since the epoch
-_LISTENED, _TRIED = 16, 24  # behind the holder: until when someone may listen to the bell, and when a waiter will try again
-_READERS, _SLOTS = 32, 256  # then: which processes have had snapshots open, and since when; the slot is the pid's remainder
-_RECORD_SIZE = _READERS + _SLOTS*_HOLDER.size
-_POLL = (0.001, 0.02)  # seconds between attempts while waiting for a lock with a time limit: first and longest
-
-# %% ../nbs/01_storage.ipynb #c5be6f14
-class _WriteLock:
-    "The right to write to a namespace: one thread of one process at a time"
-    def __init__(self, path: str, name: str, reopen: Callable[[], None]) -> None:
-        self.path, self.name, self.reopen = path, name, reopen  # `reopen` opens all files of the namespace, this one too
-        self._forget()
-        _fork.forgetful.add(self)
-
-    def _forget(self) -> None:
-        # never taken twice; unlike `Lock` it knows its owner, even when an interrupt comes just after it was taken
-        self.mutex: Any = threading.RLock()
-        self.fd, self.pid = -1, os.getpid()
-        self.record: mmap.mmap | None = None
-
-    def close(self) -> None:
-        "Close the file. Threads that wait for the mutex go on waiting"
-        fd, self.fd, self.record = self.fd, -1, None
-        if fd >= 0: _fork.close(fd)
-
-    def _mapped(self) -> mmap.mmap:
-        "The mapped record"
-        while (record := self.record) is None: self.reopen()
-        return record
-
-    def open(self) -> tuple[mmap.mmap, int]:
-        "The record and the descriptor of the file that is at the path now; they are `record` and `fd` once the environment is open too"
-        fd = _fork.open(self.path)  # made with the namespace, and not sparse: a full disk must not meet a map
-        try:
-            missing = _RECORD_SIZE - os.fstat(fd).st_size
-            if missing > 0: os.pwrite(fd, bytes(missing), _RECORD_SIZE - missing)
-            return mmap.mmap(fd, _RECORD_SIZE), fd
-        except BaseException:
-            _fork.close(fd)
-            raise
-
-    def listen(self) -> None:
-        "Have writers ring the bell from now on, for as long as a waiter sleeps at most and as much again"
-        try: _MOMENT.pack_into(self._mapped(), _LISTENED, time.time() + 2*SAFETY_NET)
-        except FileNotFoundError: pass  # the namespace has just been dropped: that is found when it is read
-
-    def is_listened(self) -> bool:
-        "Whether someone may be listening"
-        until: float = _MOMENT.unpack_from(self._mapped(), _LISTENED)[0]
-        return until > time.time()
-
-    def note_reader(self, since: float) -> None:
-        "Note since when this process has had a snapshot open; 0: it has none"
-        try: _HOLDER.pack_into(self._mapped(), _READERS + self.pid % _SLOTS*_HOLDER.size, self.pid, since)
-        except FileNotFoundError: pass  # the namespace has just been dropped
-
-    def reader_since(self, pid: int) -> float | None:
-        "Since when the process has had a snapshot open, as far as is known"
-        found, since = _HOLDER.unpack_from(self._mapped(), _READERS + pid % _SLOTS*_HOLDER.size)
-        return since if found == pid and since else None
-
-    def held_by(self) -> tuple[int, float] | None:
-        "The pid of the process that holds the lock, and since when; `None` if it is free"
-        fd = _fork.open(self.path)
-        try: free = _try_lock(fd, fcntl.LOCK_SH)
-        finally: _fork.close(fd)
-        return None if free else _HOLDER.unpack_from(self._mapped(), 0)  # type: ignore[return-value]
-
-    def acquire(
-        self,
-        timeout: float | None = None,  # Seconds to wait; `None` waits for ever, 0 not at all
-    ) -> None:
-        "Take the lock, or raise `TransactionTimeout`; whoever calls this releases file and mutex, also if this is interrupted"
-        start = time.time()
-        if timeout is None: self.mutex.acquire()
-        elif not self.mutex.acquire(timeout=max(0, timeout)): raise self._timed_out(timeout)
-        if self.fd < 0: self.reopen()  # another thread has let go of the files meanwhile
-        if _MOMENT.unpack_from(self.record, _TRIED)[0] > start: self._give_way(start)  # type: ignore[arg-type]
-        if timeout is None: fcntl.flock(self.fd, fcntl.LOCK_EX)  # a signal interrupts it
-        else: self._acquire_until(start + timeout, timeout)
-        _HOLDER.pack_into(self.record, 0, self.pid, time.time())  # type: ignore[arg-type]
-
-    def _acquire_until(self, limit: float, timeout: float) -> None:
-        "Try again and again; each time note when the next attempt will be, so that a busy writer gives way"
-        pause = _POLL[0]
-        while not _try_lock(self.fd):
-            now = time.time()
-            if now >= limit: raise self._timed_out(timeout)
-            pause = min(1.5*pause, _POLL[1], limit - now)
-            _MOMENT.pack_into(self.record, _TRIED, now + pause + _POLL[0])  # type: ignore[arg-type]
-            time.sleep(pause)
-
-    def _give_way(self, now: float) -> None:
-        "If this process held the lock last, let one who waits have it: `flock` lets the busy take it again and again"
-        pause = _MOMENT.unpack_from(self.record, _TRIED)[0] - now  # type: ignore[arg-type]
-        if pause <= 2*_POLL[1] and _HOLDER.unpack_from(self.record, 0)[0] == self.pid: time.sleep(pause)  # type: ignore[arg-type]
-
-    def is_mine(self) -> bool:
-        "Whether this thread holds the lock"
-        return self.mutex._is_owned()  # type: ignore[no-any-return]
-
-
-    def _timed_out(self, timeout: float | None) -> TransactionTimeout:
-        "The error, naming the holder"
-        pid, since = _HOLDER.unpack_from(self._mapped(), 0)
-        who = 'another thread of this process' if pid == os.getpid() else f'process {pid}'
-        return TransactionTimeout(f'waited {timeout:g} s for the write lock of {self.name!r}: {who} has held it '
-                                  f'since {time.strftime("%H:%M:%S", time.localtime(since))} ({time.time() - since:.1f} s)')
-
-# %% ../nbs/01_storage.ipynb #703380ac
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_NORESERVE = 0x40 if sys.platform == 'darwin' else 0x4000  # a private map needs memory only for what is written
-_MAP_FAILED = ctypes.c_void_p(-1).value
-
-# %% ../nbs/01_storage.ipynb #b440ecad
-class _Mapping:
-    "The memory of one map; unmaps it when freed"
-    __slots__ = ('address', 'size', '_munmap')
-    def __init__(self, address: int, size: int) -> None: self.address, self.size, self._munmap = address, size, _libc.munmap
-    def __del__(self) -> None: self._munmap(self.address, self.size)
-
-# %% ../nbs/01_storage.ipynb #b9decd37
-def _map_file(
-    path: str,
-    size: int,       # Bytes the file must have
-    writable: bool,  # A private copy-on-write map, or a shared read-only one?
-) -> Any:            # A `ctypes` array over the map: whatever looks into it keeps the map
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        found = os.fstat(fd).st_size
-        if found != size: raise DecodeError(f'the blob {path} has {found} bytes, its entry says {size}: it is damaged')
-        prot, flags = (3, mmap.MAP_PRIVATE | _NORESERVE) if writable else (1, mmap.MAP_SHARED)
-        address = _libc.mmap(None, size, prot, flags, fd, 0)
-    finally: os.close(fd)
-    if address == _MAP_FAILED:
-        e = ctypes.get_errno()
-        raise SiteError(e, f'cannot map {size} bytes ({os.strerror(e)}); a process may hold 65,530 maps (vm.max_map_count)', path)
-    array = (ctypes.c_char*size).from_address(address)
-    array._mapping = _Mapping(address, size)  # type: ignore[attr-defined]
-    return array
-
 # %% ../nbs/01_storage.ipynb #5073c55a
 _BLOB = struct.Struct('<B16sQ')  # kind, id, size in bytes
 _BLOB_KIND = bytes((BLOB,))
@@ -477,150 +92,6 @@ class Blob:
 
     def __del__(self) -> None:
         if not self.linked: self.done()
-
-# %% ../nbs/01_storage.ipynb #620432f0
-def _write_all(fd: int, buffers: Iterable[Buffer]) -> None:
-    "Write `buffers` one after the other, whatever `write` takes at a time"
-    for b in buffers:
-        view = memoryview(b)
-        while len(view): view = view[os.write(fd, view):]
-
-# %% ../nbs/01_storage.ipynb #0406027a
-_IN_MODIFY, _IN_ATTRIB, _IN_FLAGS = 0x2, 0x4, os.O_NONBLOCK | os.O_CLOEXEC
-
-# %% ../nbs/01_storage.ipynb #c5d8c786
-class _Inotify:
-    "One inotify instance. Kept for reuse: making and closing one takes 350 µs, changing its watches 6"
-    def __init__(self) -> None:
-        self.fd = _libc.inotify_init1(_IN_FLAGS)
-        if self.fd < 0: raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-    def watch(self, path: str) -> int:
-        "Watch for writes and for removal"
-        wd: int = _libc.inotify_add_watch(self.fd, os.fsencode(path), _IN_MODIFY | _IN_ATTRIB)
-        if wd < 0: raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
-        return wd
-
-    def unwatch(self, wd: int) -> None: _libc.inotify_rm_watch(self.fd, wd)
-
-    def clear(self) -> None:
-        "Forget the events that have come"
-        try:
-            while os.read(self.fd, 2**16): pass
-        except BlockingIOError: pass
-
-    def close(self) -> None: os.close(self.fd)
-
-# %% ../nbs/01_storage.ipynb #c2f9cd53
-class _Kqueue:
-    "The same with BSD's kqueue"
-    def __init__(self) -> None:
-        self.queue = select.kqueue()  # type: ignore[attr-defined]
-        self.fd: int = self.queue.fileno()
-
-    def watch(self, path: str) -> int:
-        fd = os.open(path, os.O_RDONLY)
-        flags = select.KQ_NOTE_WRITE | select.KQ_NOTE_DELETE  # type: ignore[attr-defined]
-        self.queue.control([select.kevent(fd, select.KQ_FILTER_VNODE, select.KQ_EV_ADD | select.KQ_EV_CLEAR, flags)], 0)  # type: ignore[attr-defined]
-        return fd
-
-    def unwatch(self, wd: int) -> None: os.close(wd)
-    def clear(self) -> None:
-        while self.queue.control([], 64, 0): pass
-    def close(self) -> None: self.queue.close()
-
-# %% ../nbs/01_storage.ipynb #31c0d2a1
-class _Watchers:
-    "Watchers at rest, to be used again"
-    def __init__(self) -> None:
-        self.idle: list[Any] = []
-        self.warned = False
-        _fork.forgetful.add(self)
-
-    def _forget(self) -> None: self.close()
-
-    def close(self) -> None:
-        while self.idle: self.idle.pop().close()
-
-    def take(self) -> Any:
-        "A watcher, or `None` where the system has none left"
-        if self.idle: return self.idle.pop()
-        try: return _Kqueue() if hasattr(select, 'kqueue') else _Inotify()
-        except OSError as e:
-            if not self.warned: warnings.warn(f'no file watch to be had ({e}); parkit looks for changes from time to time instead. '
-                                              'On Linux, raise fs.inotify.max_user_instances', RuntimeWarning, stacklevel=4)
-            self.warned = True
-            return None
-
-# %% ../nbs/01_storage.ipynb #8811cf00
-_watchers = _Watchers()
-SAFETY_NET = 30.0  # seconds after which a waiter looks again though no bell has rung
-_BACK_OFF = (0.001, 0.05)  # seconds: first and longest pause where there is no watch
-
-# %% ../nbs/01_storage.ipynb #053e2c40
-class Listener:
-    "Waits for the bells of namespaces; a context manager"
-    def __init__(self) -> None:
-        self.watcher, self.watches, self.pause, self.epoch = _watchers.take(), dict[tuple[str, int], int](), _BACK_OFF[0], _fork.epoch
-        self.stores: set[Store] = set()
-
-    def __enter__(self) -> Listener: return self
-    def __exit__(self, *args: Any) -> None: self.close()
-
-    def add(self, store: Store) -> bool:
-        "Listen to the bell of `store` too; returns whether it is a new one. Check what you wait for *after* adding"
-        bell = store.bell_path, store.generation
-        if self.watches.get(bell, -1) >= 0: return False
-        known = bell in self.watches
-        store.listen()
-        self.stores.add(store)
-        try: self.watches[bell] = self.watcher.watch(store.bell_path) if self.watcher else -1
-        except OSError: self.watches[bell] = -1  # no such namespace yet, or no watches left: `wait` pauses briefly, and we try again
-        return self.watches[bell] >= 0 or not known
-
-    def wait(
-        self,
-        timeout: float | None = None,   # Seconds; `None` waits until a bell rings or the safety net's 30 s are over
-        wake: Iterable[int] = (),       # Further descriptors whose readiness ends the wait
-    ) -> None:
-        "Sleep until a bell rings, or until it is time to look again"
-        timeout, poll = self._announce(timeout), select.poll()
-        for fd in [*wake, *([self.watcher.fd] if self.watcher else [])]: poll.register(fd, select.POLLIN)
-        poll.poll(timeout*1000)
-        if self.watcher: self.watcher.clear()
-
-    async def wait_async(
-        self,
-        timeout: float | None = None,  # As for `wait`
-    ) -> None:
-        "`wait` for asyncio"
-        import asyncio
-        timeout, loop, rung = self._announce(timeout), asyncio.get_running_loop(), asyncio.Event()
-        if self.watcher: loop.add_reader(self.watcher.fd, rung.set)
-        try: await asyncio.wait_for(rung.wait(), timeout)
-        except asyncio.TimeoutError: pass  # time to look again
-        finally:
-            if self.watcher:
-                loop.remove_reader(self.watcher.fd)
-                self.watcher.clear()
-
-    def _announce(self, timeout: float | None) -> float:
-        "Have the writers ring, and return for how long to sleep at most"
-        timeout = SAFETY_NET if timeout is None else min(timeout, SAFETY_NET)
-        for s in self.stores:
-            s.listen()
-        if not self.watcher or -1 in self.watches.values():
-            timeout, self.pause = min(timeout, self.pause), min(self.pause*1.5, _BACK_OFF[1])
-        return max(0.0, timeout)
-
-    def close(self) -> None:
-        "Stop listening"
-        if self.watcher and self.epoch == _fork.epoch:
-            for wd in self.watches.values():
-                if wd >= 0: self.watcher.unwatch(wd)
-            self.watcher.clear()
-            _watchers.idle.append(self.watcher)
-        self.watcher = None
 
 # %% ../nbs/01_storage.ipynb #d3e7bb54
 NAMES, OBJECTS, CLASSES, BLOBS, TRASH, META, HOLDS = (bytes((n,)) for n in range(1, 8))  # the tables beside the entries
@@ -824,7 +295,7 @@ class _Opening(_Files):
         try:
             env = lmdb.open(self.path, map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],
                             metasync=facts['durable'], create=create, max_spare_txns=1, mode=0o600, **options)
-            if not _open_files: _find_open_files(self.path)
+            _find_open_files(self.path)
             env.reader_check()
             self._check_length(env, data)
             return env
@@ -883,45 +354,7 @@ class _Opening(_Files):
         if isinstance(e, lmdb.BadTxnError): return TransactionError(f'an earlier error has ended this transaction on {where}; leave its `with` block')
         return SiteError(f'{where} cannot be used: {e}')
 
-# %% ../nbs/01_storage.ipynb #58132ec7
-def replace_file(path: str, text: str) -> None:
-    "Write `text` to `path` so that a reader sees the old file or the whole new one, also after a power loss"
-    new = f'{path}.{uuid4().hex}'
-    try:
-        _write_new(new, text.encode())
-        os.replace(new, path)
-    except BaseException:
-        if os.path.exists(new): os.unlink(new)
-        raise
-    _sync(os.path.dirname(path))
-
-def _write_new(path: str, data: bytes) -> None:
-    "Make a file that holds `data`, synced"
-    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
-    try:
-        _write_all(fd, [data])
-        os.fsync(fd)
-    finally: os.close(fd)
-
 # %% ../nbs/01_storage.ipynb #ab76de37
-def copy_file(source: str, target: str, share: bool) -> None:
-    "Give an immutable file another name, with `share` and where the file system allows it, or else another copy"
-    try:
-        if share: return os.link(source, target)
-    except OSError as e:
-        if e.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM): raise
-    shutil.copyfile(source, target)
-    os.chmod(target, 0o400)
-
-def _link_all(source: str, target: str, folder: str) -> None:
-    "Give the files in a folder of one namespace a second name in that of another"
-    try: names = os.listdir(os.path.join(source, folder))
-    except FileNotFoundError: return
-    os.makedirs(os.path.join(target, folder), 0o700, exist_ok=True)
-    for name in names:
-        try: os.link(os.path.join(source, folder, name), os.path.join(target, folder, name))
-        except (FileExistsError, FileNotFoundError): pass  # one who died has linked it; or it has just gone
-
 def _new_facts(durable: bool, lineage: str | None = None) -> dict[str, Any]:
     "What the `store.json` of new files says"
     uuid = uuid4().hex
@@ -965,12 +398,6 @@ def verify_pages(path: str) -> str:
     if done.returncode: return f'they cannot be looked at: {(done.stderr.strip().splitlines() or ["no reason given"])[-1]}'
     return '; '.join(_without_slack(json.loads(done.stdout)))[:500]
 
-def _sync(path: str) -> None:
-    "Have the disk hold a file's content, or a directory's names"
-    fd = os.open(path, os.O_RDONLY)
-    try: os.fsync(fd)
-    finally: os.close(fd)
-
 # %% ../nbs/01_storage.ipynb #eeacb44f
 class Retired(Exception):
     "What was read is not the namespace any longer; `renew` opens the one that is"
@@ -979,22 +406,6 @@ class Retired(Exception):
 def check_current(txn: Any) -> None:
     "To be called where something is missing: raise `Retired` if that is so because the namespace was dropped or replaced"
     if txn.get(_RETIRED) is not None: raise Retired
-
-# %% ../nbs/01_storage.ipynb #2c2e0dcb
-def _exchange(a: str, b: str) -> None:
-    "Let two paths change places, at once"
-    a_, b_ = os.fsencode(a), os.fsencode(b)
-    if hasattr(_libc, 'renameat2'): failed = _libc.renameat2(-100, a_, -100, b_, 2)  # AT_FDCWD twice, RENAME_EXCHANGE
-    else: failed = _libc.renamex_np(a_, b_, 2)  # macOS: RENAME_SWAP
-    if failed: raise SiteError(ctypes.get_errno(), f'cannot replace a directory at once on this file system ({os.strerror(ctypes.get_errno())})', a)
-
-def _check_exchange(folder: str) -> None:
-    "Raise `SiteError` where directories cannot change places at once"
-    a, b = os.path.join(folder, 'a'), os.path.join(folder, 'b')
-    for path in (a, b): os.mkdir(path)
-    try: _exchange(a, b)
-    finally:
-        for path in (a, b): os.rmdir(path)
 
 # %% ../nbs/01_storage.ipynb #303409c1
 class _Reading(_Opening):
@@ -1671,30 +1082,8 @@ class Store(_Blobs):
                 'are kept for deleting; delete entries, or make a site with a larger map_size')
         self.allowance = txn.pending + room//8
 
-# %% ../nbs/01_storage.ipynb #55b37540
+# %% ../nbs/01_storage.ipynb #a036f270
 FORMAT = 1  # of everything on disk; a site of a newer format is refused
-_NETWORK = re.compile(r'nfs\d*|cifs|smb\d*|smbfs|9p|afs|ceph|lustre|gpfs|beegfs|glusterfs|ocfs2|gfs2|fuse\.(sshfs|s3fs|rclone|gcsfuse|goofys|glusterfs|ceph.*|davfs2?)')
-
-# %% ../nbs/01_storage.ipynb #26bc4116
-def _file_system(path: str) -> str:
-    "The type of the file system that `path` is on, or '' where the system does not say (Linux does)"
-    device = os.stat(path).st_dev
-    try: lines = Path('/proc/self/mountinfo').read_text().splitlines()
-    except OSError: return ''
-    number = f'{os.major(device)}:{os.minor(device)}'
-    return next((line.partition(' - ')[2].split()[0] for line in reversed(lines) if line.split()[2] == number), '')
-
-# %% ../nbs/01_storage.ipynb #d8d26091
-def _check_directory(path: str) -> None:
-    "Raise `SiteError` unless the directory is ours alone and on a local disk"
-    s = os.stat(path)
-    if not stat.S_ISDIR(s.st_mode): raise SiteError(errno.ENOTDIR, 'a site is a directory, and this is not', path)
-    if s.st_uid != os.geteuid():
-        raise SiteError(errno.EPERM, f'this site belongs to user {s.st_uid}, and you are {os.geteuid()}: its owner could run code in your process', path)
-    if s.st_mode & 0o022:
-        raise SiteError(errno.EPERM, f'this site can be written to by others (mode {stat.S_IMODE(s.st_mode):o}), who could run code in your process; run chmod 700 on it if you trust its content', path)
-    if _NETWORK.fullmatch(kind := _file_system(path)):
-        raise SiteError(errno.EINVAL, f'a site must lie on a local disk, and this is on a network file system ({kind}), where locks and maps cannot be trusted', path)
 
 # %% ../nbs/01_storage.ipynb #a33ff8ae
 def _make_site(path: str, settings: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import fcntl, os, struct, time
 from typing import Any
 from .codecs import encode, register_type
 from .objects import _ENTRY, Object, _join
-from .storage import _fork, _try_lock
+from .system import _fork, _try_lock
 from .transactions import WaitTimeout, read, wait_until, wait_until_async, write
 
 # %% auto #0

@@ -6,21 +6,20 @@
 from __future__ import annotations
 import linecache, os, sys, time
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError
-from datetime import datetime
 from functools import lru_cache, update_wrapper
 from hashlib import sha256
 from types import CodeType
-from typing import Any, NamedTuple, Protocol, overload
+from typing import Any, NamedTuple, overload
 from uuid import uuid4
-from .codecs import EncodeError, ParkitError, decode, encode, recall, register_opener, register_type
+from .codecs import EncodeError, decode, encode, register_type
 from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
-from .storage import Blob, InvalidNameError, ObjectNotFoundError, Site, Store, check_current, current_site
-from .transactions import read, wait_until, write, write_new
+from .storage import Blob, Site, Store, current_site
+from .system import InvalidNameError
+from .traces import AsyncTrace, TaskError, _ensure, _ledger, _Record
+from .transactions import read, write_new
 
 # %% auto #0
-__all__ = ['TRACES', 'STATUSES', 'TASKS', 'TaskError', 'WorkerCrashedError', 'TaskCancelledError', 'RemoteTraceback', 'Runner',
-           'set_runner', 'AsyncTrace', 'Task', 'task', 'bind_task', 'bind_symbol']
+__all__ = ['TASKS', 'Task', 'task', 'bind_task', 'bind_symbol']
 
 # %% ../nbs/05_tasks.ipynb #9fe3f465
 def _code_parts(code: CodeType) -> list[Any]:
@@ -46,301 +45,6 @@ def _is_filled(cell: Any) -> bool:
     try: cell.cell_contents
     except ValueError: return False
     return True
-
-# %% ../nbs/05_tasks.ipynb #5af64256
-_QUEUED, _RECORD, _CALL, _RESULT, _RUNNING, _CONTEXT, _CANCEL = b'q', b'r', b'c', b'v', b'p', b'x', b'k'
-TRACES = '_traces'  # the namespace of the ledger
-STATUSES = ('submitted', 'running', 'finished', 'failed', 'crashed', 'cancelled', 'timeout')
-
-# %% ../nbs/05_tasks.ipynb #742be17e
-class _Record(NamedTuple):
-    "What is known of one call; times in seconds since the epoch"
-    task: str                   # Path of the task
-    version: str                # Of its code
-    definition: int             # Which of the task's definitions is to run
-    context: bytes              # Where in the ledger working directory and import path lie
-    submitted: float
-    status: str = 'submitted'
-    pid: int | None = None      # Of the worker
-    start: float | None = None
-    end: float | None = None
-    given: bool = False         # Are objects without a name among the arguments?
-
-# %% ../nbs/05_tasks.ipynb #7b50e98a
-class _Ledger(Object):
-    "The calls of a site: their queue, records, arguments and results"
-    def __init__(self, site: Site | None = None) -> None: self._open(f'{TRACES}/_ledger', True, True, None, site, reserved=True)
-
-    def _key(self, kind: bytes, id: str) -> bytes: return self._oid + _ENTRY + kind + id.encode()
-
-    def _load(self, txn: Any, zero_copy: bool, kind: bytes, id: str) -> Any:
-        "The value of one entry; raises `KeyError`"
-        record = txn.get(self._key(kind, id))
-        if record is None:
-            check_current(txn)
-            raise KeyError(id)
-        return decode(self._store.load(record, True))
-
-    def record(self, id: str) -> _Record:
-        "What is known of the call `id`; raises `ObjectNotFoundError`"
-        try: return _Record(*read(self._store, self._load, _RECORD, id))
-        except KeyError: raise ObjectNotFoundError(f'the trace {id} does not exist any longer in {self.site.path}') from None
-
-    def load(self, kind: bytes, id: str) -> Any: return read(self._store, self._load, kind, id)
-
-    def submit(self, id: str, record: _Record, call: bytes | Blob, context: bytes) -> None:
-        "Queue a call"
-        write(self._store, self._submit, id, record, call, context)
-
-    def _submit(self, txn: Any, id: str, record: _Record, call: bytes | Blob, context: bytes) -> None:
-        at = self._oid + _ENTRY + _CONTEXT + record.context
-        if txn.get(at) is None: txn.put(at, context)
-        self._put_record(txn, id, record)
-        txn.put(self._key(_CALL, id), txn.link(call))
-        txn.put(self._key(_QUEUED, id), b'')
-        self._changed(txn, self._head(txn))
-
-    def _put_record(self, txn: Any, id: str, record: _Record) -> None: txn.put(self._key(_RECORD, id), encode(tuple(record)))
-
-    def refuse(self, id: str, record: _Record, error: BaseException) -> None:
-        "Record a call that will never run, and why"
-        write(self._store, self._refuse, id, record, self._store.prepare(_encode_error(error)))
-
-    def _refuse(self, txn: Any, id: str, record: _Record, result: bytes | Blob) -> None:
-        queued, known = txn.delete(self._key(_QUEUED, id)), txn.get(self._key(_RECORD, id)) is not None
-        if queued or not known: self._end(txn, '', id, record, 'failed', result)  # else: some worker has taken it after all
-
-    def queued(self) -> str | None:
-        "The id of the call that is next, if any"
-        return read(self._store, self._next)
-
-    def _next(self, txn: Any, zero_copy: bool) -> str | None:
-        lo = self._oid + _ENTRY + _QUEUED
-        for key, _ in self._store.scan(txn, lo, lo[:-1] + b'r'): return key[len(lo):].decode()
-        return None
-
-    def claim(self, process: str) -> str | None:
-        "Take the next call off the queue for `process`, and return its id"
-        return None if self.queued() is None else write(self._store, self._claim, process)  # the look saves taking the lock
-
-    def _claim(self, txn: Any, process: str) -> str | None:
-        id = self._next(txn, False)
-        if id is None: return None
-        record = _Record(*self._load(txn, False, _RECORD, id))
-        self._put_record(txn, id, record._replace(status='running', pid=os.getpid(), start=time.time()))
-        txn.delete(self._key(_QUEUED, id))
-        txn.put(self._key(_RUNNING, process), id.encode())
-        return id
-
-    def finish(self, process: str, id: str, status: str, result: bytes | Blob, more: bool = False) -> str | None:
-        "Record how a call ended and, if `more`, claim the next in the same commit"
-        return write(self._store, self._finish, process, id, status, result, more)
-
-    def _finish(self, txn: Any, process: str, id: str, status: str, result: bytes | Blob, more: bool) -> str | None:
-        if txn.get(self._key(_RUNNING, process)) != id.encode(): return None  # someone took us for dead
-        self._end(txn, process, id, _Record(*self._load(txn, False, _RECORD, id)), status, result)
-        return self._claim(txn, process) if more else None
-
-    def cancel(self, id: str) -> str:
-        "End a call that waits, or note that one that runs is to be ended; returns what the status is now"
-        status = write(self._store, self._cancel, id)
-        if status == 'cancelled': release_trace(self.site, id)
-        return status
-
-    def _cancel(self, txn: Any, id: str) -> str:
-        record = _Record(*self._load(txn, False, _RECORD, id))
-        if record.status == 'running': txn.put(self._key(_CANCEL, id), b'', freeing=True)
-        if record.status != 'submitted': return record.status
-        txn.delete(self._key(_QUEUED, id))
-        self._end(txn, '', id, record, 'cancelled', _cancelled(record))
-        return 'cancelled'
-
-    def is_to_end(self, id: str) -> bool:
-        "Whether a call that runs is to be cancelled"
-        return read(self._store, lambda txn, zero_copy: txn.get(self._key(_CANCEL, id))) is not None
-
-    def _end(self, txn: Any, process: str, id: str, record: _Record, status: str, result: bytes | Blob) -> None:
-        if txn.delete(self._key(_CANCEL, id)) and status != 'finished': status, result = 'cancelled', _cancelled(record)
-        self._put_record(txn, id, record._replace(status=status, end=time.time()))
-        txn.put(self._key(_RESULT, id), txn.link(result))
-        if process: txn.delete(self._key(_RUNNING, process))
-
-    def sweep(self, reasons: Mapping[int, str]) -> int:
-        "Mark what dead processes were running as `crashed`, with the reason by pid; returns how many they were"
-        dead = [p for p in self.running() if not self.site.alive.is_alive(p)]
-        ended = [id for p in dead if (id := write(self._store, self._sweep, p, reasons))]
-        for id in ended: release_trace(self.site, id)
-        return len(ended)
-
-    def _sweep(self, txn: Any, process: str, reasons: Mapping[int, str]) -> str:
-        found = txn.get(self._key(_RUNNING, process))
-        if found is None: return ''
-        id, record = found.decode(), _Record(*self._load(txn, False, _RECORD, found.decode()))
-        reason = reasons.get(record.pid or 0, 'ended')
-        error = WorkerCrashedError(f'process {record.pid} {reason} while it ran {record.task}')
-        self._end(txn, process, id, record, 'crashed', _join(_encode_error(error)))
-        return id
-
-    def context(self, digest: bytes) -> tuple[str, list[str]]:
-        "The working directory and import path of a caller"
-        return read(self._store, lambda txn, zero_copy: decode(txn.get(self._oid + _ENTRY + _CONTEXT + digest)))
-
-    def count_queued(self) -> int:
-        "How many calls wait"
-        lo = self._oid + _ENTRY + _QUEUED
-        return read(self._store, lambda txn, zero_copy: sum(1 for _ in self._store.scan(txn, lo, lo[:-1] + b'r')))
-
-    def running(self) -> list[str]:
-        "The processes that have a call in hand"
-        lo = self._oid + _ENTRY + _RUNNING
-        return read(self._store, lambda txn, zero_copy: [k[len(lo):].decode() for k, _ in self._store.scan(txn, lo, lo[:-1] + b'q')])
-
-    def is_idle(self) -> bool:
-        "Whether nothing waits and nothing runs"
-        return self.queued() is None and not self.running()
-
-# %% ../nbs/05_tasks.ipynb #9ef02c9b
-register_type(_Ledger, 'parkit._Ledger')
-
-# %% ../nbs/05_tasks.ipynb #e04e2662
-class TaskError(ParkitError, RuntimeError):
-    "A task that could not run, or whose result or exception could not be kept"
-
-class WorkerCrashedError(TaskError):
-    "The worker died while it ran the task"
-
-class TaskCancelledError(TaskError, CancelledError):
-    "The call was cancelled before it had ended"
-
-class RemoteTraceback(Exception):
-    "The traceback of an exception in a worker, as text"
-    def __init__(self, text: str) -> None: self.text = text
-    def __str__(self) -> str: return '\n' + self.text
-    def __reduce__(self) -> Any: return RemoteTraceback, (self.text,)
-
-# %% ../nbs/05_tasks.ipynb #1f3b2707
-def _encode_error(error: BaseException) -> Any:
-    "The record of an exception and its traceback"
-    import traceback
-    text = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
-    shown = traceback.format_exception_only(type(error), error)[-1].strip()  # also of those that cannot be shown
-    if not isinstance(error, Exception): error = TaskError(f'the task raised {shown}')  # raised again it would end the process that reads it
-    try:
-        record = _join(encode((error, text)))
-        decode(record)  # some exceptions can be pickled but not unpickled
-        return record
-    except Exception as e:
-        return encode((TaskError(f'the task raised {shown}; that exception could not be stored ({type(e).__name__})'), text))
-
-# %% ../nbs/05_tasks.ipynb #53fa9df6
-def _cancelled(record: _Record) -> bytes:
-    "The result of a call that was cancelled"
-    return _join(_encode_error(TaskCancelledError(f'the call of {record.task} was cancelled')))
-
-# %% ../nbs/05_tasks.ipynb #3ea553e1
-class Runner(Protocol):
-    "Whoever sees to it that queued calls run"
-    def ensure(self, site: Site) -> None:
-        "Called when a call waits; raises `TaskError` if it cannot be run"
-
-    def cancel(self, site: Site, id: str) -> None:
-        "Called when the call `id`, which is running, is to be ended"
-
-# %% ../nbs/05_tasks.ipynb #0aadd070
-_runner: list[Runner] = []
-
-def set_runner(runner: Runner) -> None:
-    "Have `runner` run the calls that this process makes"
-    _runner[:] = [runner]
-
-def _the_runner() -> Runner:
-    if not _runner: import parkit.workers  # noqa: F401  registers itself
-    return _runner[0]
-
-def _ensure(site: Site) -> None: _the_runner().ensure(site)
-
-# %% ../nbs/05_tasks.ipynb #0d92dd4a
-class AsyncTrace:
-    "The record of one call of a task in the background; opens in any process, also after the caller is gone"
-    def __init__(self, ledger: _Ledger, id: str) -> None: self._ledger, self.id = ledger, id
-
-    def __reduce__(self) -> Any: return recall, ('trace', self._ledger.site.path, self.id)
-    def __eq__(self, other: object) -> bool: return isinstance(other, AsyncTrace) and other.id == self.id
-    def __hash__(self) -> int: return hash(self.id)
-    def __repr__(self) -> str: return f'AsyncTrace({self.task}, {self.status})'
-    def __str__(self) -> str:
-        r = self._record
-        return '\n'.join(['AsyncTrace', f'task: {r.task}', f'status: {r.status}', f'pid: {r.pid}', f'start: {_local(r.start)}', f'end: {_local(r.end)}'])
-
-    @property
-    def _record(self) -> _Record: return self._ledger.record(self.id)
-
-    @property
-    def task(self) -> str:
-        "The path of the task"
-        return self._record.task
-
-    @property
-    def version(self) -> str:
-        "The version of the task's code that was called"
-        return self._record.version
-
-    @property
-    def status(self) -> str:
-        "`submitted`, `running`, `finished`, `failed` (an exception), `crashed` (the worker died) or `cancelled`"
-        return self._record.status
-
-    @property
-    def pid(self) -> int | None:
-        "The process that runs or ran the call; `None` before it starts"
-        return self._record.pid
-
-    @property
-    def start(self) -> datetime | None:
-        "When it started, in local time"
-        return _local(self._record.start)
-
-    @property
-    def end(self) -> datetime | None:
-        "When it ended, in local time"
-        return _local(self._record.end)
-
-    @property
-    def done(self) -> bool:
-        "Whether the call has ended, in whatever way; while it has not, sees to it that workers are there"
-        if self.status not in ('submitted', 'running'): return True
-        _ensure(self._ledger.site)
-        return False
-
-    @property
-    def error(self) -> BaseException | None:
-        "The exception with which the call ended; `None` if it ended well or has not ended"
-        if self.status in ('submitted', 'running', 'finished'): return None
-        try: error, text = self._ledger.load(_RESULT, self.id)
-        except Exception as e: return TaskError(f'the exception of {self!r} cannot be read in this process: {e}')
-        error.__cause__ = RemoteTraceback(text)
-        return error  # type: ignore[no-any-return]
-
-    @property
-    def result(self) -> Any:
-        "What the task returned, waiting for it; raises what the task raised, the worker's traceback its cause"
-        if not self.done: wait_until(lambda: self.done)
-        error = self.error
-        if error is not None: raise error
-        return self._ledger.load(_RESULT, self.id)
-
-    def cancel(self) -> bool:
-        "End the call: take it off the queue, or interrupt its worker, which is killed if that does not help. Returns false if the call had ended before"
-        status = self._ledger.cancel(self.id)
-        if status == 'running': _the_runner().cancel(self._ledger.site, self.id)
-        return status in ('cancelled', 'running')
-
-# %% ../nbs/05_tasks.ipynb #f91ccf6c
-def _local(seconds: float | None) -> datetime | None: return None if seconds is None else datetime.fromtimestamp(seconds)
-
-def _recall_trace(site: str, id: str) -> AsyncTrace: return AsyncTrace(_Ledger(Site(site)), id)
-
-register_opener('trace', _recall_trace)
 
 # %% ../nbs/05_tasks.ipynb #8733e33c
 _KEPT = 20  # definitions of a task that are kept, so that calls in the queue run what was called
@@ -476,14 +180,6 @@ def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, 
             ledger.refuse(id, record, e)
             release_trace(task.site, id)
     return AsyncTrace(ledger, id)
-
-# %% ../nbs/05_tasks.ipynb #5387c8f9
-_ledgers: dict[Site, _Ledger] = {}
-
-def _ledger(site: Site) -> _Ledger:
-    "The ledger of `site`"
-    if site not in _ledgers or not _ledgers[site].exists: _ledgers[site] = _Ledger(site)
-    return _ledgers[site]
 
 # %% ../nbs/05_tasks.ipynb #7ba916d5
 @overload

@@ -10,7 +10,8 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 from .codecs import ParkitError
-from .storage import DEFAULT_NAMESPACE, Listener, ObjectNotFoundError, Retired, Store, TransactionError, TransactionTimeout, _fork, check_namespace, current_site
+from .system import Listener, ObjectNotFoundError, TransactionError, TransactionTimeout, _fork
+from .storage import DEFAULT_NAMESPACE, Retired, Store, check_namespace, current_site
 
 # %% auto #0
 __all__ = ['T', 'read', 'write', 'write_new', 'write_async', 'is_interactive', 'noting', 'in_transaction', 'is_writing',

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from .codecs import encode
 from .objects import Object, register_type, release_trace
-from .storage import INTERNAL, SAFETY_NET, _fork, Listener, Site, _try_lock, current_site, open_locked, set_site
+from .system import SAFETY_NET, _fork, Listener, _try_lock, open_locked
+from .storage import INTERNAL, Site, current_site, set_site
 from .transactions import transaction
-from .tasks import _CALL, Task, TaskError, _encode_error, _ensure, _import_path, _ledger, _worker, set_runner
+from .tasks import Task, _import_path, _worker
+from .traces import _CALL, TaskError, _encode_error, _ensure, _ledger, set_runner
 
 # %% auto #0
 __all__ = ['IDLE_TIMEOUT', 'Worker', 'Supervisor', 'is_supervised', 'PoolStatus', 'Pool']

@@ -11,7 +11,8 @@ import parkit as pk
 from conftest import wait_for
 from helpers import Child, blobs, forked, run
 from parkit import storage
-from parkit.tasks import AsyncTrace, _functions, _ledger
+from parkit.tasks import _functions
+from parkit.traces import AsyncTrace, _ledger
 from test_namespaces import _deaths, _files
 
 MIB = 2**20

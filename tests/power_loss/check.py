@@ -48,7 +48,7 @@ def _left(site, names):
 
 def _serve(boot):
     import parkit  # once, not in each child
-    from parkit import storage
+    from parkit import storage, system
     print(json.dumps('ready'), flush=True)
     for line in sys.stdin:
         path = json.loads(line)
@@ -57,7 +57,7 @@ def _serve(boot):
         if not pid:
             os.close(pipe)
             signal.alarm(60)
-            if boot: storage._boot_id = lambda: boot
+            if boot: storage._boot_id = system._boot_id = lambda: boot
             try: data = json.dumps(_look(path))
             except BaseException: data = json.dumps(dict(failed=traceback.format_exc()[-1500:]))
             with os.fdopen(out, 'w') as f: f.write(data)

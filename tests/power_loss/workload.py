@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 import parkit as pk
-from parkit import storage
+from parkit import storage, system
 from parkit.storage import BLOBS, META, TRASH
 
 SCRATCH = 'fast'
@@ -208,7 +208,7 @@ def _specs(kind, path, *args):
 
 def run(path, commits, say, boot=None):
     "Open or make the site at `path` and do the commits, saying before each that it begins and after each that it is done"
-    if boot: storage._boot_id = lambda: boot
+    if boot: storage._boot_id = system._boot_id = lambda: boot
     for spec in (spec for c in commits for step in c['steps'] for spec in _specs(*step)): value(*spec)  # no time for that while recording
     say(dict(begin=-1))
     pk.set_site(path)
