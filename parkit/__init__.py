@@ -21,7 +21,7 @@ from .objects import AttributeNameError, Change, Namespace, NamespacePath, Objec
 from .containers import Array, Dict, File, FileChangedError, LifoQueue, Queue, QueueShutDown
 from .synchronization import Event, Lock
 from .tasks import Task, bind_symbol, bind_task, task
-from .traces import AsyncTrace, RemoteTraceback, TaskCancelledError, TaskError, WorkerCrashedError
+from .calls import AsyncTrace, RemoteTraceback, TaskCancelledError, TaskError, WorkerCrashedError
 from .workers import Pool, PoolStatus
 from .maintenance import Finding, Findings, backup, check, compact, doctor, gc, restore
 

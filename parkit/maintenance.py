@@ -15,7 +15,7 @@ from .system import _file_system, _file_lock, _sync, ObjectNotFoundError, SiteEr
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
     MAKING, META, NAMES, OBJECTS, READERS, TRASH, Site, Store, check_current, current_site, verify_pages)
 from .synchronization import Lock
-from .traces import _CANCEL, _QUEUED, _RUNNING, _ledger
+from .calls import _CANCEL, _QUEUED, _RUNNING, _ledger
 from .transactions import read, store_of, write
 from .workers import Pool
 

@@ -15,7 +15,7 @@ from .codecs import EncodeError, decode, encode, register_type
 from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
 from .storage import Blob, Site, Store, current_site
 from .system import InvalidNameError
-from .traces import AsyncTrace, TaskError, _ensure, _ledger, _Record
+from .calls import AsyncTrace, TaskError, _ensure, _ledger, _Record
 from .transactions import read, write_new
 
 # %% auto #0

@@ -13,7 +13,7 @@ from .system import SAFETY_NET, _fork, Listener, _try_lock, open_locked
 from .storage import INTERNAL, Site, current_site, set_site
 from .transactions import transaction
 from .tasks import Task, _import_path, _worker
-from .traces import _CALL, TaskError, _encode_error, _ensure, _ledger, set_runner
+from .calls import _CALL, TaskError, _encode_error, _ensure, _ledger, set_runner
 
 # %% auto #0
 __all__ = ['IDLE_TIMEOUT', 'Worker', 'Supervisor', 'is_supervised', 'PoolStatus', 'Pool']

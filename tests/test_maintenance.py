@@ -12,7 +12,7 @@ from conftest import wait_for
 from helpers import Child, blobs, forked, run
 from parkit import storage
 from parkit.tasks import _functions
-from parkit.traces import AsyncTrace, _ledger
+from parkit.calls import AsyncTrace, _ledger
 from test_namespaces import _deaths, _files
 
 MIB = 2**20
