@@ -4,15 +4,18 @@
 
 # %% ../nbs/04b_calls.ipynb #6df17c79
 from __future__ import annotations
-import os, time
-from collections.abc import Mapping
+import os, struct, sys, time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
 from datetime import datetime
+from functools import lru_cache
+from hashlib import sha256
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
-from .codecs import ParkitError, decode, encode, recall, register_opener, register_type
-from .objects import _ENTRY, Object, _join, release_trace
+from .codecs import BLOB, ParkitError, decode, encode, recall, register_opener, register_type
+from .objects import _ENTRY, _HEAD, Object, _join, release_trace
 from .system import ObjectNotFoundError
-from .storage import Blob, Site, check_current
+from .storage import Blob, Site, _blob_of, check_current
 from .transactions import read, wait_until, write
 
 # %% auto #0
@@ -20,30 +23,65 @@ __all__ = ['TRACES', 'STATUSES', 'TaskError', 'WorkerCrashedError', 'TaskCancell
            'set_runner', 'AsyncTrace']
 
 # %% ../nbs/04b_calls.ipynb #5af64256
-_QUEUED, _RECORD, _CALL, _RESULT, _RUNNING, _CONTEXT, _CANCEL = b'q', b'r', b'c', b'v', b'p', b'x', b'k'
+_QUEUED, _DELAYED, _RECORD, _CALL, _RESULT, _CANCEL, _RUNNING, _CONTEXT, _ENDED, _TOTAL = (bytes((c,)) for c in b'qdrcvkpxzt')
 TRACES = '_traces'  # the namespace of the ledger
 STATUSES = ('submitted', 'running', 'finished', 'failed', 'crashed', 'cancelled', 'timeout')
+_TIME, _TOTALS = struct.Struct('>Q'), struct.Struct('>QQ')  # microseconds since the epoch; calls and bytes
 
 # %% ../nbs/04b_calls.ipynb #742be17e
-class _Record(NamedTuple):
-    "What is known of one call; times in seconds since the epoch"
-    task: str                   # Path of the task
-    version: str                # Of its code
-    definition: int             # Which of the task's definitions is to run
-    context: bytes              # Where in the ledger working directory and import path lie
-    submitted: float
-    status: str = 'submitted'
-    pid: int | None = None      # Of the worker
-    start: float | None = None
-    end: float | None = None
-    given: bool = False         # Are objects without a name among the arguments?
+class _Options(NamedTuple):
+    "How a call is to be run"
+    timeout: float | None = None     # Seconds it may run
+    retries: int = 0                 # How often it is run again when it has failed
+    backoff: float = 0.0             # Seconds before the first of these; each further one waits twice as long
+    retry_on: tuple[str, ...] = ()   # Names of the exceptions after which it is run again; none: after any failure
+    priority: int = 0                # From -128 to 127
+    delay: float = 0.0               # Seconds that it waits first
 
 # %% ../nbs/04b_calls.ipynb #7b50e98a
-class _Ledger(Object):
-    "The calls of a site: their queue, records, arguments and results"
+class _Record(NamedTuple):
+    "What is known of one call; times in seconds since the epoch"
+    task: str                     # Path of the task
+    version: str                  # Of its code
+    definition: int               # Which of the task's definitions is to run
+    context: bytes                # Where in the ledger working directory and import path lie
+    environment: bytes            # Where in the ledger the interpreter lies that is to run it
+    submitted: float
+    status: str = 'submitted'
+    pid: int | None = None        # Of the worker
+    process: str = ''             # Of the worker, as the site registers it
+    start: float | None = None
+    end: float | None = None
+    given: bool = False           # Are objects without a name among the arguments?
+    options: tuple[Any, ...] = ()
+    due: float | None = None      # Until when it is to wait
+    attempt: int = 1              # How often it was begun, this one or the next included
+    parent: str = ''              # The call that made it
+    outbox: str = ''              # The namespace in whose transaction it was made
+    output: int = 0               # Bytes that it has written
+
+    @property
+    def how(self) -> _Options: return _Options(*self.options)
+
+# %% ../nbs/04b_calls.ipynb #5a6b5f6d
+@lru_cache(1)
+def _environment() -> tuple[bytes, bytes]:
+    "A hash of the interpreter of this process, and the record of its executable, prefix and version"
+    version = sys.version.split()[0]
+    return sha256(repr((os.path.realpath(sys.executable), sys.prefix, version)).encode()).digest()[:8], _join(encode((sys.executable, sys.prefix, version)))
+
+# %% ../nbs/04b_calls.ipynb #c2c49585
+class _Entries(Object):
+    "The entries of the ledger"
     def __init__(self, site: Site | None = None) -> None: self._open(f'{TRACES}/_ledger', True, True, None, site, reserved=True)
 
     def _key(self, kind: bytes, id: str) -> bytes: return self._oid + _ENTRY + kind + id.encode()
+
+    def _scan(self, txn: Any, kind: bytes, prefix: bytes = b'', after: bytes = b'', before: bytes | None = None, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        "What follows the letter in the keys of one kind, and the entries"
+        lo = self._oid + _ENTRY + kind
+        end = lo + before if before is not None else lo + prefix + b'\xff'*9 if prefix else lo[:-1] + bytes((kind[0] + 1,))
+        for key, value in self._store.scan(txn, lo + (prefix or after), end, reverse): yield key[len(lo):], value
 
     def _load(self, txn: Any, zero_copy: bool, kind: bytes, id: str) -> Any:
         "The value of one entry; raises `KeyError`"
@@ -53,6 +91,20 @@ class _Ledger(Object):
             raise KeyError(id)
         return decode(self._store.load(record, True))
 
+    def _put_record(self, txn: Any, id: str, record: _Record) -> None: txn.put(self._key(_RECORD, id), encode(tuple(record)))
+
+    def _put_value(self, txn: Any, kind: bytes, id: str, prepared: bytes | Blob) -> None:
+        "Store arguments or a result"
+        key = self._key(kind, id)
+        old, record = txn.get(key), txn.link(prepared)
+        txn.put(key, record)
+        if old is not None: txn.unlink(old)
+
+    def _count(self, txn: Any, waiting: int, changed: int = 0) -> None:
+        "Count the calls that wait, in the head; the ledger's version rises with each that is made"
+        head = self._head(txn)
+        txn.put(self._oid, _HEAD.pack(head.size + waiting, head.first, head.next, head.version + changed), freeing=True)
+
     def record(self, id: str) -> _Record:
         "What is known of the call `id`; raises `ObjectNotFoundError`"
         try: return _Record(*read(self._store, self._load, _RECORD, id))
@@ -60,58 +112,107 @@ class _Ledger(Object):
 
     def load(self, kind: bytes, id: str) -> Any: return read(self._store, self._load, kind, id)
 
-    def submit(self, id: str, record: _Record, call: bytes | Blob, context: bytes) -> None:
-        "Queue a call"
-        write(self._store, self._submit, id, record, call, context)
+    def fact(self, digest: bytes) -> Any:
+        "A caller's working directory and import path, or an interpreter's executable, prefix and version"
+        return read(self._store, lambda txn, zero_copy: decode(txn.get(self._oid + _ENTRY + _CONTEXT + digest)))
 
-    def _submit(self, txn: Any, id: str, record: _Record, call: bytes | Blob, context: bytes) -> None:
-        at = self._oid + _ENTRY + _CONTEXT + record.context
-        if txn.get(at) is None: txn.put(at, context)
+# %% ../nbs/04b_calls.ipynb #3a96f71e
+class _Waiting(_Entries):
+    "The queue, and the calls that are to wait until they are due"
+    def _put_waiting(self, txn: Any, id: str, record: _Record) -> None:
+        place = record.environment + bytes((127 - record.how.priority,))
+        if record.due is None: txn.put(self._oid + _ENTRY + _QUEUED + place + id.encode(), b'')
+        else: txn.put(self._oid + _ENTRY + _DELAYED + _TIME.pack(int(record.due*1e6)) + id.encode(), place)
+
+    def _delete_waiting(self, txn: Any, id: str, record: _Record) -> bool:
+        "Take a call out of the queue; returns whether it was in it"
+        place = record.environment + bytes((127 - record.how.priority,))
+        found = txn.delete(self._oid + _ENTRY + _QUEUED + place + id.encode())
+        if not found and record.due is not None: found = txn.delete(self._oid + _ENTRY + _DELAYED + _TIME.pack(int(record.due*1e6)) + id.encode())
+        if found: self._count(txn, -1)
+        return found
+
+    def _move_due(self, txn: Any, now: float) -> None:
+        "Put what is due into the queue"
+        for key, place in list(islice(self._scan(txn, _DELAYED, before=_TIME.pack(int(now*1e6) + 1)), 1000)):
+            txn.delete(self._oid + _ENTRY + _DELAYED + key)
+            txn.put(self._oid + _ENTRY + _QUEUED + place + key[8:], b'', freeing=True)
+
+    def _first(self, txn: Any, zero_copy: bool, environment: bytes) -> str | None:
+        return next((key[9:].decode() for key, _ in self._scan(txn, _QUEUED, environment)), None)
+
+    def _has_due(self, txn: Any, now: float) -> bool: return any(True for _ in self._scan(txn, _DELAYED, before=_TIME.pack(int(now*1e6) + 1)))
+
+    def queued(self, environment: bytes = b'') -> str | None:
+        "The id of the call that is next, if any, in one environment or in all"
+        return read(self._store, self._first, environment)
+
+    def environments(self) -> list[bytes]:
+        "The environments that have calls in the queue"
+        return read(self._store, self._environments)
+
+    def _environments(self, txn: Any, zero_copy: bool) -> list[bytes]:
+        found: list[bytes] = []
+        while (key := next((k for k, _ in self._scan(txn, _QUEUED, after=found[-1] + b'\xff'*2 if found else b'')), None)) is not None: found.append(key[:8])
+        return found
+
+    def next_due(self) -> float | None:
+        "When the next of the calls that are to wait is due, in seconds since the epoch"
+        key = read(self._store, lambda txn, zero_copy: next((k for k, _ in self._scan(txn, _DELAYED)), None))
+        return None if key is None else _TIME.unpack(key[:8])[0]/1e6  # type: ignore[no-any-return]
+
+    def count_queued(self) -> int:
+        "How many calls wait, in the queue or until they are due"
+        return read(self._store, self._read_head).size
+
+# %% ../nbs/04b_calls.ipynb #cddc1215
+class _Ledger(_Waiting):
+    "The calls of a site: their queue, records, arguments and results"
+    def submit(self, id: str, record: _Record, call: bytes | Blob, facts: Mapping[bytes, bytes]) -> None:
+        "Queue a call"
+        write(self._store, self._submit, id, record, call, facts)
+
+    def _submit(self, txn: Any, id: str, record: _Record, call: bytes | Blob, facts: Mapping[bytes, bytes]) -> None:
+        for digest, fact in facts.items():
+            at = self._oid + _ENTRY + _CONTEXT + digest
+            if txn.get(at) is None: txn.put(at, fact)
         self._put_record(txn, id, record)
         txn.put(self._key(_CALL, id), txn.link(call))
-        txn.put(self._key(_QUEUED, id), b'')
-        self._changed(txn, self._head(txn))
-
-    def _put_record(self, txn: Any, id: str, record: _Record) -> None: txn.put(self._key(_RECORD, id), encode(tuple(record)))
+        self._put_waiting(txn, id, record)
+        self._count(txn, 1, changed=1)
 
     def refuse(self, id: str, record: _Record, error: BaseException) -> None:
         "Record a call that will never run, and why"
         write(self._store, self._refuse, id, record, self._store.prepare(_encode_error(error)))
 
     def _refuse(self, txn: Any, id: str, record: _Record, result: bytes | Blob) -> None:
-        queued, known = txn.delete(self._key(_QUEUED, id)), txn.get(self._key(_RECORD, id)) is not None
+        queued, known = self._delete_waiting(txn, id, record), txn.get(self._key(_RECORD, id)) is not None
         if queued or not known: self._end(txn, '', id, record, 'failed', result)  # else: some worker has taken it after all
 
-    def queued(self) -> str | None:
-        "The id of the call that is next, if any"
-        return read(self._store, self._next)
-
-    def _next(self, txn: Any, zero_copy: bool) -> str | None:
-        lo = self._oid + _ENTRY + _QUEUED
-        for key, _ in self._store.scan(txn, lo, lo[:-1] + b'r'): return key[len(lo):].decode()
-        return None
-
-    def claim(self, process: str) -> str | None:
+    def claim(self, process: str, environment: bytes, now: float) -> str | None:
         "Take the next call off the queue for `process`, and return its id"
-        return None if self.queued() is None else write(self._store, self._claim, process)  # the look saves taking the lock
+        waits = read(self._store, lambda txn, zero_copy: self._first(txn, False, environment) is not None or self._has_due(txn, now))
+        return write(self._store, self._claim, process, environment, now) if waits else None  # the look saves taking the lock
 
-    def _claim(self, txn: Any, process: str) -> str | None:
-        id = self._next(txn, False)
+    def _claim(self, txn: Any, process: str, environment: bytes, now: float) -> str | None:
+        self._move_due(txn, now)
+        id = self._first(txn, False, environment)
         if id is None: return None
         record = _Record(*self._load(txn, False, _RECORD, id))
-        self._put_record(txn, id, record._replace(status='running', pid=os.getpid(), start=time.time()))
-        txn.delete(self._key(_QUEUED, id))
+        self._delete_waiting(txn, id, record)
+        self._put_record(txn, id, record._replace(status='running', pid=os.getpid(), process=process, start=now))
         txn.put(self._key(_RUNNING, process), id.encode())
         return id
 
-    def finish(self, process: str, id: str, status: str, result: bytes | Blob, more: bool = False) -> str | None:
-        "Record how a call ended and, if `more`, claim the next in the same commit"
-        return write(self._store, self._finish, process, id, status, result, more)
+    def finish(self, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None = None, kinds: tuple[str, ...] = (), output: int = 0) -> str | None:
+        "Record how a call ended, after an exception of `kinds`, and claim the next one of the environment `more` in the same commit"
+        return write(self._store, self._finish, process, id, status, result, more, kinds, output)
 
-    def _finish(self, txn: Any, process: str, id: str, status: str, result: bytes | Blob, more: bool) -> str | None:
+    def _finish(self, txn: Any, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None, kinds: tuple[str, ...], output: int) -> str | None:
         if txn.get(self._key(_RUNNING, process)) != id.encode(): return None  # someone took us for dead
-        self._end(txn, process, id, _Record(*self._load(txn, False, _RECORD, id)), status, result)
-        return self._claim(txn, process) if more else None
+        record = _Record(*self._load(txn, False, _RECORD, id))
+        self._end(txn, process, id, record._replace(output=output), status, result, kinds)
+        return None if more is None else self._claim(txn, process, more, time.time())
 
     def cancel(self, id: str) -> str:
         "End a call that waits, or note that one that runs is to be ended; returns what the status is now"
@@ -123,7 +224,7 @@ class _Ledger(Object):
         record = _Record(*self._load(txn, False, _RECORD, id))
         if record.status == 'running': txn.put(self._key(_CANCEL, id), b'', freeing=True)
         if record.status != 'submitted': return record.status
-        txn.delete(self._key(_QUEUED, id))
+        self._delete_waiting(txn, id, record)
         self._end(txn, '', id, record, 'cancelled', _cancelled(record))
         return 'cancelled'
 
@@ -131,45 +232,52 @@ class _Ledger(Object):
         "Whether a call that runs is to be cancelled"
         return read(self._store, lambda txn, zero_copy: txn.get(self._key(_CANCEL, id))) is not None
 
-    def _end(self, txn: Any, process: str, id: str, record: _Record, status: str, result: bytes | Blob) -> None:
-        if txn.delete(self._key(_CANCEL, id)) and status != 'finished': status, result = 'cancelled', _cancelled(record)
-        self._put_record(txn, id, record._replace(status=status, end=time.time()))
-        txn.put(self._key(_RESULT, id), txn.link(result))
+    def _end(self, txn: Any, process: str, id: str, record: _Record, status: str, result: bytes | Blob, kinds: tuple[str, ...] = ()) -> None:
         if process: txn.delete(self._key(_RUNNING, process))
+        if txn.delete(self._key(_CANCEL, id)) and status != 'finished': status, result = 'cancelled', _cancelled(record)
+        if status in ('failed', 'crashed', 'timeout') and kinds and _is_retried(record, kinds): return self._retry(txn, id, record)
+        now = time.time()
+        self._put_record(txn, id, record._replace(status=status, end=now))
+        self._put_value(txn, _RESULT, id, result)
+        size = sum(_size_of(txn.get(self._key(kind, id))) for kind in (_CALL, _RESULT)) + record.output
+        txn.put(self._oid + _ENTRY + _ENDED + _TIME.pack(int(now*1e6)) + id.encode(), _TIME.pack(size), freeing=True)
+        self._add_total(txn, 1, size)
+
+    def _retry(self, txn: Any, id: str, record: _Record) -> None:
+        "Put a call back that is to be run again"
+        pause = record.how.backoff*2**(record.attempt - 1)
+        again = record._replace(status='submitted', pid=None, process='', start=None, attempt=record.attempt + 1, due=time.time() + pause if pause else None)
+        self._put_record(txn, id, again)
+        self._put_waiting(txn, id, again)
+        self._count(txn, 1, changed=1)
+
+    def _add_total(self, txn: Any, calls: int, size: int) -> None:
+        before = _TOTALS.unpack(txn.get(self._key(_TOTAL, '')) or bytes(_TOTALS.size))
+        txn.put(self._key(_TOTAL, ''), _TOTALS.pack(before[0] + calls, before[1] + size), freeing=True)
 
     def sweep(self, reasons: Mapping[int, str]) -> int:
         "Mark what dead processes were running as `crashed`, with the reason by pid; returns how many they were"
         dead = [p for p in self.running() if not self.site.alive.is_alive(p)]
         ended = [id for p in dead if (id := write(self._store, self._sweep, p, reasons))]
-        for id in ended: release_trace(self.site, id)
+        for id in ended:
+            if self.record(id).status != 'submitted': release_trace(self.site, id)
         return len(ended)
 
     def _sweep(self, txn: Any, process: str, reasons: Mapping[int, str]) -> str:
         found = txn.get(self._key(_RUNNING, process))
         if found is None: return ''
         id, record = found.decode(), _Record(*self._load(txn, False, _RECORD, found.decode()))
-        reason = reasons.get(record.pid or 0, 'ended')
-        error = WorkerCrashedError(f'process {record.pid} {reason} while it ran {record.task}')
-        self._end(txn, process, id, record, 'crashed', _join(_encode_error(error)))
+        error = WorkerCrashedError(f'process {record.pid} {reasons.get(record.pid or 0, "ended")} while it ran {record.task}')
+        self._end(txn, process, id, record, 'crashed', _join(_encode_error(error)), _kinds(error))
         return id
-
-    def context(self, digest: bytes) -> tuple[str, list[str]]:
-        "The working directory and import path of a caller"
-        return read(self._store, lambda txn, zero_copy: decode(txn.get(self._oid + _ENTRY + _CONTEXT + digest)))
-
-    def count_queued(self) -> int:
-        "How many calls wait"
-        lo = self._oid + _ENTRY + _QUEUED
-        return read(self._store, lambda txn, zero_copy: sum(1 for _ in self._store.scan(txn, lo, lo[:-1] + b'r')))
 
     def running(self) -> list[str]:
         "The processes that have a call in hand"
-        lo = self._oid + _ENTRY + _RUNNING
-        return read(self._store, lambda txn, zero_copy: [k[len(lo):].decode() for k, _ in self._store.scan(txn, lo, lo[:-1] + b'q')])
+        return read(self._store, lambda txn, zero_copy: [key.decode() for key, _ in self._scan(txn, _RUNNING)])
 
     def is_idle(self) -> bool:
         "Whether nothing waits and nothing runs"
-        return self.queued() is None and not self.running()
+        return not self.count_queued() and not self.running()
 
 # %% ../nbs/04b_calls.ipynb #9ef02c9b
 register_type(_Ledger, 'parkit._Ledger')
@@ -211,6 +319,23 @@ def _encode_error(error: BaseException) -> Any:
         return record
     except Exception as e:
         return encode((TaskError(f'the task raised {shown}; that exception could not be stored ({type(e).__name__})'), text))
+
+# %% ../nbs/04b_calls.ipynb #9f18c045
+def _name_of(cls: type) -> str: return f'{cls.__module__}.{cls.__qualname__}'
+
+def _kinds(error: BaseException) -> tuple[str, ...]:
+    "The names of the exception's classes"
+    return tuple(_name_of(c) for c in type(error).__mro__)
+
+def _is_retried(record: _Record, kinds: tuple[str, ...]) -> bool:
+    "Whether a call that ended with an exception of `kinds` is to be run again"
+    how = record.how
+    return record.attempt <= how.retries and (not how.retry_on or not set(how.retry_on).isdisjoint(kinds))
+
+def _size_of(record: bytes | None) -> int:
+    "How many bytes an entry keeps, its blob included"
+    if not record: return 0
+    return _blob_of(record)[1] if record[0] == BLOB else len(record)
 
 # %% ../nbs/04b_calls.ipynb #53fa9df6
 def _cancelled(record: _Record) -> bytes:

@@ -15,7 +15,7 @@ from .system import _file_system, _file_lock, _sync, ObjectNotFoundError, SiteEr
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
     MAKING, META, NAMES, OBJECTS, READERS, TRASH, Site, Store, check_current, current_site, verify_pages)
 from .synchronization import Lock
-from .calls import _CANCEL, _QUEUED, _RUNNING, _ledger
+from .calls import _CANCEL, _DELAYED, _ENDED, _QUEUED, _RUNNING, _TOTAL, _ledger
 from .transactions import read, store_of, write
 from .workers import Pool
 
@@ -216,7 +216,7 @@ class _Checker:
         for oid in owners - set(infos) - nodes: self.report('', f'there are entries of {oid.hex()}, which is no object', 'no value is lost')
 
 # %% ../nbs/06a_maintenance.ipynb #5dba60a2
-_PLAIN = _QUEUED, _RUNNING, _CANCEL  # the ledger's entries that are no records
+_PLAIN = _QUEUED, _DELAYED, _RUNNING, _CANCEL, _ENDED, _TOTAL  # the ledger's entries that are no records
 
 def _is_counted(type_name: str) -> bool:
     "Whether the head of objects of this type says how many entries they have"

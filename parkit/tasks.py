@@ -15,7 +15,7 @@ from .codecs import EncodeError, decode, encode, register_type
 from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
 from .storage import Blob, Site, Store, current_site
 from .system import InvalidNameError
-from .calls import AsyncTrace, TaskError, _ensure, _ledger, _Record
+from .calls import AsyncTrace, TaskError, _ensure, _environment, _ledger, _Record
 from .transactions import read, write_new
 
 # %% auto #0
@@ -167,14 +167,14 @@ def _context_of(directory: str, path: tuple[str, ...]) -> tuple[bytes, bytes]:
 def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncTrace:
     "Queue a call and see to it that workers are there; a call that cannot be made is a trace that says why"
     ledger, id = _ledger(task.site), f'{time.time_ns():016x}{os.urandom(4).hex()}'  # sorts by time
-    digest, context = _context()
-    record = _Record(task.path or '', state.version, state.definition, digest, time.time())
+    (digest, context), (environment, interpreter) = _context(), _environment()
+    record = _Record(task.path or '', state.version, state.definition, digest, environment, time.time())
     try: encoded, given = encode_arguments((args, kwargs))
     except EncodeError as e: ledger.refuse(id, record, e)
     else:
         call = ledger._store.prepare(encoded)
         hold_for_trace(id, given)
-        ledger.submit(id, record._replace(given=bool(given)), call, context)
+        ledger.submit(id, record._replace(given=bool(given)), call, {digest: context, environment: interpreter})
         try: _ensure(task.site)
         except TaskError as e:
             ledger.refuse(id, record, e)

@@ -13,7 +13,7 @@ from .system import SAFETY_NET, _fork, Listener, _try_lock, open_locked
 from .storage import INTERNAL, Site, current_site, set_site
 from .transactions import transaction
 from .tasks import Task, _import_path, _worker
-from .calls import _CALL, TaskError, _encode_error, _ensure, _ledger, set_runner
+from .calls import _CALL, TaskError, _encode_error, _ensure, _environment, _kinds, _ledger, set_runner
 
 # %% auto #0
 __all__ = ['IDLE_TIMEOUT', 'Worker', 'Supervisor', 'is_supervised', 'PoolStatus', 'Pool']
@@ -26,6 +26,7 @@ class Worker:
         site: Site,  # Whose ledger is worked on
     ) -> None:
         self.ledger, self.process, self.claimed = _ledger(site), site.alive.enter(), None
+        self.environment = _environment()[0]
         self.running = ''  # the call whose function is running
         self.leaving, self.given, self.context, self.own_modules = False, False, b'', set(sys.modules)
         _worker[0] = True
@@ -34,22 +35,27 @@ class Worker:
 
     def step(self) -> bool:
         "Run one call, if there is one; returns whether there was"
-        id = self.claimed or self.ledger.claim(self.process)
+        id = self.claimed or self.ledger.claim(self.process, self.environment, time.time())
         if id is None: return False
-        status, result = self._run(id)
-        self.claimed = self.ledger.finish(self.process, id, status, result, not self.leaving)
+        status, result, kinds = self._run(id)
+        self.claimed = self.ledger.finish(self.process, id, status, result, None if self.leaving else self.environment, kinds)
         if self.given: release_trace(self.ledger.site, id)
         return True
 
-    def _run(self, id: str) -> tuple[str, Any]:
-        "The status and the record of what the call came to"
+    def pause(self) -> float | None:
+        "Seconds until a call is due that is to wait; `None` if there is none"
+        due = self.ledger.next_due()
+        return None if due is None else max(0.0, due - time.time())
+
+    def _run(self, id: str) -> tuple[str, Any, tuple[str, ...]]:
+        "The status and the record of what the call came to, and of which classes an exception is"
         try:
             try: value = self._call(id)
             finally: self.running = ''
         except BaseException as e:  # `SystemExit` too: only a dead process leaves nothing to tell
-            return 'failed', _encode_error(e.with_traceback(e.__traceback__ and e.__traceback__.tb_next))
-        try: return 'finished', self.ledger._store.prepare(encode(value))
-        except Exception as e: return 'failed', _encode_error(TaskError(f'the result of the task could not be stored: {e}'))
+            return 'failed', _encode_error(e.with_traceback(e.__traceback__ and e.__traceback__.tb_next)), _kinds(e)
+        try: return 'finished', self.ledger._store.prepare(encode(value)), ()
+        except Exception as e: return 'failed', _encode_error(TaskError(f'the result of the task could not be stored: {e}')), ()
 
     def _call(self, id: str) -> Any:
         record = self.ledger.record(id)
@@ -66,7 +72,7 @@ class Worker:
 
     def _enter_context(self, digest: bytes) -> None:
         "Use the caller's import path and working directory, if it is still there"
-        directory, path = self.ledger.context(digest)
+        directory, path = self.ledger.fact(digest)
         if self.context: self._forget_modules()
         sys.path[:] = path
         if os.path.isdir(directory): os.chdir(directory)
@@ -115,7 +121,7 @@ def _work(site: Site, lifeline: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: (signals._note(number, frame), worker.interrupt(number, frame)))
     with Listener() as listener:
         while not worker.leaving:
-            if not worker.step() and not signals.seen and not listener.add(worker.ledger._store): listener.wait(wake=[lifeline, signals.fd])
+            if not worker.step() and not signals.seen and not listener.add(worker.ledger._store): listener.wait(worker.pause(), [lifeline, signals.fd])
             events = watched.poll(0)
             if events: signals.clear()
             worker.leaving = bool(signals.seen) or any(fd == lifeline for fd, _ in events)
