@@ -19,33 +19,30 @@ from .calls import _CALL, TaskError, _encode_error, _ensure, _environment, _kind
 __all__ = ['IDLE_TIMEOUT', 'Worker', 'Supervisor', 'is_supervised', 'PoolStatus', 'Pool']
 
 # %% ../nbs/06_workers.ipynb #470c7366
-class Worker:
-    "Takes calls from the ledger of a site and runs them, one at a time"
-    def __init__(
-        self,
-        site: Site,  # Whose ledger is worked on
-    ) -> None:
-        self.ledger, self.process, self.claimed = _ledger(site), site.alive.enter(), None
-        self.environment = _environment()[0]
-        self.running = ''  # the call whose function is running
-        self.leaving, self.given, self.context, self.own_modules = False, False, b'', set(sys.modules)
-        _worker[0] = True
+class _Surroundings:
+    "The working directory and the import path of the caller whose call is run"
+    ledger: Any
+    def __init__(self) -> None: self.context, self.own_modules = b'', set(sys.modules)
 
-    claimed: str | None
+    def _enter_context(self, digest: bytes) -> None:
+        "Use the caller's import path and working directory, if it is still there"
+        directory, path = self.ledger.fact(digest)
+        if self.context: self._forget_modules()
+        sys.path[:] = path
+        if os.path.isdir(directory): os.chdir(directory)
+        self.context = digest
 
-    def step(self) -> bool:
-        "Run one call, if there is one; returns whether there was"
-        id = self.claimed or self.ledger.claim(self.process, self.environment, time.time())
-        if id is None: return False
-        status, result, kinds = self._run(id)
-        self.claimed = self.ledger.finish(self.process, id, status, result, None if self.leaving else self.environment, kinds)
-        if self.given: release_trace(self.ledger.site, id)
-        return True
+    def _forget_modules(self) -> None:
+        "Unload what was imported from another caller's folders: this one may have modules of the same names there"
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, '__file__', None)
+            if name not in self.own_modules and file and not file.startswith((sys.prefix, sys.base_prefix)): del sys.modules[name]
 
-    def pause(self) -> float | None:
-        "Seconds until a call is due that is to wait; `None` if there is none"
-        due = self.ledger.next_due()
-        return None if due is None else max(0.0, due - time.time())
+# %% ../nbs/06_workers.ipynb #56d18c3f
+class _Running(_Surroundings):
+    "Runs one call"
+    running = ''   # the call whose function is running
+    given = False  # are objects without a name among its arguments?
 
     def _run(self, id: str) -> tuple[str, Any, tuple[str, ...]]:
         "The status and the record of what the call came to, and of which classes an exception is"
@@ -70,19 +67,32 @@ class Worker:
         "Handle a signal: end the call that is running, if that is the one to be cancelled"
         if self.running and self.ledger.is_to_end(self.running): raise KeyboardInterrupt
 
-    def _enter_context(self, digest: bytes) -> None:
-        "Use the caller's import path and working directory, if it is still there"
-        directory, path = self.ledger.fact(digest)
-        if self.context: self._forget_modules()
-        sys.path[:] = path
-        if os.path.isdir(directory): os.chdir(directory)
-        self.context = digest
+# %% ../nbs/06_workers.ipynb #8ef9b3e7
+class Worker(_Running):
+    "Takes calls from the ledger of a site and runs them, one at a time"
+    leaving = False
+    claimed: str | None = None
+    def __init__(
+        self,
+        site: Site,  # Whose ledger is worked on
+    ) -> None:
+        super().__init__()
+        self.ledger, self.process, self.environment = _ledger(site), site.alive.enter(), _environment()[0]
+        _worker[0] = True
 
-    def _forget_modules(self) -> None:
-        "Unload what was imported from another caller's folders: this one may have modules of the same names there"
-        for name, module in list(sys.modules.items()):
-            file = getattr(module, '__file__', None)
-            if name not in self.own_modules and file and not file.startswith((sys.prefix, sys.base_prefix)): del sys.modules[name]
+    def step(self) -> bool:
+        "Run one call, if there is one; returns whether there was"
+        id = self.claimed or self.ledger.claim(self.process, self.environment, time.time())
+        if id is None: return False
+        status, result, kinds = self._run(id)
+        self.claimed = self.ledger.finish(self.process, id, status, result, None if self.leaving else self.environment, kinds)
+        if self.given: release_trace(self.ledger.site, id)
+        return True
+
+    def pause(self) -> float | None:
+        "Seconds until a call is due that is to wait; `None` if there is none"
+        due = self.ledger.next_due()
+        return None if due is None else max(0.0, due - time.time())
 
 # %% ../nbs/06_workers.ipynb #d32cb0a5
 class _Signals:
