@@ -351,6 +351,10 @@ class Runner(Protocol):
     def cancel(self, site: Site, id: str) -> None:
         "Called when the call `id`, which is running, is to be ended"
 
+    def size(self, site: Site) -> int:
+        "How many calls may run at a time"
+        ...
+
 # %% ../nbs/04b_calls.ipynb #0aadd070
 _runner: list[Runner] = []
 

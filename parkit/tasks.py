@@ -115,7 +115,7 @@ class Task(_Definition):
         path: str,                 # `task/name`
         /, *,
         site: Site | None = None,  # Where it lies; `None` is this process's site
-    ) -> None: self._open(path, False, True, None, site)
+    ) -> None: self._open(path, False, True, None, site, reserved=_worker[0])  # a worker runs parkit's own tasks too
 
     def __call__(self, *args: Any, sync: bool | None = None, **kwargs: Any) -> Any:
         "The result if the call is synchronous, else its `AsyncTrace`; `sync=None` leaves that to the task's `default_sync`"
@@ -198,13 +198,13 @@ def task(
     return _make_task(function, name, metadata, default_sync)
 
 # %% ../nbs/05_tasks.ipynb #90444b4d
-def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping[str, Any] | None, default_sync: bool) -> Task:
+def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping[str, Any] | None, default_sync: bool, hidden: Store | None = None) -> Task:
     from parkit.objects import type_name
     if not callable(function): raise TypeError(f'@task needs a function, got {type(function).__name__}: {function!r}')
     name = str(name or getattr(function, '__name__', type(function).__name__))
     if not name.isidentifier(): raise InvalidNameError(f'{name!r} cannot name a task: it must be a Python identifier; pass name=')
-    if name.startswith('_'): raise InvalidNameError(f'{name!r} cannot name a task: names that begin with "_" are parkit\'s own; pass name=')
-    store = current_site().store(TASKS)
+    if name.startswith('_') and not hidden: raise InvalidNameError(f'{name!r} cannot name a task: names that begin with "_" are parkit\'s own; pass name=')
+    store = hidden or current_site().store(TASKS)
     if _importing(store, name, function): return Task(f'{TASKS}/{name}')
     made: Task = Task._bound(store, b'', b'', name)
     info = _Info(uuid4().bytes, type_name(Task), name, time.time(), dict(metadata or {}), {})

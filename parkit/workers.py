@@ -378,6 +378,8 @@ class _Processes:
         with transaction(control): control.to_cancel = (*control.to_cancel, id)
         self.ensure(site)
 
+    def size(self, site: Site) -> int: return _Control(site).size or _cores()
+
 set_runner(_Processes())
 
 # %% ../nbs/06_workers.ipynb #2547eb3b

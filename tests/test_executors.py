@@ -1,0 +1,267 @@
+"""CPython's own tests of `concurrent.futures`, run against `Executor`; then what they do not look at, and joblib.
+
+The suite is that of the Python that runs this: `test.test_concurrent_futures`. Some Pythons come without it. Debian has that of its own Python in `libpython3.11-testsuite`
+(`/usr/lib/python3.11/test`), and `PARKIT_CPYTHON_TESTS` can name a folder `test` from elsewhere. What cannot apply stands in `CANNOT`, with the reason."""
+import importlib.util, logging, os, signal, sys, threading, time, unittest
+from concurrent import futures
+from pathlib import Path
+
+import pytest
+from conftest import wait_for
+from helpers import Child, run
+
+import parkit as pk
+from parkit.system import Listener
+
+_places = [Path(p) for p in (os.environ.get('PARKIT_CPYTHON_TESTS'), f'/usr/lib/python{sys.version_info[0]}.{sys.version_info[1]}/test') if p]
+
+def _load():
+    "The modules of the suite, or nothing; the workers import them by the same path"
+    try: names = ['test.test_concurrent_futures'] if importlib.util.find_spec('test.test_concurrent_futures') else []
+    except ImportError: names = []
+    if not names:
+        place = next((p for p in _places if (p/'test_concurrent_futures.py').exists() or (p/'test_concurrent_futures').exists()), None)
+        if place is None: return []
+        sys.path.append(str(place))
+        names = ['test_concurrent_futures']
+    package = importlib.import_module(names[0])
+    if not hasattr(package, '__path__'): return [package]
+    return [importlib.import_module(f'{names[0]}.{part}') for part in ('util', 'executor', 'test_wait', 'test_as_completed', 'test_shutdown', 'test_future', 'test_deadlock', 'test_process_pool', 'test_thread_pool')]
+
+modules = _load()
+without = pytest.mark.skipif(not modules, reason="this Python comes without CPython's own tests of concurrent.futures; Debian's are in libpython3.11-testsuite")
+suites = {name: value for module in modules for name, value in vars(module).items() if isinstance(value, type)}
+
+
+# --- adapter
+
+class Executor(pk.Executor):
+    "Some of the suite gives a context of multiprocessing"
+    def __init__(self, max_workers=None, mp_context=None): super().__init__(max_workers)
+
+class Future(pk.CallFuture): "Its name is in the reprs"
+
+class Mixin(suites.get('ExecutorMixin', object)): pass
+
+def _suite(name):
+    "The suite called `name`, on our executor"
+    base = suites[name]
+    bases = (base,) if issubclass(base, unittest.TestCase) and name == 'FutureTests' else (base, Mixin, suites['BaseTestCase'])
+    return type(name, bases, dict(__test__=False, executor_type=Executor, get_context=lambda self: None))
+
+NAMES = ['ExecutorTest', 'WaitTests', 'AsCompletedTests', 'ExecutorShutdownTest', 'ThreadPoolExecutorTest', 'ThreadPoolShutdownTest', 'ProcessPoolExecutorTest',
+         'ProcessPoolShutdownTest', 'ExecutorDeadlockTest', 'FutureTests', 'InitializerMixin', 'FailingInitializerMixin']
+SUITES = [_suite(name) for name in NAMES if name in suites and name != 'ThreadPoolWaitTests'] if modules else []
+
+_script = 'starts a script that imports the executor from concurrent.futures; test_the_program_waits_for_its_calls and the one after it do the same'
+_threads = 'looks at the threads of a ThreadPoolExecutor'
+_processes = 'looks at the processes of a ProcessPoolExecutor; ours are the pool\'s, shared by all executors of the site'
+_initializer = 'workers are shared by all notebooks: none is initialized for one of them'
+_max_tasks = 'a setting of the pool, not of an executor'
+_shared_memory = 'needs memory that threads share'
+
+CANNOT = dict(
+    test_interpreter_shutdown = _script, test_submit_after_interpreter_shutdown = _script, test_hang_gh83386 = _script, test_cancel_futures_wait_false = _script,
+    test_threads_terminate = _threads, test_thread_names_assigned = _threads, test_thread_names_default = _threads, test_idle_thread_reuse = _threads,
+    test_hang_global_shutdown_lock = _threads, test_default_workers = _threads,
+    test_map_submits_without_iteration = f'{_shared_memory}: a list in this process; test_map_submits_without_iteration_here does the same',
+    test_executor_map_current_future_cancel = _shared_memory,
+    test_processes_terminate = _processes, test_idle_process_reuse_one = _processes, test_idle_process_reuse_multiple = _processes, test_saturation = _processes,
+    test_killed_child = f'{_processes}; one that is killed fails the call it ran, and no other: test_a_killed_worker_fails_its_call_only',
+    test_max_workers_too_large = 'for Windows', test_ressources_gced_in_workers = 'needs a multiprocessing context, for its manager',
+    test_traceback = 'wants its own class of the cause; ours is RemoteTraceback: test_the_cause_is_the_workers_traceback',
+    test_max_tasks_per_child = _max_tasks, test_max_tasks_per_child_defaults_to_spawn_context = _max_tasks, test_max_tasks_early_shutdown = _max_tasks,
+    test_initializer = _initializer,
+    test_exit_during_func_exec_on_worker = 'SystemExit is a TaskError here: raised again it would end the process that reads it',
+    test_exit_during_result_pickle_on_worker = 'SystemExit is a TaskError here: raised again it would end the process that reads it',
+    test_error_at_task_unpickle = 'an argument that cannot be read is a DecodeError of that call; the worker lives on',
+    test_shutdown_deadlock_pickle = _threads,
+)
+OF_SUITE = dict(
+    ThreadPoolShutdownTest = dict.fromkeys(('test_context_manager_shutdown', 'test_del_shutdown', 'test_shutdown_no_wait'), f'{_threads}; the tests below do the same with ours'),
+    ProcessPoolShutdownTest = dict.fromkeys(('test_context_manager_shutdown', 'test_del_shutdown', 'test_shutdown_no_wait'), f'{_processes}; the tests below do the same'),
+)
+
+def _cases():
+    seen = set()
+    for suite in SUITES:
+        for method in unittest.TestLoader().getTestCaseNames(suite):
+            code = getattr(suite, method)
+            if code in seen: continue  # inherited by several
+            seen.add(code)
+            reason = OF_SUITE.get(suite.__name__, {}).get(method) or CANNOT.get(method)
+            yield pytest.param(suite, method, marks=[pytest.mark.skip(reason=reason)] if reason else [], id=f'{suite.__name__}.{method}')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def watchers():
+    "A process keeps as many file watches as it has ever needed at once"
+    with Listener(), Listener(), Listener(): pass
+
+@pytest.fixture(scope='module')
+def five_workers(tmp_path_factory):
+    "One pool for all of them: a suite starts and ends an executor in each of its tests, not the workers"
+    site = pk.set_site(tmp_path_factory.mktemp('executors')/'site')
+    pk.Pool().resize(5)
+    with pk.Executor() as e: e.submit(abs, 1).result(60)  # the site's own files are no leak of the first test
+    pk.wait_until(lambda: not any(t.name == 'parkit-executor' for t in threading.enumerate()), 10)
+    yield site
+    pk.Pool().stop()
+    site.close()
+
+@pytest.fixture
+def like_ours(monkeypatch):
+    "A worker that has died breaks a ProcessPoolExecutor for good; here it is an error of the one call, which is a TaskError, as is what cannot be stored"
+    for module in modules:
+        if hasattr(module, 'BrokenProcessPool'): monkeypatch.setattr(module, 'BrokenProcessPool', pk.TaskError)
+        if hasattr(module, 'PicklingError'): monkeypatch.setattr(module, 'PicklingError', (pk.EncodeError, pk.TaskError))
+        if hasattr(module, 'Future'): monkeypatch.setattr(module, 'Future', Future)
+
+
+@without
+@pytest.mark.parametrize('suite, method', list(_cases()))
+def test_cpythons_own(suite, method, five_workers, like_ours, monkeypatch):
+    pk.set_site(five_workers)
+    monkeypatch.setattr(logging.root, 'handlers', [])  # pytest's keep what a test expects on stderr
+    try: suite(method).debug()
+    except unittest.SkipTest as e: pytest.skip(str(e))
+
+
+@pytest.mark.skipif(not modules, reason='no suite')
+def test_the_table_of_what_cannot_apply_names_only_what_there_is():
+    met = {method for suite in SUITES for method in unittest.TestLoader().getTestCaseNames(suite)}
+    assert sum(name not in met for name in CANNOT) <= len(CANNOT)//4, sorted(set(CANNOT) - met)  # versions of Python differ a little
+
+
+# --- what the suite looks at through threads and processes of its own
+
+def test_the_context_manager_waits(site):
+    with pk.Executor() as e: fs = [e.submit(abs, n) for n in range(-5, 5)]
+    assert all(f.done() for f in fs)
+
+def test_an_executor_that_is_forgotten_keeps_its_calls(site):
+    e = pk.Executor()
+    results = e.map(abs, range(-5, 5))
+    del e
+    assert list(results) == list(map(abs, range(-5, 5)))
+
+def test_shutdown_without_waiting_keeps_its_calls(site):
+    e = pk.Executor()
+    results = e.map(abs, range(-5, 5))
+    e.shutdown(wait=False)
+    assert list(results) == list(map(abs, range(-5, 5)))
+
+def test_map_submits_without_iteration_here(site):
+    done = pk.Queue()
+    e = pk.Executor()
+    e.map(done.put, range(10))
+    e.shutdown()
+    assert sorted(done.get(timeout=10) for _ in range(10)) == list(range(10))
+
+def test_the_cause_is_the_workers_traceback(site):
+    def fail(): raise LookupError(123)
+    error = pk.Executor().submit(fail).exception(60)
+    assert type(error) is LookupError and error.args == (123,) and 'in fail\nLookupError: 123' in str(error.__cause__)
+
+def test_a_killed_worker_fails_its_call_only(site):
+    with pk.Executor() as e:
+        begun = pk.Queue('begun')
+        def report(): begun.put(os.getpid()); time.sleep(600)
+        first = e.submit(report)
+        os.kill(begun.get(timeout=60), signal.SIGKILL)
+        with pytest.raises(pk.WorkerCrashedError, match='SIGKILL'): first.result(60)
+        assert e.submit(pow, 2, 8).result(60) == 256
+
+def test_the_program_waits_for_its_calls(site, tmp_path):
+    with Child(site, '''
+        import time
+        def late(path): time.sleep(0.3); open(path, 'w').close()
+        pk.Executor().submit(late, sys.argv[2])
+    ''', tmp_path/'done') as child: child.wait()
+    assert (tmp_path/'done').exists()
+
+def test_nothing_can_be_submitted_when_the_program_ends(site):
+    with Child(site, '''
+        import atexit
+        e = pk.Executor()
+        def last():
+            try: e.submit(abs, 1)
+            except RuntimeError as error: say(str(error))
+        atexit.register(last)
+    ''') as child:
+        assert child.hear() == 'cannot schedule new futures after interpreter shutdown'
+        child.wait()
+
+def test_a_function_of_the_program_travels_by_value_and_no_task_is_seen(site):
+    assert run(site, '''
+        factor = 3
+        def times(n): return n*factor
+        with pk.Executor() as e: said = [list(e.map(times, range(4))), list(e.map(times, range(4), chunksize=3)), [t.name for t in pk.Namespace('task')]]
+        say(said)
+    ''') == [[0, 3, 6, 9], [0, 3, 6, 9], []]
+
+def test_no_more_at_a_time_than_max_workers(site, tmp_path):
+    pk.Pool().resize(3)
+    def alone(path):
+        (Path(path)/str(os.getpid())).touch()
+        n = len(os.listdir(path))
+        time.sleep(0.02)
+        os.remove(Path(path)/str(os.getpid()))
+        return n
+    with pk.Executor(max_workers=1) as e: assert set(e.map(alone, [_made(tmp_path)]*12)) == {1}
+
+def _made(path):
+    (path/'running').mkdir(exist_ok=True)
+    return str(path/'running')
+
+def test_a_call_submitted_in_a_transaction_runs_before_it_ends(site):
+    d = pk.Dict('d')
+    with pk.transaction(d):
+        d['x'] = 1
+        assert pk.Executor().submit(abs, -1).result(60) == 1
+
+def test_a_trace_that_is_cancelled_elsewhere(site):
+    begun = pk.Queue('begun')
+    def report(): begun.put(1); time.sleep(600)
+    pk.Pool().resize(1)
+    with pk.Executor() as e:
+        first, second = e.submit(report), e.submit(abs, -1)
+        begun.get(timeout=60)
+        second.trace.cancel()
+        assert wait_for(second.cancelled, 10)
+        first.trace.cancel()
+        with pytest.raises(futures.CancelledError): first.result(60)
+
+def test_ten_thousand_calls(site):
+    with pk.Executor() as e: assert sum(e.map(abs, range(10_000), chunksize=100)) == sum(range(10_000))
+
+def test_a_child_makes_its_own(site):
+    from helpers import forked
+    e = pk.Executor()
+    assert e.submit(abs, -1).result(60) == 1
+    assert wait_for(lambda: threading.active_count() == 1 or not [t for t in threading.enumerate() if t.name == 'parkit-executor'])
+    def work():
+        try: e.submit(abs, -1)
+        except RuntimeError as error: return str(error)
+    assert 'parent process' in forked(work)
+
+def test_what_cannot_be_stored_is_an_error_of_its_future(site):
+    e = pk.Executor()
+    assert isinstance(e.submit(print, threading.Lock()).exception(60), pk.EncodeError)
+    with pytest.raises(pk.TaskError, match='could not be stored'): e.submit(threading.Lock).result(60)
+
+
+# --- joblib
+
+def test_joblib_runs_its_loops_in_the_workers(site):
+    joblib = pytest.importorskip('joblib')
+    import numpy as np
+    joblib.register_parallel_backend('parkit', pk.joblib_backend)
+    def work(n): return os.getpid(), n*n
+    with joblib.parallel_config('parkit'):
+        found = joblib.Parallel(n_jobs=2)(joblib.delayed(work)(n) for n in range(50))
+        assert [n for _, n in found] == [n*n for n in range(50)]
+        assert os.getpid() not in {pid for pid, _ in found} and len({pid for pid, _ in found}) <= 2
+        assert list(joblib.Parallel(n_jobs=-1, return_as='generator')(joblib.delayed(abs)(-n) for n in range(10))) == list(range(10))
+        assert joblib.Parallel(n_jobs=2)(joblib.delayed(np.sum)(np.full(100_000, n)) for n in range(3)) == [0, 100_000, 200_000]
+        with pytest.raises(ZeroDivisionError): joblib.Parallel(n_jobs=2)(joblib.delayed(divmod)(1, n) for n in (1, 0))
