@@ -9,7 +9,7 @@ PACKAGE := setup.py settings.ini pyproject.toml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-notebooks test-pytest notebooks export clean-check readme benchmarks clean
+.PHONY: help demo test test-notebooks test-pytest notebooks export clean-check docs preview readme benchmarks clean
 
 help:
 	@echo 'make demo         run both tutorials in two live Jupyter kernels, and check what they print'
@@ -17,7 +17,9 @@ help:
 	@echo 'make notebooks    execute all notebooks and store their outputs'
 	@echo 'make export       notebooks -> parkit/, and clean the notebooks'
 	@echo 'make clean-check  the same, failing if that changes a committed file'
-	@echo 'make readme       nbs/index.ipynb -> README.md'
+	@echo 'make docs         the documentation site -> _docs/, and README.md and CONTRIBUTING.md'
+	@echo 'make preview      serve the site on this machine, and rebuild it when something changes'
+	@echo 'make readme       nbs/index.ipynb -> README.md, nbs/contributing.ipynb -> CONTRIBUTING.md'
 	@echo 'make benchmarks   measure parkit beside its peers'
 	@echo 'make clean        remove .venv and everything else that is made'
 
@@ -45,6 +47,12 @@ clean-check: $(DEV)
 	$(BIN)/nbdev_export
 	@if [ -n "$$(git status --porcelain)" ]; then git --no-pager diff; git status --short; \
 	  echo 'nbdev_clean and nbdev_export change these files: run `make export` and commit the result.' >&2; exit 1; fi
+
+docs: $(DEV)
+	$(BIN)/python tools/docs.py
+
+preview: $(DEV)
+	$(BIN)/python tools/docs.py --preview
 
 readme: $(DEV)
 	$(BIN)/python tools/readme.py

@@ -1,0 +1,137 @@
+"""How the API pages show a symbol: the `renderer` of settings.ini, which nbdev's `show_doc` calls.
+
+nbdev's own shows a class without its methods, though its links point at them (`containers.html#dict.get`), and stops
+at an annotation that names a class of a later cell. This one shows the symbol that the *module* exports, where every
+name is known, and below a class its public methods, each with
+signature, docstring and a table of its docments."""
+import ast, inspect, io, sys, textwrap, tokenize
+from functools import lru_cache
+from importlib import import_module
+
+from nbdev.doclinks import NbdevLookup, patch_name
+from nbdev.showdoc import BasicMarkdownRenderer
+
+
+@lru_cache
+def _defined():
+    "The module that defines each name of the library"
+    return {name[len(module) + 1:]: module for entry in NbdevLookup().entries.values()
+            if entry['settings']['lib_path'] == 'parkit'
+            for module, names in ((m.replace('/', '.').removesuffix('.py'), d) for m, d in entry['syms'].items())
+            for name in names}
+
+
+def exported(symbol):
+    "What the module exports under the name of `symbol`, or `symbol` itself"
+    name = getattr(symbol, '__qualname__', None)
+    found = import_module(_defined()[name]) if name in _defined() else None
+    for part in name.split('.') if found else (): found = inspect.getattr_static(found, part, None)
+    found = getattr(found, '__func__', found)  # what classmethod and staticmethod wrap
+    return symbol if found is None else found
+
+
+def _body(cls):
+    "The names that the body of `cls` and of its private bases define in this library, in their order"
+    names = {}
+    for base in cls.__mro__:
+        if base is not cls and not base.__name__.startswith('_') or not base.__module__.startswith('parkit'): continue
+        tree = ast.parse(inspect.getsource(sys.modules[base.__module__]))
+        here = [o for o in tree.body if isinstance(o, ast.ClassDef) and o.name == base.__name__]
+        functions = (o for node in here for o in node.body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef)))
+        for node in functions: names.setdefault(node.name, base)
+    return names
+
+
+def patched(cls):
+    "The names that `@patch` adds to `cls`: each has an entry of its own on the page"
+    tree = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
+    names = [o for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+             for o in (patch_name(node) or ())]
+    return {o.partition('.')[2] for o in names if o.startswith(f'{cls.__name__}.')}
+
+
+def methods(cls):
+    "The public methods and properties of `cls` that its page shows: pairs of name and function"
+    for name in _body(cls):
+        found = inspect.getattr_static(cls, name)
+        function = getattr(found, 'fget', None) or getattr(found, '__func__', None) or found
+        if not name.startswith('_') and name not in patched(cls) and inspect.isfunction(inspect.unwrap(function)):
+            yield name, found, inspect.unwrap(function)
+
+
+def _parameter(p):
+    "A parameter as its source has it"
+    text = str(p.replace(annotation=p.empty, default=p.empty))
+    if p.annotation is not p.empty: text += f': {_written(p.annotation)}'
+    if p.default is p.empty: return text
+    default = getattr(p.default, '__qualname__', None) or repr(p.default)
+    return text + (f' = {default}' if ':' in text else f'={default}')
+
+def _written(annotation): return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+def _signature(symbol, name, kind):
+    "The line that defines `symbol`; one parameter a line where it is long"
+    if kind == 'class' and issubclass(symbol, BaseException):
+        return f'class {name}({", ".join(o.__name__ for o in symbol.__bases__)})'
+    signature = inspect.signature(symbol)
+    result = '' if signature.return_annotation in (signature.empty, symbol) else _written(signature.return_annotation)
+    if kind == 'property': return f'{name}: {result}' if result else name
+    parameters, kinds = [], [o.kind for o in signature.parameters.values()]
+    for i, p in enumerate(signature.parameters.values()):
+        if kind != 'class' and i == 0 and p.name in ('self', 'cls'): continue
+        if p.kind is p.KEYWORD_ONLY and not {p.KEYWORD_ONLY, p.VAR_POSITIONAL} & set(kinds[:i]): parameters.append('*')
+        parameters.append(_parameter(p))
+        if p.kind is p.POSITIONAL_ONLY and kinds[i + 1:i + 2] != [p.kind]: parameters.append('/')
+    start, end = f'{kind} {name}(', ')' + (f' -> {result}' if result and kind != 'class' else '')
+    line = start + ', '.join(parameters) + end
+    return line if len(line) < 90 else start + ''.join(f'\n    {o},' for o in parameters).rstrip(',') + '\n' + end
+
+
+def comments(symbol):
+    "The docments of `symbol`: the comment behind each parameter, and behind the result"
+    # fastcore's docments knows no positional-only parameters
+    function = inspect.unwrap(symbol.__init__ if inspect.isclass(symbol) else symbol)
+    if not inspect.isfunction(function): return {}
+    source = textwrap.dedent(inspect.getsource(function))
+    [node] = ast.parse(source).body
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): return {}
+    o = node.args
+    arguments = [*o.posonlyargs, *o.args, *filter(None, [o.vararg]), *o.kwonlyargs, *filter(None, [o.kwarg])]
+    lines = {a.lineno: a.arg for a in arguments} | ({node.returns.end_lineno: 'return'} if node.returns else {})
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {lines[t.start[0]]: t.string.lstrip('# ').strip() for t in tokens
+            if t.type == tokenize.COMMENT and t.start[0] in lines and t.start[0] < node.body[0].lineno}
+
+def _table(symbol):
+    rows = [f'| {"**Returns**" if name == "return" else f"`{name}`"} | {_escaped(text)} |'
+            for name, text in comments(symbol).items()]
+    return '\n'.join(['| | |', f'|{"-"*15}|{"-"*60}|', *rows]) if rows else ''
+
+def _escaped(text): return text.replace('|', '\\|')
+
+
+class Renderer(BasicMarkdownRenderer):
+    "`show_doc` of the API pages"
+    def __init__(self, sym, name=None, title_level=3, maxline=110):
+        super().__init__(exported(sym), name=name, title_level=title_level, maxline=maxline)
+
+    def _repr_markdown_(self):
+        kind = 'class' if inspect.isclass(self.sym) else _def(self.sym)
+        below = methods(self.sym) if kind == 'class' else ()
+        return '\n\n'.join([
+            _entry(self.sym, self.nm, kind, '#'*self.title_level),
+            *(_entry(function, f'{self.nm}.{name}', 'property' if isinstance(found, property) else _def(function),
+                     '#'*(self.title_level + 1)) for name, found, function in below)])
+
+
+def _def(function): return 'async def' if inspect.iscoroutinefunction(function) else 'def'
+
+def _entry(symbol, name, kind, hashes):
+    source = NbdevLookup().code(getattr(symbol, '__qualname__', name))
+    own = not inspect.isclass(symbol) or '__doc__' in vars(symbol)
+    parts = [f'{hashes} {name} {{.symbol}}',
+             f'[source]({source}){{.source-link target="_blank"}}' if source else '']
+    try: parts += [f'```python\n{_signature(symbol, name, kind)}\n```']
+    except (ValueError, TypeError): pass  # no signature to be had
+    parts += [inspect.cleandoc(symbol.__doc__ or '') if own else '', _table(symbol)]
+    return '\n\n'.join(o for o in parts if o)
