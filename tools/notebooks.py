@@ -5,7 +5,7 @@ stores the outputs; an output that differs only in process ids, times or address
 import argparse, json, os, signal, subprocess, sys, tempfile
 from pathlib import Path
 
-from kernels import code_cells, demo_cells, normal, notebooks, read, root, terminated_cleanly, text, tutorials
+from kernels import code_cells, demo_cells, normal, notebooks, read, root, terminated_cleanly, text
 
 
 def _tool(name): return str(Path(sys.executable).with_name(name))
@@ -31,7 +31,7 @@ def test(seconds, workers):
 def execute(path):
     "Execute the notebook at `path`, store its outputs, and return the errors that no cell announces"
     notebook, errors = read(path), []
-    tutorial = path in tutorials
+    tutorial = any(o.notebook > 1 for o in code_cells(notebook))
     cells = demo_cells(notebook) if tutorial else [o for o in code_cells(notebook) if o.runs]
     with notebooks(2 if tutorial else 1, cwd=path.parent) as kernels:
         for cell in cells:
