@@ -58,7 +58,7 @@ readme: $(DEV)
 	$(BIN)/python tools/readme.py
 
 benchmarks: $(DEV)
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/speed.py --json benchmarks/results.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info _proc _docs nbs/sidebar.yml .pytest_cache .hypothesis
