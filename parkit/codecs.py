@@ -16,7 +16,7 @@ from uuid import UUID
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
            'DecodeError', 'Chunks', 'as_bytes', 'damaged', 'register_type', 'registered_type', 'type_name',
            'register_opener', 'recall', 'encode', 'decode', 'encode_user', 'decode_user', 'verify', 'encode_key',
-           'is_canonical', 'decode_key', 'with_key', 'split_key']
+           'is_canonical', 'decode_key', 'verify_key', 'with_key', 'split_key']
 
 # %% ../nbs/00_codecs.ipynb #abce6dda
 if TYPE_CHECKING: import numpy as np
@@ -253,8 +253,12 @@ def _split_buffers(view: memoryview) -> tuple[memoryview, list[memoryview]]:
     start = _BUFFERS.size + _SPAN.size*n
     if start + size > len(view): raise DecodeError(f'a record of {len(view)} bytes claims {start + size}: it is damaged')
     spans = [_SPAN.unpack_from(view, _BUFFERS.size + _SPAN.size*i) for i in range(n)]
-    if sum(size for _, size in spans) > len(view): raise DecodeError(f'a record of {len(view)} bytes claims more than that in buffers: it is damaged')
-    return view[start:start + size], [_cut(view, at, n) for at, n in spans]
+    end = start + size
+    for at, length in spans:
+        if at != end + -end % ALIGNMENT: raise DecodeError(f'a record of {len(view)} bytes has a buffer at {at} that begins elsewhere: it is damaged')
+        end = at + length
+    if end != len(view): raise DecodeError(f'a record of {len(view)} bytes claims {end}: it is damaged')
+    return view[start:start + size], [view[at:at + length] for at, length in spans]
 
 # %% ../nbs/00_codecs.ipynb #b925a7d6
 def _cut(view: memoryview, start: int, size: int) -> memoryview:
@@ -328,7 +332,7 @@ def verify(record: Buffer) -> None:
         if isinstance(e, DecodeError): raise
         raise damaged(view, e) from e
 
-def _verify_pickle(data: memoryview) -> None:
+def _verify_pickle(data: Buffer) -> None:
     import pickletools
     for _ in pickletools.genops(bytes(data)): pass
 
@@ -477,28 +481,28 @@ def _read_number(data: bytes, at: int) -> tuple[int | float, int]:
     return (floor*scale + int.from_bytes(digits, 'big'))/scale, at
 
 # %% ../nbs/00_codecs.ipynb #b50f4adb
-def _read_many(data: bytes, at: int) -> tuple[list[Any], int]:
+def _read_many(data: bytes, at: int, loads: Callable[[bytes], Any]) -> tuple[list[Any], int]:
     "Keys one after the other up to an end mark"
     found = []
     while data[at]:
-        key, at = _read_key(data, at)
+        key, at = _read_key(data, at, loads)
         found.append(key)
     return found, at + 1
 
 # %% ../nbs/00_codecs.ipynb #5902aad1
-def _read_key(data: bytes, at: int) -> tuple[Any, int]:
+def _read_key(data: bytes, at: int, loads: Callable[[bytes], Any] = pickle.loads) -> tuple[Any, int]:
     "The key at `at`, and where it ends"
     tag = data[at]
     if tag == _STR: text, at = _text(data, at + 1); return text.decode('utf-8', 'surrogatepass'), at
     if tag == _NONE: return None, at + 1
     if tag <= _NAN: return _read_number(data, at)
     if tag == _BYTES: return _text(data, at + 1)
-    if tag == _TUPLE: many, at = _read_many(data, at + 1); return tuple(many), at
-    if tag == _SET: many, at = _read_many(data, at + 1); return frozenset(many), at
+    if tag == _TUPLE: many, at = _read_many(data, at + 1, loads); return tuple(many), at
+    if tag == _SET: many, at = _read_many(data, at + 1, loads); return frozenset(many), at
     if tag == _UUID: return UUID(bytes=data[at + 1:at + 17]), at + 17
     if tag == _DATE: return date.fromordinal(struct.unpack_from('>I', data, at + 1)[0]), at + 5
     if tag in (_NAIVE, _AWARE): return _naive(struct.unpack_from('>q', data, at + 1)[0]), at + 11
-    if tag == _OTHER: text, at = _text(data, at + 1); return pickle.loads(text), at
+    if tag == _OTHER: text, at = _text(data, at + 1); return loads(text), at
     raise DecodeError(f'a key holds the unknown tag {tag}: it is damaged, or of a newer parkit')
 
 # %% ../nbs/00_codecs.ipynb #a73edfdf
@@ -506,10 +510,17 @@ def decode_key(
     data: bytes,   # Bytes made by `encode_key`
 ) -> Any:          # The key itself if it was canonical, else one equal to it
     "The key that `data` stands for; raises `DecodeError` if it is damaged"
-    try: return _read_key(data, 0)[0]
+    return _checked_key(data, pickle.loads)
+
+def _checked_key(data: bytes, loads: Callable[[bytes], Any]) -> Any:
+    try: return _read_key(data, 0, loads)[0]
     except (*_DAMAGE, RecursionError) as e:
         if isinstance(e, DecodeError): raise
         raise DecodeError(f'the key {data[:40]!r} is damaged: {e}') from e
+
+def verify_key(data: bytes) -> None:
+    "Raise `DecodeError` if no key has these bytes, as far as that shows without running the pickles in it"
+    _checked_key(data, _verify_pickle)
 
 # %% ../nbs/00_codecs.ipynb #430b3a56
 def with_key(

@@ -156,7 +156,8 @@ class _DictWriting(_DictReading):
         elif old[:1] != _PICKLE_KIND:
             rest = bytes(split_key(old)[1])
             record = old[:len(old) - len(rest)] + record  # the key stays as it was first stored
-        txn.put_entry(at, record, oid, _HEAD.pack(count + (old is None), first, next, version + 1))
+        try: txn.put_entry(at, record, oid, _HEAD.pack(count + (old is None), first, next, version + 1))
+        except struct.error as e: raise self._damaged(e) from e
         if rest: txn.unlink(rest)
         if self._by_value: self._changed_class(txn)
 
@@ -417,6 +418,7 @@ class _ArrayItems(_Numbered):
         head = self._head(txn)
         at = self._at(self._index(head, i))
         old = txn.get(at)
+        if old is None: raise self._damaged(LookupError(f'item {i} is not there'))
         txn.put(at, txn.link(prepared), freeing=True)
         txn.unlink(old)
         self._changed(txn, head)

@@ -4,14 +4,14 @@
 
 # %% ../nbs/06a_maintenance.ipynb #54ea5448
 from __future__ import annotations
-import errno, json, os, re, shutil, signal, subprocess, sys, time
+import errno, json, os, re, shutil, signal, struct, subprocess, sys, time, zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
-from .codecs import ARRAY, BLOB, DecodeError, decode, split_key, verify
+from .codecs import ARRAY, BLOB, Buffer, DecodeError, decode, split_key, verify, verify_key
 from .containers import _CONTENT
-from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
-from .system import _file_system, _file_lock, _sync, ObjectNotFoundError, SiteError, TransactionError
+from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
+from .system import _file_system, _file_lock, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
     MAKING, META, NAMES, OBJECTS, READERS, TRASH, Site, Store, check_current, current_site, verify_pages)
 from .synchronization import Lock
@@ -159,7 +159,8 @@ class _Checker:
         self.store, self.txn, self.problems = store, txn, Findings()
         self.blobs = {key[1:]: _ID.unpack(size)[0] for key, size in self.scan(BLOBS, TRASH)}
         self.unused = set(self.blobs)
-        self.keys = 0  # entries that belong to some object
+        self.sums = {key[len(_SUMS):]: _SUM.unpack(data) for key, data in self.scan(_SUMS, META + b'sun')}  # what was found last time
+        self.seen: dict[bytes, tuple[int, int]] = {}
 
     def scan(self, lo: bytes, hi: bytes) -> Iterator[tuple[bytes, bytes]]: return self.store.scan(self.txn, lo, hi)
     def report(self, subject: str, what: str, advice: str = 'restore it from a backup') -> None: self.problems.append(Finding(f'{self.store.namespace}{subject}', what, advice))
@@ -186,26 +187,49 @@ class _Checker:
         subject = f'/{info.name}' if info.name else f'/{oid.hex()}'
         data = self.txn.get(oid)
         if data is None or len(data) != _HEAD.size: return self.report(subject, 'the head is missing or damaged')
-        head, entries = _Head(*_HEAD.unpack(data)), 0
+        head, entries, total = _Head(*_HEAD.unpack(data)), 0, 0
         for key, record in self.scan(oid + _ATTRIBUTE, _after(oid)):
-            is_entry = key[8:] >= _ENTRY
-            entries += is_entry
+            entries += key[8:] >= _ENTRY
+            if info.type in _INDEXED and key[8:9] == _ENTRY and not head.first <= _ID.unpack(key[9:])[0] < head.next: self.report(subject, f'its head is damaged: {head}')
+            if key[8:] != _HELD: total = zlib.crc32(record, zlib.crc32(key, total))
             if info.type == 'parkit._Ledger' and key[9:10] in _PLAIN: continue
-            try: self.check_record(record, key[8:] == _CONTENT)
+            try: self.check_record(key[8:], record)
             except Exception as e: self.report(subject, f'the entry {key[8:60]!r} is damaged: {e}')
         if _is_counted(info.type) and entries != head.size: self.report(subject, f'holds {entries} entries, and its head says {head.size}')
         if head.next and head.next - head.first < head.size: self.report(subject, f'its head is damaged: {head}')
+        if _is_counted(info.type) and not self.is_unchanged(oid, head.version, total): self.report(subject, f'its entries are others than at the last check, and nobody has changed it since: it still has version {head.version}')
 
-    def check_record(self, record: bytes, raw: bool) -> None:
+    def check_record(self, at: bytes, record: bytes) -> None:
         key, value = split_key(record)
         if key is not None: verify(key)
-        value = bytes(value)
-        if value[0] == BLOB:
-            id, size = _blob_of(value)
-            self.unused.discard(id)
-            if self.blobs.get(id) != size: raise DecodeError(f'its blob {id.hex()} is not on record with {size} bytes')
-            value = self.store.load(value, False)
-        if not raw: verify(value)
+        elif at[:1] > _ENTRY: verify_key(at)  # what begins with less is an attribute, or an item of a list
+        content: Buffer = bytes(value)
+        if content[0] == BLOB: content = self.check_blob(*_blob_of(bytes(content)))
+        if at != _CONTENT: verify(content)
+
+    def check_blob(self, id: bytes, size: int) -> Buffer:
+        self.unused.discard(id)
+        if self.blobs.get(id) != size: raise DecodeError(f'its blob {id.hex()} is not on record with {size} bytes')
+        content = self.store.load(_BLOB.pack(BLOB, id, size), False)
+        if not self.is_unchanged(id, 0, zlib.crc32(content)): raise DecodeError(f'its blob {id.hex()} is another than at the last check')
+        return content
+
+    def is_unchanged(self, what: bytes, version: int, total: int) -> bool:
+        "Whether the sum over a blob, or over an object of this version, is what the last check has found, if it has looked at that"
+        before = self.sums.get(what, (-1, 0))
+        self.seen[what] = (version, total) if before[0] != version else before
+        return before[0] != version or before[1] == total
+
+    def save_sums(self) -> None:
+        "Keep what was found for the next check, and forget what is gone"
+        new = {k: v for k, v in self.seen.items() if self.sums.get(k) != v}
+        gone = set() if self.problems else set(self.sums) - set(self.seen)
+        def work(txn: Any) -> None:
+            for what, found in new.items(): txn.put(_SUMS + what, _SUM.pack(*found))
+            for what in gone: txn.delete(_SUMS + what)
+        try:
+            if new or gone: write(self.store, work)
+        except StorageFullError: pass  # the next check has less to compare with
 
     def check_strays(self, infos: dict[bytes, _Info]) -> None:
         "Look for entries of no object"
@@ -217,6 +241,8 @@ class _Checker:
 
 # %% ../nbs/06a_maintenance.ipynb #5dba60a2
 _PLAIN = _QUEUED, _DELAYED, _RUNNING, _CANCEL, _ENDED, _TOTAL  # the ledger's entries that are no records
+_INDEXED = 'parkit.Array', 'parkit.Queue'  # which have all their items from the head's `first` to its `next`
+_SUMS, _SUM = META + b'sum', struct.Struct('>QI')  # what the keys of checksums begin with; the version of an object, or 0, and a CRC-32
 
 def _is_counted(type_name: str) -> bool:
     "Whether the head of objects of this type says how many entries they have"
@@ -227,23 +253,34 @@ def _check_namespace(path: str, namespace: str) -> Findings:
     "What a process that `check` has started does"
     store = Site(path, create=False).store(namespace, True)
     with _file_lock(store.lock.path): pages = verify_pages(store.path)  # nobody writes meanwhile
-    if pages: return Findings([Finding(namespace, f'the pages of its file are damaged: {pages}', 'restore it from a backup')])
-    return read(store, lambda txn, zero_copy: _Checker(store, txn).check())
+    if pages: return Findings([Finding(namespace, f'the pages of its data.mdb are damaged: {pages}', 'restore it from a backup')])
+    checker, found = read(store, lambda txn, zero_copy: (checker := _Checker(store, txn), checker.check()))
+    if not namespace.startswith('_'): checker.save_sums()
+    return found
 
 # %% ../nbs/06a_maintenance.ipynb #56a7053c
 def check(
     site: Site | None = None,  # `None` is this process's site
 ) -> Findings:
-    "Verify every namespace: pages, structure, counts, references and values. What is found is damage; nothing found means that all is sound"
+    """Verify every namespace: pages, structure, counts, references and values. What is found is damage. Bytes of a value that were changed and can still be decoded
+    are found if an earlier check has seen the object at the version it still has: each check keeps checksums for the next"""
     site, found = site or current_site(), Findings()
     if any(s.lock.is_mine() for s in site._stores.values()): raise TransactionError('this process has a transaction open, for whose end `check` would wait for ever; call it outside')
     program = 'import json, sys; from parkit.maintenance import _check_namespace; print(json.dumps(_check_namespace(*sys.argv[1:])))'
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(os.path.abspath(p) for p in sys.path if os.path.isdir(p or '.')))
+    with site.setting_up(): found += _lost(site)
     for namespace in site.namespaces(True):
         done = subprocess.run([sys.executable, '-c', program, site.path, namespace], capture_output=True, text=True, env=env)
         if done.returncode == 0: found += [Finding(*f) for f in json.loads(done.stdout.splitlines()[-1])]
         else: found.append(Finding(namespace, _how_it_failed(done), 'restore it from a backup'))
     return found
+
+def _lost(site: Site) -> Iterator[Finding]:
+    "What is no namespace any longer, though there is data in it"
+    for place in site.places(True):
+        try:
+            if not site.store(place, True).is_on_disk(): site.store(place, True).check_lost()
+        except SiteError as e: yield Finding(place, str(e))
 
 def _how_it_failed(done: Any) -> str:
     if done.returncode < 0: return f'reading it killed the process that checked it ({signal.Signals(-done.returncode).name}): the pages of its file are damaged'

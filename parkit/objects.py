@@ -170,7 +170,8 @@ class _Identity:
         oid = txn.get(_name_key(name))
         if oid is None: return check_current(txn)
         info = _info(txn, oid)
-        return None if info is None else (oid, info)
+        if info is None: raise DecodeError(f'the name {name!r} leads to the object {oid.hex()}, which is not there: the namespace is damaged; `pk.check` says how far')
+        return oid, info
 
     def _make(self, txn: Any, info: _Info) -> tuple[bytes, _Info, bool]:
         "Write the records of a new object, unless another process has just made it"
@@ -379,8 +380,10 @@ class _Reading(_Identity):
         "The head; raises `ObjectNotFoundError` if the object was dropped"
         data = txn.get(self._oid)
         if data is None: raise self._gone(txn)
-        try: return _Head._make(_HEAD.unpack(data))
+        try: head = _Head._make(_HEAD.unpack(data))
         except struct.error as e: raise self._damaged(e) from e
+        if head.size >> 63 or not 0 <= head.first <= head.next: raise self._damaged(ValueError(f'it claims {head.size} entries from {head.first} to {head.next}'))
+        return head
 
     def _damaged(self, e: Exception) -> DecodeError:
         return DecodeError(f'the head of the {type(self).__name__} {self._name or self.uuid} in {self._store.namespace!r} is damaged: {e}')

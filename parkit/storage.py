@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
-from .system import (copy_file, InvalidNameError, ObjectExistsError, ObjectNotFoundError, replace_file, SiteError,
+from .system import (copy_file, InvalidNameError, ObjectExistsError, ObjectNotFoundError, open_locked, replace_file, SiteError,
     StorageFullError, TransactionError, _Alive, _boot_id, _check_directory, _check_exchange, _exchange,
     _file_lock, _find_open_files, _fork, _leak, _link_all, _map_file, _RECORD_SIZE, _sync, _watchers, _write_all,
     _write_new, _WriteLock)
@@ -169,7 +169,7 @@ class _Files:
 
     def _facts(self) -> dict[str, Any] | None:
         "What `store.json` says, or `None` where the namespace does not exist"
-        return read_facts(os.path.join(self.path, 'store.json'), dict(durable=bool, boot=str, uuid=str))
+        return read_facts(os.path.join(self.path, 'store.json'), dict(durable=bool, boot=str, uuid=str, lineage=str))
 
     def _is_current(self, facts: dict[str, Any] | None) -> bool:
         return facts is not None and (facts['durable'] or facts['boot'] == _boot_id())
@@ -226,7 +226,7 @@ class _Opening(_Files):
         if heir is not None: self._end_retired(heir, facts)
 
     def _use(self, env: lmdb.Environment, bell: int, facts: dict[str, Any]) -> None:
-        lineage = facts.get('lineage', facts['uuid'])
+        lineage = facts['lineage']
         if self.lineage not in ('', lineage):
             for o in list(self.opened.values()): o._lose()  # their ids may mean other objects here
         self.lineage, self.durable, self._bell, self.env, self.begin = lineage, bool(facts['durable']), bell, env, env.begin
@@ -256,11 +256,11 @@ class _Opening(_Files):
             facts = self._facts()
             if self._is_current(facts): return
             if facts: self.durable = facts['durable']
-            else: self._check_lost()
+            else: self.check_lost()
             try: self._make_files(_new_facts(self.durable))
             except OSError as e: raise self.explain(e) from e  # what is half made is made again by the next
 
-    def _check_lost(self) -> None:
+    def check_lost(self) -> None:
         "Raise `SiteError` where only `store.json` is missing: nothing is committed before that is there"
         data = os.path.join(self.path, 'data.mdb')
         if os.path.exists(data) and os.path.getsize(data) > 2*mmap.PAGESIZE:
@@ -307,12 +307,17 @@ class _Opening(_Files):
     def _check_length(self, env: lmdb.Environment, data: str) -> None:
         "Raise `SiteError` if pages that are used are missing at the end of the file: to read them would kill this process"
         info: Any = env.info()
-        if os.path.getsize(data) < 2*env.stat()['psize']: raise SiteError(f'{data} has only {os.path.getsize(data)} bytes: it is damaged; restore the namespace from a backup')
-        if os.path.getsize(data) >= (info['last_pgno'] + 1)*env.stat()['psize']: return
+        size, pages, page = os.path.getsize(data), info['last_pgno'] + 1, env.stat()['psize']
+        if size < 2*page: raise SiteError(f'{data} has only {size} bytes: it is damaged; restore the namespace from a backup')
+        if size >= pages*page: return
         problem = verify_pages(self.path)  # pages that were freed before they were ever written need not be there
-        if 'beyond EOF' in problem:
-            with _file_lock(self.lock.path): problem = verify_pages(self.path)  # a writer may have been at work
-        if 'beyond EOF' in problem: raise SiteError(f'{data} is shorter than its {info["last_pgno"] + 1} pages: it is damaged; restore the namespace from a backup ({problem})')
+        fd = open_locked(self.lock.path, wait=bool(problem) and not self.lock.is_mine())  # a writer may have been at work
+        try:
+            if problem: problem = verify_pages(self.path)
+            elif fd is not None: os.truncate(data, max(os.path.getsize(data), pages*page))  # nobody writes, and the next who opens it need not look again
+        finally:
+            if fd is not None: _fork.close(fd)
+        if problem: raise SiteError(f'{data} is shorter than its {pages} pages: it is damaged; restore the namespace from a backup ({problem})')
 
     def close(self) -> None:
         "Close the files; the next use opens them again"
@@ -371,12 +376,15 @@ def read_facts(path: str, kinds: dict[str, type]) -> dict[str, Any] | None:
     return facts  # type: ignore[no-any-return]
 
 _VERIFY = '''
-import json, sys
+import json, lmdb, os, sys
+def walk(path):  # before lmdb 3: a compacting copy goes to all pages but those of the values in the list of free ones
+    with lmdb.open(path, readonly=True, lock=False) as env: env.copyfd(os.open(os.devnull, os.O_WRONLY), compact=True)
+    return []
 try: from lmdb import verify
-except ImportError: sys.exit(print('[]'))  # lmdb 2 cannot tell
-verify._Verifier.MAX_ERRORS = sys.maxsize
-try: found = verify.verify(sys.argv[1])
-except (verify.VerifyError, OSError) as e: found = [str(e)]
+except ImportError: look = walk
+else: verify._Verifier.MAX_ERRORS, look = sys.maxsize, verify.verify
+try: found = look(sys.argv[1])
+except Exception as e: found = [str(e) or type(e).__name__]
 print(json.dumps(found))
 '''
 _SLACK = re.compile(r'.* overflow page \d+ header mp_pages (\d+) != OVPAGES\(\d+\)=(\d+)')
@@ -391,7 +399,7 @@ def _without_slack(errors: list[str]) -> list[str]:
     return [e for e, m in counts if not m or (int(m[3]) if m[3] else int(m[2]) - int(m[1])) != slack]
 
 def verify_pages(path: str) -> str:
-    "What LMDB's own look at the pages of `data.mdb` in `path` finds, in a process of its own; '' if they are sound, or if this LMDB cannot tell (before 3)"
+    "What LMDB's own look at the pages of `data.mdb` in `path` finds, in a process of its own; '' if they are sound"
     import signal, subprocess
     done = subprocess.run([sys.executable, '-c', _VERIFY, path], capture_output=True, text=True)
     if done.returncode < 0: return f'looking at them killed the process that did it ({signal.Signals(-done.returncode).name})'
@@ -526,7 +534,7 @@ class _Scanning(_Reading):
         while len(key) >= KEY_LIMIT:
             node = txn.get(key[:KEY_LIMIT])
             if node is None: return None
-            key = node[1:] + key[KEY_LIMIT:]
+            key = _node_id(node) + key[KEY_LIMIT:]
         return key
 
     def scan(
@@ -539,7 +547,8 @@ class _Scanning(_Reading):
         "Keys and entries from `lo` up to `hi`; follows changes made through `txn` while it runs"
         for key, value in self._steps(txn, lo[:KEY_LIMIT], hi[:KEY_LIMIT] + b'\0' if len(hi) >= KEY_LIMIT else hi, reverse):
             if len(key) == KEY_LIMIT:
-                for rest, v in self.scan(txn, value[1:], _after(value[1:]), reverse):
+                id = _node_id(value)
+                for rest, v in self.scan(txn, id, _after(id), reverse):
                     if lo <= key + rest[8:] < hi: yield key + rest[8:], v
             elif key >= lo: yield key, value
 
@@ -563,6 +572,11 @@ class _Scanning(_Reading):
         except lmdb.Error as e: raise TransactionError(f'an iteration of {self.namespace!r} outlived its transaction: {e}') from e
 
 # %% ../nbs/01_storage.ipynb #0ae4e429
+def _node_id(node: bytes) -> bytes:
+    "The id under which a long key goes on"
+    if len(node) != 9 or node[:1] != _NODE: raise DecodeError(f'the node of a long key is {node[:20]!r}: it is damaged')
+    return node[1:]
+
 def _after(prefix: bytes) -> bytes:
     "The first key that is greater than all that begin with the 8-byte id `prefix`"
     return _ID.pack(_ID.unpack(prefix)[0] + 1)
@@ -824,7 +838,7 @@ class _Entries(WriteTxn):
             if node is None:
                 node = _NODE + self.new_id()
                 self.put(key[:KEY_LIMIT], node, freeing=True)
-            key = node[1:] + key[KEY_LIMIT:]
+            key = _node_id(node) + key[KEY_LIMIT:]
         raw = self.raw
         try:
             raw.put(key, value)
@@ -839,8 +853,9 @@ class _Entries(WriteTxn):
             return
         node = self.get(key[:KEY_LIMIT])
         if node is None: return
-        self.delete_entry(node[1:] + key[KEY_LIMIT:])
-        if next(self.store.scan(self, node[1:], _after(node[1:])), None) is None: self.delete(key[:KEY_LIMIT])
+        id = _node_id(node)
+        self.delete_entry(id + key[KEY_LIMIT:])
+        if next(self.store.scan(self, id, _after(id)), None) is None: self.delete(key[:KEY_LIMIT])
 
     def delete_keys(self, lo: bytes, hi: bytes) -> None:
         "Remove all keys from `lo` up to `hi`"
@@ -850,7 +865,7 @@ class _Entries(WriteTxn):
         "Remove all entries from `lo` up to `hi`, with their blobs"
         store = self.store
         for key, value in store._steps(self, lo, hi, False):
-            if len(key) == KEY_LIMIT: self.delete_range(value[1:], _after(value[1:]))
+            if len(key) == KEY_LIMIT: self.delete_range(id := _node_id(value), _after(id))
             else: self.unlink(_value_record(value))
             self.delete(key)
 
@@ -1158,12 +1173,16 @@ class Site:
 
     def namespaces(self, reserved: bool = False) -> list[str]:
         "The paths of all namespaces, sorted; with `reserved`, parkit's own too"
+        return [path for path in self.places(reserved) if self.store(path, True).is_on_disk()]
+
+    def places(self, reserved: bool = False) -> list[str]:
+        "The paths of all directories in which namespaces are, or are being made, sorted"
         found = []
         for directory, names, _ in os.walk(self.path):
             path = os.path.relpath(directory, self.path)
             if INTERNAL in names:
                 names.remove(INTERNAL)  # there are no namespaces in there
-                if path != '.' and self.store(path, True).is_on_disk(): found.append(path)
+                if path != '.': found.append(path)
             if path == '.': names[:] = [n for n in names if n != MAKING and (reserved or not n.startswith('_'))]
         return sorted(found)
 

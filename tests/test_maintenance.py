@@ -119,7 +119,7 @@ def test_doctor_says_who_holds_locks(d):
 _calls = '''
 class Nobody:
     def ensure(self, site): pass
-pk.tasks.set_runner(Nobody())
+pk.calls.set_runner(Nobody())
 f = pk.bind_task('f')
 traces = [f() for _ in range(3)]
 say()
@@ -576,7 +576,7 @@ def test_check_survives_what_kills_a_reader(site, tmp_path, monkeypatch, verifie
         monkeypatch.syspath_prepend(tmp_path)
     [found] = pk.check()
     assert found.subject == 'short' and 'restore it' in found.advice
-    assert re.search('are damaged: ' if verifies else r'killed the process that checked it \(SIGBUS\)|cannot be read', found.what), found.what
+    assert 'data.mdb are damaged: ' in found.what, found.what
 
 
 # --- gc
