@@ -4,26 +4,30 @@
 
 # %% ../nbs/04b_calls.ipynb #6df17c79
 from __future__ import annotations
-import os, struct, sys, time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import CancelledError
-from datetime import datetime
+import os, shutil, struct, sys, threading, time
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 from .codecs import BLOB, ParkitError, decode, encode, recall, register_opener, register_type
 from .objects import _ENTRY, _HEAD, Object, _join, release_trace
-from .system import ObjectNotFoundError
-from .storage import Blob, Site, _blob_of, check_current
-from .transactions import read, wait_until, write
+from .system import SAFETY_NET, Listener, ObjectNotFoundError, _fork
+from .storage import INTERNAL, Blob, Site, _blob_of, check_current, current_site
+from .transactions import WaitTimeout, is_interactive, read, wait_until, wait_until_async, write
 
 # %% auto #0
-__all__ = ['TRACES', 'STATUSES', 'TaskError', 'WorkerCrashedError', 'TaskCancelledError', 'RemoteTraceback', 'Runner',
-           'set_runner', 'AsyncTrace']
+__all__ = ['TRACES', 'STATUSES', 'T', 'TaskError', 'WorkerCrashedError', 'TaskCancelledError', 'TaskTimeoutError',
+           'RemoteTraceback', 'Runner', 'set_runner', 'Progress', 'track', 'AsyncTrace', 'Display', 'set_display',
+           'traces', 'TraceFuture']
 
 # %% ../nbs/04b_calls.ipynb #5af64256
-_QUEUED, _DELAYED, _RECORD, _CALL, _RESULT, _CANCEL, _RUNNING, _CONTEXT, _ENDED, _TOTAL = (bytes((c,)) for c in b'qdrcvkpxzt')
+_QUEUED, _DELAYED, _RECORD, _CALL, _RESULT, _CANCEL, _RUNNING, _CONTEXT, _ENDED, _TOTAL, _PROGRESS = (bytes((c,)) for c in b'qdrcvkpxztg')
 TRACES = '_traces'  # the namespace of the ledger
 STATUSES = ('submitted', 'running', 'finished', 'failed', 'crashed', 'cancelled', 'timeout')
 _TIME, _TOTALS = struct.Struct('>Q'), struct.Struct('>QQ')  # microseconds since the epoch; calls and bytes
@@ -211,7 +215,7 @@ class _Ledger(_Waiting):
     def _finish(self, txn: Any, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None, kinds: tuple[str, ...], output: int) -> str | None:
         if txn.get(self._key(_RUNNING, process)) != id.encode(): return None  # someone took us for dead
         record = _Record(*self._load(txn, False, _RECORD, id))
-        self._end(txn, process, id, record._replace(output=output), status, result, kinds)
+        self._end(txn, process, id, record._replace(output=record.output + output), status, result, kinds)
         return None if more is None else self._claim(txn, process, more, time.time())
 
     def cancel(self, id: str) -> str:
@@ -267,8 +271,9 @@ class _Ledger(_Waiting):
         found = txn.get(self._key(_RUNNING, process))
         if found is None: return ''
         id, record = found.decode(), _Record(*self._load(txn, False, _RECORD, found.decode()))
-        error = WorkerCrashedError(f'process {record.pid} {reasons.get(record.pid or 0, "ended")} while it ran {record.task}')
-        self._end(txn, process, id, record, 'crashed', _join(_encode_error(error)), _kinds(error))
+        record = record._replace(output=record.output + _keep_output(self.site, process, id))
+        status, error = _death(record, reasons.get(record.pid or 0, 'ended'))
+        self._end(txn, process, id, record, status, _join(_encode_error(error)), _kinds(error))
         return id
 
     def running(self) -> list[str]:
@@ -278,6 +283,16 @@ class _Ledger(_Waiting):
     def is_idle(self) -> bool:
         "Whether nothing waits and nothing runs"
         return not self.count_queued() and not self.running()
+
+    def ended(self, seen: bytes) -> tuple[list[str], bytes]:
+        "The calls that have ended after the moment `seen`, and the moment of the last"
+        keys = read(self._store, lambda txn, zero_copy: [key for key, _ in self._scan(txn, _ENDED, after=seen)])
+        return [key[8:].decode() for key in keys], keys[-1] + b'\0' if keys else seen
+
+    def _find(self, txn: Any, zero_copy: bool, status: str | None, task: str | None, since: float) -> list[str]:
+        "The calls that are asked for, the newest first"
+        found = ((key.decode(), _Record(*decode(data))) for key, data in self._scan(txn, _RECORD, after=f'{int(since*1e9):016x}'.encode(), reverse=True))
+        return [id for id, r in found if status in (None, r.status) and task in (None, r.task)]
 
 # %% ../nbs/04b_calls.ipynb #9ef02c9b
 register_type(_Ledger, 'parkit._Ledger')
@@ -299,6 +314,9 @@ class WorkerCrashedError(TaskError):
 
 class TaskCancelledError(TaskError, CancelledError):
     "The call was cancelled before it had ended"
+
+class TaskTimeoutError(TaskError, TimeoutError):
+    "The call ran for longer than it may"
 
 class RemoteTraceback(Exception):
     "The traceback of an exception in a worker, as text"
@@ -331,6 +349,12 @@ def _is_retried(record: _Record, kinds: tuple[str, ...]) -> bool:
     "Whether a call that ended with an exception of `kinds` is to be run again"
     how = record.how
     return record.attempt <= how.retries and (not how.retry_on or not set(how.retry_on).isdisjoint(kinds))
+
+def _death(record: _Record, reason: str) -> tuple[str, TaskError]:
+    "The status of a call whose worker has died, and the error"
+    limit = record.how.timeout
+    if limit is None or time.time() < (record.start or 0) + limit: return 'crashed', WorkerCrashedError(f'process {record.pid} {reason} while it ran {record.task}')
+    return 'timeout', TaskTimeoutError(f'{record.task} has not ended within {limit:g} s, nor when it was interrupted; its worker {reason}')
 
 def _size_of(record: bytes | None) -> int:
     "How many bytes an entry keeps, its blob included"
@@ -368,18 +392,153 @@ def _the_runner() -> Runner:
 
 def _ensure(site: Site) -> None: _the_runner().ensure(site)
 
-# %% ../nbs/04b_calls.ipynb #0d92dd4a
-class AsyncTrace:
-    "The record of one call of a task in the background; opens in any process, also after the caller is gone"
-    def __init__(self, ledger: _Ledger, id: str) -> None: self._ledger, self.id = ledger, id
+# %% ../nbs/04b_calls.ipynb #7dd2c9dc
+def _options(
+    given: tuple[Any, ...] = (),   # What holds where nothing else is said
+    *,
+    timeout: float | None = None,  # Seconds that the call may run
+    retries: int | None = None,    # How often it is run again when it fails, crashes or runs too long
+    backoff: float | None = None,  # Seconds before it is run again; twice as long each further time
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,  # The exceptions after which it is run again; `None`: after any failure
+    priority: int | None = None,   # From -128 to 127; the highest go first
+    delay: float | timedelta | None = None,  # Seconds that it waits before it may run
+) -> tuple[Any, ...]:
+    "Options as a call's record keeps them; raises `ValueError` for what cannot be one"
+    if isinstance(delay, timedelta): delay = delay.total_seconds()
+    if timeout is not None and not timeout > 0: raise ValueError(f'a timeout is a number of seconds greater than 0, got {timeout!r}')
+    for name, value in (('retries', retries), ('backoff', backoff), ('delay', delay)):
+        if value is not None and not value >= 0: raise ValueError(f'{name} is a number that is not negative, got {value!r}')
+    if priority is not None and priority not in range(-128, 128): raise ValueError(f'a priority is a whole number from -128 to 127, got {priority!r}')
+    kinds = None if retry_on is None else tuple(_name_of(c) for c in (retry_on if isinstance(retry_on, tuple) else (retry_on,)))
+    new = dict(timeout=timeout, retries=retries, backoff=backoff, retry_on=kinds, priority=priority, delay=delay)
+    made = _Options(*given)._replace(**{k: v for k, v in new.items() if v is not None})
+    return () if made == _Options() else tuple(made)
 
-    def __reduce__(self) -> Any: return recall, ('trace', self._ledger.site.path, self.id)
-    def __eq__(self, other: object) -> bool: return isinstance(other, AsyncTrace) and other.id == self.id
-    def __hash__(self) -> int: return hash(self.id)
-    def __repr__(self) -> str: return f'AsyncTrace({self.task}, {self.status})'
-    def __str__(self) -> str:
-        r = self._record
-        return '\n'.join(['AsyncTrace', f'task: {r.task}', f'status: {r.status}', f'pid: {r.pid}', f'start: {_local(r.start)}', f'end: {_local(r.end)}'])
+# %% ../nbs/04b_calls.ipynb #71909de0
+def _output_path(
+    site: Site,
+    name: str,  # Of a process that runs a call, or of a call that has ended
+) -> str: return os.path.join(site.path, INTERNAL, 'output', name)
+
+class _Growing(NamedTuple):
+    "A file that is watched as a namespace's bell is"
+    bell_path: str
+    generation: int
+    def listen(self) -> None: "Whoever writes to it rings"
+
+# %% ../nbs/04b_calls.ipynb #259a924a
+def _read_from(path: str, start: int, end: int | None = None) -> bytes:
+    "A part of a file; nothing of one that is not there"
+    try:
+        with open(path, 'rb') as f:
+            f.seek(start)
+            return f.read() if end is None else f.read(end - start)
+    except FileNotFoundError: return b''
+
+def _keep_output(
+    site: Site,
+    process: str,
+    id: str,
+) -> int:  # Bytes
+    "Give what the process has written to its call; what an earlier attempt has written comes before it"
+    source, target = _output_path(site, process), _output_path(site, id)
+    try:
+        size = os.path.getsize(source)
+        if not size: return 0
+        if not os.path.exists(target): os.rename(source, target)
+        else:
+            with open(source, 'rb') as new, open(target, 'ab') as old: shutil.copyfileobj(new, old)
+            os.unlink(source)
+        return size
+    except FileNotFoundError: return 0  # there is none, or the site was removed
+
+# %% ../nbs/04b_calls.ipynb #f6fe9525
+class Progress(NamedTuple):
+    "How far a call has come"
+    n: float                    # Things done
+    total: float | None = None  # Of how many, if that is known
+    rate: float | None = None   # Things a second
+    elapsed: float = 0.0        # Seconds since the beginning
+    description: str = ''
+
+# %% ../nbs/04b_calls.ipynb #d9084175
+_REPORT_PAUSE = 0.1  # seconds between two words on the progress
+_inside: list[tuple[_Ledger, str]] = []  # the call that this process runs
+
+def _report(progress: Progress) -> None:
+    "Note the progress of the call that runs"
+    ledger, id = _inside[-1]
+    write(ledger._store, lambda txn: txn.put(ledger._key(_PROGRESS, id), encode(tuple(progress)), freeing=True))
+
+# %% ../nbs/04b_calls.ipynb #e48f4059
+T = TypeVar('T')
+
+def track(
+    iterable: Iterable[T],       # Its items are passed on
+    total: float | None = None,  # How many they are; `None` asks `len`
+    description: str = '',       # What is being done to them
+) -> Iterator[T]:
+    "The items of `iterable`, while the trace of the call that runs tells how many were done"
+    if total is None: total = len(iterable) if isinstance(iterable, Sized) else None
+    return _track(iterable, total, description) if _inside else iter(_with_bar(iterable, total, description))
+
+def _track(iterable: Iterable[T], total: float | None, description: str) -> Iterator[T]:
+    start = last = time.monotonic()
+    n = 0
+    def say() -> None: _report(Progress(n, total, n/(last - start) if n else None, last - start, description))
+    say()
+    for item in iterable:
+        yield item
+        n += 1
+        now = time.monotonic()
+        if now - last >= _REPORT_PAUSE:
+            last = now
+            say()
+    last = time.monotonic()
+    say()
+
+def _with_bar(iterable: Iterable[T], total: float | None, description: str) -> Iterable[T]:
+    try: from tqdm import tqdm
+    except ImportError: return iterable
+    return tqdm(iterable, description or None, total)  # type: ignore[no-any-return]
+
+# %% ../nbs/04b_calls.ipynb #d539dcb4
+class _OnImport(MetaPathFinder):
+    "Calls `change(module)` when the module `name` is imported"
+    def __init__(self, name: str, change: Callable[[Any], None]) -> None: self.name, self.change = name, change
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname != self.name: return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        if spec is None or spec.loader is None: return spec
+        load = spec.loader.exec_module
+        def exec_module(module: Any) -> None:
+            load(module)
+            self.change(module)
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+# %% ../nbs/04b_calls.ipynb #d4c830d5
+def _adopt_tqdm(module: Any) -> None:
+    "Have the bars of `tqdm.std` report to the trace"
+    silent = open(os.devnull, 'w')
+    def display(self: Any, msg: str | None = None, pos: int | None = None) -> bool:
+        if not self.pos and msg is None and _inside:  # of nested bars, the outermost
+            d = self.format_dict
+            _report(Progress(d['n'], d['total'], d['rate'] or (d['n']/d['elapsed'] if d['elapsed'] else None), d['elapsed'], d['prefix'] or ''))
+        return True
+    module.tqdm.display, module.tqdm.fp = display, property(lambda self: silent, lambda self, value: None)
+
+def _watch_tqdm() -> None:
+    "In a worker: take `tqdm` over when a task imports it"
+    if 'tqdm.std' in sys.modules: _adopt_tqdm(sys.modules['tqdm.std'])
+    else: sys.meta_path.insert(0, _OnImport('tqdm.std', _adopt_tqdm))
+
+# %% ../nbs/04b_calls.ipynb #0d92dd4a
+class _Facts:
+    "What is known of a call"
+    def __init__(self, ledger: _Ledger, id: str) -> None: self._ledger, self.id = ledger, id
 
     @property
     def _record(self) -> _Record: return self._ledger.record(self.id)
@@ -396,13 +555,18 @@ class AsyncTrace:
 
     @property
     def status(self) -> str:
-        "`submitted`, `running`, `finished`, `failed` (an exception), `crashed` (the worker died) or `cancelled`"
+        "`submitted`, `running`, `finished`, `failed` (an exception), `crashed` (the worker died), `cancelled` or `timeout`"
         return self._record.status
 
     @property
     def pid(self) -> int | None:
         "The process that runs or ran the call; `None` before it starts"
         return self._record.pid
+
+    @property
+    def submitted(self) -> datetime:
+        "When the call was made, in local time"
+        return datetime.fromtimestamp(self._record.submitted)
 
     @property
     def start(self) -> datetime | None:
@@ -415,28 +579,103 @@ class AsyncTrace:
         return _local(self._record.end)
 
     @property
+    def attempt(self) -> int:
+        "Which attempt this is or was: 1, unless the call was run again"
+        return self._record.attempt
+
+    @property
+    def parent(self) -> AsyncTrace | None:
+        "The call inside which this one was made"
+        parent = self._record.parent
+        return AsyncTrace(self._ledger, parent) if parent else None
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        "The arguments given by position; raises `ObjectNotFoundError` if they could not be stored"
+        return self._arguments[0]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        "The arguments given by name"
+        return self._arguments[1]
+
+    @property
+    def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        try: return self._ledger.load(_CALL, self.id)  # type: ignore[no-any-return]
+        except KeyError: raise ObjectNotFoundError(f'the arguments of {self!r} could not be stored') from None
+
+    @property
+    def progress(self) -> Progress | None:
+        "How far the call has come, if it tells"
+        try: return Progress(*self._ledger.load(_PROGRESS, self.id))
+        except KeyError: return None
+
+# %% ../nbs/04b_calls.ipynb #871fbcbd
+_GOING = 'submitted', 'running'
+
+class AsyncTrace(_Facts):
+    "The record of one call of a task in the background; opens in any process, also after the caller is gone"
+    def __reduce__(self) -> Any: return recall, ('trace', self._ledger.site.path, self.id)
+    def __eq__(self, other: object) -> bool: return isinstance(other, AsyncTrace) and other.id == self.id
+    def __hash__(self) -> int: return hash(self.id)
+    def __repr__(self) -> str: return f'AsyncTrace({self.task}, {self.status})'
+    def __str__(self) -> str:
+        r = self._record
+        return '\n'.join(['AsyncTrace', f'task: {r.task}', f'status: {r.status}', f'pid: {r.pid}', f'start: {_local(r.start)}', f'end: {_local(r.end)}'])
+
+    @property
     def done(self) -> bool:
         "Whether the call has ended, in whatever way; while it has not, sees to it that workers are there"
-        if self.status not in ('submitted', 'running'): return True
+        if self.status not in _GOING: return True
         _ensure(self._ledger.site)
         return False
 
     @property
     def error(self) -> BaseException | None:
         "The exception with which the call ended; `None` if it ended well or has not ended"
-        if self.status in ('submitted', 'running', 'finished'): return None
+        if self.status in (*_GOING, 'finished'): return None
         try: error, text = self._ledger.load(_RESULT, self.id)
         except Exception as e: return TaskError(f'the exception of {self!r} cannot be read in this process: {e}')
         error.__cause__ = RemoteTraceback(text)
         return error  # type: ignore[no-any-return]
 
     @property
+    def traceback(self) -> str | None:
+        "The traceback of the exception, as text; `None` where there is no exception"
+        error = self.error
+        return error.__cause__.text if error is not None and isinstance(error.__cause__, RemoteTraceback) else None
+
+    def wait(
+        self,
+        timeout: float | None = None,  # Seconds; `None` waits for ever
+    ) -> bool:
+        "Wait until the call has ended, showing what it writes to whoever sits before it; returns whether it has"
+        if self.done: return True
+        display = _the_display()
+        if display is not None: return display.show(self, timeout)
+        try: return wait_until(lambda: self.done, timeout)
+        except WaitTimeout: return False
+
+    @property
     def result(self) -> Any:
         "What the task returned, waiting for it; raises what the task raised, the worker's traceback its cause"
-        if not self.done: wait_until(lambda: self.done)
+        self.wait()
+        return self._result()
+
+    def _result(self) -> Any:
         error = self.error
         if error is not None: raise error
         return self._ledger.load(_RESULT, self.id)
+
+    async def _await(self) -> Any:
+        await wait_until_async(lambda: self.done)
+        return self._result()
+
+    def __await__(self) -> Any: return self._await().__await__()
+
+    def as_future(self) -> TraceFuture:
+        "A `concurrent.futures.Future` of the result"
+        return _futures_of(self._ledger).add(self)
 
     def cancel(self) -> bool:
         "End the call: take it off the queue, or interrupt its worker, which is killed if that does not help. Returns false if the call had ended before"
@@ -444,9 +683,172 @@ class AsyncTrace:
         if status == 'running': _the_runner().cancel(self._ledger.site, self.id)
         return status in ('cancelled', 'running')
 
+    @property
+    def output(self) -> str:
+        "What the call has printed or written so far, by whatever way"
+        return self._written(0)[0].decode(errors='replace')
+
+    def _written(self, seen: int) -> tuple[bytes, _Record]:
+        "What the call has written from the byte `seen` on, and the record that goes with it"
+        site = self._ledger.site
+        while True:
+            record = self._record
+            data = _read_from(_output_path(site, self.id), seen, record.output) if seen < record.output else b''
+            if record.status == 'running': data += _read_from(_output_path(site, record.process), max(0, seen - record.output))
+            if self._record == record: return data, record
+
+    def follow(self) -> Iterator[str]:
+        "What the call writes, piece by piece as it comes, until it has ended"
+        reader = _Reader(self)
+        with Listener() as listener:
+            while not reader.ended:
+                text = reader.read()
+                if text: yield text
+                elif not reader.ended and not reader.listen(listener): listener.wait()
+
+# %% ../nbs/04b_calls.ipynb #426094d3
+class _Reader:
+    "Reads what a call writes"
+    def __init__(self, trace: AsyncTrace) -> None: self.trace, self.seen, self.ended, self.decoder = trace, 0, False, getincrementaldecoder('utf-8')('replace')
+
+    def read(self) -> str:
+        "What is new"
+        data, self.record = self.trace._written(self.seen)
+        self.seen += len(data)
+        self.ended = self.record.status not in _GOING
+        if not self.ended: _ensure(self.trace._ledger.site)
+        return self.decoder.decode(data, self.ended)
+
+    def listen(self, listener: Listener) -> bool:
+        "Have `listener` wait for more; returns whether it did not before"
+        sources: list[Any] = [self.trace._ledger._store]
+        if self.record.process: sources.append(_Growing(_output_path(self.trace._ledger.site, self.record.process), self.record.attempt))
+        return any([listener.add(s) for s in sources])
+
 # %% ../nbs/04b_calls.ipynb #f91ccf6c
 def _local(seconds: float | None) -> datetime | None: return None if seconds is None else datetime.fromtimestamp(seconds)
 
 def _recall_trace(site: str, id: str) -> AsyncTrace: return AsyncTrace(_Ledger(Site(site)), id)
 
 register_opener('trace', _recall_trace)
+
+# %% ../nbs/04b_calls.ipynb #b256df65
+class Display(Protocol):
+    "Shows calls to whoever waits for them"
+    def show(self, trace: AsyncTrace, timeout: float | None) -> bool:
+        "Wait until the call has ended or `timeout` seconds are over, showing what it writes; returns whether it has ended"
+        raise NotImplementedError
+
+# %% ../nbs/04b_calls.ipynb #a4df9441
+_display: list[Display | None] = []
+
+def set_display(display: Display | None) -> None:
+    "Have `display` show the calls that this process waits for; `None` shows nothing"
+    _display[:] = [display]
+
+def _the_display() -> Display | None:
+    "The display, where someone may look at it"
+    if _display: return _display[0]
+    if _inside or not (is_interactive() or sys.stderr is not None and sys.stderr.isatty()): return None
+    import parkit.notebook  # noqa: F401  registers itself
+    return _display[0]
+
+# %% ../nbs/04b_calls.ipynb #2c6764cc
+def traces(
+    status: str | None = None,             # One of `STATUSES`; `None` takes all
+    task: Any = None,                      # A task or its name; `None` takes all
+    since: datetime | timedelta | float | None = None,  # Made after this moment, or so long ago at most (a number is of seconds); `None` takes all
+    *,
+    site: Site | None = None,              # Whose calls; `None` is this process's site
+) -> list[AsyncTrace]:
+    "The calls that are kept, the newest first"
+    if status is not None and status not in STATUSES: raise ValueError(f'{status!r} is no status; these are: {", ".join(STATUSES)}')
+    path = task if task is None or isinstance(task, str) and '/' in task else f'task/{task}' if isinstance(task, str) else task.path
+    ledger = _ledger(site or (current_site() if task is None or isinstance(task, str) else task.site))
+    return [AsyncTrace(ledger, id) for id in read(ledger._store, ledger._find, status, path, _moment(since))]
+
+def _moment(since: datetime | timedelta | float | None) -> float:
+    "Seconds since the epoch"
+    if since is None: return 0.0
+    if isinstance(since, datetime): return since.timestamp()
+    return time.time() - (since.total_seconds() if isinstance(since, timedelta) else since)
+
+# %% ../nbs/04b_calls.ipynb #4795c3ea
+class TraceFuture(Future[Any]):
+    "The future result of a call"
+    def __init__(self, trace: AsyncTrace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def cancel(self) -> bool:
+        "Cancel the call, if it has not begun"
+        if not self.done() and self.trace.status == 'submitted' and self.trace.cancel(): self._resolve()
+        return self.cancelled()
+
+    def running(self) -> bool:
+        "Whether the call has begun and not ended"
+        return not self.done() and self.trace.status == 'running'
+
+    def _resolve(self) -> None:
+        "Take over how the call has ended"
+        try:
+            if self.trace.status == 'cancelled':
+                super().cancel()
+                self.set_running_or_notify_cancel()
+            elif error := self.trace.error: self.set_exception(error)
+            else: self.set_result(self.trace._result())
+        except InvalidStateError: pass  # another thread has just done it
+        except BaseException as e: self.set_exception(e)  # the result cannot be read here
+
+# %% ../nbs/04b_calls.ipynb #c4a319cc
+class _Futures:
+    "The open futures of a ledger"
+    def __init__(self, ledger: _Ledger) -> None:
+        self.ledger = ledger
+        self._forget()
+        _fork.forgetful.add(self)
+
+    def _forget(self) -> None:
+        self.lock, self.running = threading.Lock(), False
+        self.open: dict[str, list[TraceFuture]] = {}
+
+    def add(self, trace: AsyncTrace) -> TraceFuture:
+        "The future of `trace`"
+        future = TraceFuture(trace)
+        with self.lock:
+            self.open.setdefault(trace.id, []).append(future)
+            start, self.running = not self.running, True
+        if trace.done: self._resolve([trace.id])
+        if start: threading.Thread(target=self._loop, name='parkit-futures', daemon=True).start()
+        return future
+
+    def _resolve(self, ids: Iterable[str]) -> None:
+        for id in ids:
+            with self.lock: futures = self.open.pop(id, [])
+            for f in futures: f._resolve()
+
+    def _is_over(self) -> bool:
+        with self.lock:
+            self.running = bool(self.open)
+            return not self.running
+
+    def _loop(self) -> None:
+        "Resolve what has ended, until nothing is open"
+        seen, looked = b'', 0.0
+        with Listener() as listener:
+            while not self._is_over():
+                if time.monotonic() - looked > SAFETY_NET: ids, looked = [id for id in list(self.open) if self.ledger.record(id).status not in _GOING], time.monotonic()
+                else: ids, seen = self.ledger.ended(seen)
+                self._resolve(ids)
+                if not ids and not listener.add(self.ledger._store):
+                    _ensure(self.ledger.site)
+                    listener.wait()
+
+# %% ../nbs/04b_calls.ipynb #55776ead
+_futures: dict[Site, _Futures] = {}
+
+def _futures_of(ledger: _Ledger) -> _Futures:
+    "The open futures of `ledger`"
+    found = _futures.get(ledger.site)
+    if found is None or found.ledger != ledger: found = _futures[ledger.site] = _Futures(ledger)
+    return found

@@ -4,7 +4,8 @@
 
 # %% ../nbs/06_workers.ipynb #10511e6c
 from __future__ import annotations
-import fcntl, os, select, signal, subprocess, sys, time, traceback
+import faulthandler, fcntl, os, select, signal, subprocess, sys, time, traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from .codecs import encode
@@ -13,7 +14,8 @@ from .system import SAFETY_NET, _fork, Listener, _try_lock, open_locked
 from .storage import INTERNAL, Site, current_site, set_site
 from .transactions import transaction
 from .tasks import Task, _import_path, _worker
-from .calls import _CALL, TaskError, _encode_error, _ensure, _environment, _kinds, _ledger, set_runner
+from .calls import (_CALL, _GOING, _Record, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _inside, _keep_output, _kinds, _ledger, _name_of,
+    _output_path, _watch_tqdm, set_runner)
 
 # %% auto #0
 __all__ = ['IDLE_TIMEOUT', 'Worker', 'Supervisor', 'is_supervised', 'PoolStatus', 'Pool']
@@ -38,30 +40,96 @@ class _Surroundings:
             file = getattr(module, '__file__', None)
             if name not in self.own_modules and file and not file.startswith((sys.prefix, sys.base_prefix)): del sys.modules[name]
 
+# %% ../nbs/06_workers.ipynb #4f441497
+class _Capture:
+    "Collects what a worker's calls write; a context manager"
+    def __init__(self, site: Site, process: str) -> None:
+        self.site, self.process, self.fd = site, process, -1
+        self.before, self.streams = [os.dup(n) for n in (1, 2)], (sys.stdout, sys.stderr)
+        os.makedirs(os.path.dirname(_output_path(site, process)), 0o700, exist_ok=True)
+        for stream in self.streams: stream.reconfigure(encoding='utf-8', errors='backslashreplace', line_buffering=True)  # type: ignore[union-attr]
+        self._renew()
+
+    def _renew(self) -> None:
+        "Begin a new file"
+        if self.fd >= 0: os.close(self.fd)
+        self.fd = os.open(_output_path(self.site, self.process), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        for n in (1, 2): os.dup2(self.fd, n)
+
+    def take(self, id: str) -> int:
+        "Give what was written to the call `id`; returns how many bytes"
+        self._flush()
+        if not os.fstat(self.fd).st_size: return 0
+        size = _keep_output(self.site, self.process, id)
+        with suppress(FileNotFoundError): self._renew()  # else: the site was removed
+        return size
+
+    def _flush(self) -> None:
+        for stream in (*self.streams, sys.stdout, sys.stderr):
+            with suppress(Exception): stream.flush()
+        sys.stdout, sys.stderr = self.streams  # whatever a task has put in their place
+
+    def __enter__(self) -> _Capture: return self
+
+    def __exit__(self, *args: Any) -> None:
+        self._flush()
+        for n, fd in enumerate(self.before, 1):
+            os.dup2(fd, n)
+            os.close(fd)
+        os.close(self.fd)
+        with suppress(FileNotFoundError): os.unlink(_output_path(self.site, self.process))
+
 # %% ../nbs/06_workers.ipynb #56d18c3f
+class _TimedOut(KeyboardInterrupt):
+    "A call has run for as long as it may"
+
 class _Running(_Surroundings):
     "Runs one call"
     running = ''   # the call whose function is running
     given = False  # are objects without a name among its arguments?
+    capture: _Capture | None = None
+    record: _Record
 
     def _run(self, id: str) -> tuple[str, Any, tuple[str, ...]]:
         "The status and the record of what the call came to, and of which classes an exception is"
         try:
             try: value = self._call(id)
-            finally: self.running = ''
+            finally: self._rest()
+        except _TimedOut as e:
+            error = TaskTimeoutError(f'{self.record.task} has not ended within {self.record.how.timeout:g} s')
+            return 'timeout', _encode_error(error.with_traceback(e.__traceback__ and e.__traceback__.tb_next)), _kinds(error)
         except BaseException as e:  # `SystemExit` too: only a dead process leaves nothing to tell
             return 'failed', _encode_error(e.with_traceback(e.__traceback__ and e.__traceback__.tb_next)), _kinds(e)
         try: return 'finished', self.ledger._store.prepare(encode(value)), ()
-        except Exception as e: return 'failed', _encode_error(TaskError(f'the result of the task could not be stored: {e}')), ()
+        except Exception as e: return 'failed', _encode_error(TaskError(f'the result of the task could not be stored: {e}')), (_name_of(TaskError),)
 
     def _call(self, id: str) -> Any:
-        record = self.ledger.record(id)
+        record = self.record = self.ledger.record(id)
         self.given = record.given
         if record.context != self.context: self._enter_context(record.context)
         function = Task(record.task)._function(record.definition)
-        args, kwargs = self.ledger.load(_CALL, id)
+        try: args, kwargs = self.ledger.load(_CALL, id)
+        except Exception as e: raise TaskError(f'the arguments of the call could not be read: {e}') from e
+        _inside.append((self.ledger, id))
         self.running = id
+        if record.options and record.how.timeout: self._limit(record.how.timeout)
         return function(*args, **kwargs)
+
+    def _limit(self, seconds: float) -> None:
+        "Interrupt the call after so long; and end this process if that does not help, by a thread that needs no interpreter"
+        signal.signal(signal.SIGALRM, self._time_out)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        if self.capture: faulthandler.dump_traceback_later(seconds + _GRACE, exit=True, file=self.capture.fd)
+
+    def _rest(self) -> None:
+        self.running = ''
+        _inside.clear()
+        if not (self.record.options and self.record.how.timeout): return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+
+    def _time_out(self, number: int, frame: Any) -> None:
+        if self.running: raise _TimedOut
 
     def interrupt(self, number: int, frame: Any) -> None:
         "Handle a signal: end the call that is running, if that is the one to be cancelled"
@@ -85,8 +153,9 @@ class Worker(_Running):
         id = self.claimed or self.ledger.claim(self.process, self.environment, time.time())
         if id is None: return False
         status, result, kinds = self._run(id)
-        self.claimed = self.ledger.finish(self.process, id, status, result, None if self.leaving else self.environment, kinds)
-        if self.given: release_trace(self.ledger.site, id)
+        output = self.capture.take(id) if self.capture else 0
+        self.claimed = self.ledger.finish(self.process, id, status, result, None if self.leaving else self.environment, kinds, output)
+        if self.given and self.ledger.record(id).status not in _GOING: release_trace(self.ledger.site, id)
         return True
 
     def pause(self) -> float | None:
@@ -129,7 +198,8 @@ def _work(site: Site, lifeline: int) -> None:
     for fd in (lifeline, signals.fd): watched.register(fd, select.POLLIN)
     signal.signal(signal.SIGINT, worker.interrupt)
     signal.signal(signal.SIGTERM, lambda number, frame: (signals._note(number, frame), worker.interrupt(number, frame)))
-    with Listener() as listener:
+    _watch_tqdm()
+    with _Capture(site, worker.process) as worker.capture, Listener() as listener:
         while not worker.leaving:
             if not worker.step() and not signals.seen and not listener.add(worker.ledger._store): listener.wait(worker.pause(), [lifeline, signals.fd])
             events = watched.poll(0)
