@@ -9,9 +9,9 @@ __all__ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'Obj
            'snapshot', 'transaction', 'wait_until', 'AttributeNameError', 'Namespace', 'NamespacePath', 'Object',
            'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError',
            'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskCancelledError',
-           'TaskError', 'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'CallFuture', 'Executor',
-           'joblib_backend', 'Pool', 'PoolStatus', 'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc',
-           'restore']
+           'TaskError', 'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'Progress', 'TaskTimeoutError',
+           'traces', 'track', 'map', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Finding',
+           'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore']
 
 # %% ../nbs/10_parkit.ipynb #c0bb7c4f
 from .codecs import DecodeError, EncodeError, ParkitError
@@ -22,14 +22,15 @@ from .objects import AttributeNameError, Change, Namespace, NamespacePath, Objec
 from .containers import Array, Dict, File, FileChangedError, LifoQueue, Queue, QueueShutDown
 from .synchronization import Event, Lock
 from .tasks import Task, bind_symbol, bind_task, task
-from .calls import AsyncTrace, RemoteTraceback, TaskCancelledError, TaskError, WorkerCrashedError
+from .calls import AsyncTrace, Progress, RemoteTraceback, TaskCancelledError, TaskError, TaskTimeoutError, WorkerCrashedError, traces, track
 from .executors import CallFuture, Executor, joblib_backend
 from .workers import Pool, PoolStatus
+from .notebook import map
 from .maintenance import Finding, Findings, backup, check, compact, doctor, gc, restore
 
 # %% ../nbs/10_parkit.ipynb #403478f2
 _all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'ObjectExistsError', 'ObjectNotFoundError', 'Site', 'SiteError', 'StorageFullError',
          'TransactionError', 'TransactionTimeout', 'set_site', 'WaitTimeout', 'snapshot', 'transaction', 'wait_until', 'AttributeNameError', 'Namespace',
          'NamespacePath', 'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError', 'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskCancelledError', 'TaskError',
-         'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus',
+         'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'map', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus',
          'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore']

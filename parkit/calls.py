@@ -9,27 +9,29 @@ from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import quote, unquote
 from .codecs import BLOB, ParkitError, decode, encode, recall, register_opener, register_type
-from .objects import _ENTRY, _HEAD, Object, _join, release_trace
-from .system import SAFETY_NET, Listener, ObjectNotFoundError, _fork
-from .storage import INTERNAL, Blob, Site, _blob_of, check_current, current_site
-from .transactions import WaitTimeout, is_interactive, read, wait_until, wait_until_async, write
+from .objects import _ENTRY, _HEAD, Object, _join, _write_soon, release_trace
+from .system import SAFETY_NET, Listener, ObjectNotFoundError, TransactionError, _fork, _sync
+from .storage import INTERNAL, MAKING, META, Blob, Site, Store, _blob_of, check_current, current_site, on_open
+from .transactions import WaitTimeout, is_interactive, open_transaction, read, wait_until, wait_until_async, write
 
 # %% auto #0
 __all__ = ['TRACES', 'STATUSES', 'T', 'TaskError', 'WorkerCrashedError', 'TaskCancelledError', 'TaskTimeoutError',
-           'RemoteTraceback', 'Runner', 'set_runner', 'Progress', 'track', 'AsyncTrace', 'Display', 'set_display',
-           'traces', 'TraceFuture']
+           'RemoteTraceback', 'Runner', 'set_runner', 'deliver', 'deliver_all', 'settle', 'Progress', 'track',
+           'AsyncTrace', 'Display', 'set_display', 'traces', 'TraceFuture']
 
 # %% ../nbs/04b_calls.ipynb #5af64256
 _QUEUED, _DELAYED, _RECORD, _CALL, _RESULT, _CANCEL, _RUNNING, _CONTEXT, _ENDED, _TOTAL, _PROGRESS = (bytes((c,)) for c in b'qdrcvkpxztg')
 TRACES = '_traces'  # the namespace of the ledger
 STATUSES = ('submitted', 'running', 'finished', 'failed', 'crashed', 'cancelled', 'timeout')
+_GOING = STATUSES[:2]
 _TIME, _TOTALS = struct.Struct('>Q'), struct.Struct('>QQ')  # microseconds since the epoch; calls and bytes
 
 # %% ../nbs/04b_calls.ipynb #742be17e
@@ -185,6 +187,15 @@ class _Ledger(_Waiting):
         self._put_waiting(txn, id, record)
         self._count(txn, 1, changed=1)
 
+    def _deliver(self, txn: Any, posts: list[_Post], calls: list[bytes | Blob]) -> set[str]:
+        "Queue the calls from an outbox that are not known yet; returns which are waiting or running"
+        going = set()
+        for p, call in zip(posts, calls):
+            known = txn.get(self._key(_RECORD, p.id))
+            if known is None: self._submit(txn, p.id, p.record, call, p.facts)
+            if known is None or _Record(*decode(known)).status in _GOING: going.add(p.id)
+        return going
+
     def refuse(self, id: str, record: _Record, error: BaseException) -> None:
         "Record a call that will never run, and why"
         write(self._store, self._refuse, id, record, self._store.prepare(_encode_error(error)))
@@ -221,7 +232,7 @@ class _Ledger(_Waiting):
     def cancel(self, id: str) -> str:
         "End a call that waits, or note that one that runs is to be ended; returns what the status is now"
         status = write(self._store, self._cancel, id)
-        if status == 'cancelled': release_trace(self.site, id)
+        if status == 'cancelled': settle(self, id)
         return status
 
     def _cancel(self, txn: Any, id: str) -> str:
@@ -263,8 +274,7 @@ class _Ledger(_Waiting):
         "Mark what dead processes were running as `crashed`, with the reason by pid; returns how many they were"
         dead = [p for p in self.running() if not self.site.alive.is_alive(p)]
         ended = [id for p in dead if (id := write(self._store, self._sweep, p, reasons))]
-        for id in ended:
-            if self.record(id).status != 'submitted': release_trace(self.site, id)
+        for id in ended: settle(self, id)
         return len(ended)
 
     def _sweep(self, txn: Any, process: str, reasons: Mapping[int, str]) -> str:
@@ -391,6 +401,115 @@ def _the_runner() -> Runner:
     return _runner[0]
 
 def _ensure(site: Site) -> None: _the_runner().ensure(site)
+
+# %% ../nbs/04b_calls.ipynb #79b7ddfd
+_POSTED, _POSTED_CALL = META + b'o', META + b'p'  # then comes the id of a call, in the tables of its namespace
+
+class _Post(NamedTuple):
+    "A call in an outbox"
+    id: str
+    record: _Record
+    facts: dict[bytes, bytes]
+    call: bytes  # Its entry: the arguments, or a reference to their blob
+
+# %% ../nbs/04b_calls.ipynb #eebb066a
+class _Delivery:
+    "Brings to the ledger what one transaction has put into the outbox, once it has committed"
+    def __init__(self, store: Store) -> None: self.store, self.ids = store, list[str]()
+    def __call__(self) -> None: deliver(self.store, self.ids)
+
+# %% ../nbs/04b_calls.ipynb #153e5bac
+def _post(txn: Any, id: str, record: _Record, call: bytes | Blob, facts: Mapping[bytes, bytes]) -> None:
+    "Put a call into the outbox of the namespace that `txn` writes to"
+    _mark(txn.store)
+    txn.put(_POSTED + id.encode(), encode((tuple(record), dict(facts))))
+    txn.put(_POSTED_CALL + id.encode(), txn.link(call))
+    found = next((work for work in txn.then if isinstance(work, _Delivery)), None)
+    if found is None: txn.then += (found := _Delivery(txn.store),)
+    found.ids.append(id)
+
+# %% ../nbs/04b_calls.ipynb #d29ecc86
+def _posted(store: Store, txn: Any, ids: Iterable[str] | None = None) -> list[_Post]:
+    "The calls in the outbox, or those of them that are asked for"
+    if ids is None: ids = [key[len(_POSTED):].decode() for key, _ in store.scan(txn, _POSTED, _POSTED_CALL)]
+    found = [(id, txn.get(_POSTED + id.encode()), txn.get(_POSTED_CALL + id.encode())) for id in ids]
+    return [_Post(id, _Record(*r[0]), r[1], call) for id, data, call in found if data is not None and (r := decode(data))]
+
+# %% ../nbs/04b_calls.ipynb #7f741530
+def deliver(
+    store: Store,
+    ids: list[str] | None = None,  # Of the calls; `None` takes all that are in the outbox
+) -> None:
+    "Bring calls from the outbox of a namespace to the ledger, and remove those that need not stay there"
+    posts = read(store, lambda txn, zero_copy: _posted(store, txn, ids))
+    if not posts: return
+    ledger = _ledger(store.site)
+    calls = [ledger._store.copy_blob(store, p.call) if p.call[0] == BLOB else p.call for p in posts]
+    going = write(ledger._store, ledger._deliver, posts, calls)
+    over = [p.id for p in posts if not store.durable or p.id not in going]
+    if over: _write_soon(store, partial(_remove_posts, ids=over))
+    if going: _ensure(store.site)
+
+# %% ../nbs/04b_calls.ipynb #c77ac071
+def _remove_posts(txn: Any, ids: Iterable[str]) -> None:
+    for id in ids:
+        call = txn.get(_POSTED_CALL + id.encode())
+        if call is None: continue
+        txn.unlink(call)
+        for key in (_POSTED, _POSTED_CALL): txn.delete(key + id.encode())
+
+# %% ../nbs/04b_calls.ipynb #69fb0c0c
+def _marks(site: Site) -> str: return os.path.join(site.path, INTERNAL, 'outbox')
+
+def _mark(store: Store) -> None:
+    "Note that there may be something in the outbox of a namespace"
+    path = os.path.join(_marks(store.site), quote(store.namespace, ''))
+    if os.path.exists(path): return
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    if store.durable:
+        for folder in (os.path.dirname(path), os.path.dirname(os.path.dirname(path))): _sync(folder)
+
+# %% ../nbs/04b_calls.ipynb #17d543b8
+def deliver_all(site: Site) -> None:
+    "Bring what is in any outbox of a site to the ledger"
+    try: names = os.listdir(_marks(site))
+    except FileNotFoundError: return
+    for name in names:
+        store, path = site.store(unquote(name), True), os.path.join(_marks(site), name)
+        try:
+            deliver(store)
+            write(store, _unmark, path)
+        except ObjectNotFoundError: os.unlink(path)  # dropped or renamed; who opens it under another name looks into it
+        except ParkitError: pass                     # it cannot be used now
+
+def _unmark(txn: Any, path: str) -> None:
+    "Remove the mark of a namespace whose outbox is empty"
+    if next(txn.store.scan(txn, _POSTED, _POSTED_CALL), None) is None: os.unlink(path)
+
+# %% ../nbs/04b_calls.ipynb #8d365afc
+def _look_into(store: Store) -> None:
+    "Bring what a process that died has left in the outbox of a namespace that is just being opened"
+    if store.namespace == TRACES or store.namespace.startswith(MAKING) or store.lock.is_mine(): return
+    try:
+        if read(store, lambda txn, zero_copy: next(store.scan(txn, _POSTED, _POSTED_CALL), None)) is not None:
+            _mark(store)
+            deliver(store)
+    except ParkitError: pass  # it cannot be used now; the next will do it
+
+on_open.append(_look_into)
+
+# %% ../nbs/04b_calls.ipynb #79d352b3
+def settle(ledger: _Ledger, id: str) -> None:
+    "Let go of what a call that has ended has held: objects without a name, and its place in an outbox"
+    record = ledger.record(id)
+    if record.status in _GOING: return
+    if record.given: release_trace(ledger.site, id)
+    store = ledger.site.store(record.outbox, True) if record.outbox else None
+    if store is None or not store.exists(): return
+    try:
+        if read(store, lambda txn, zero_copy: txn.get(_POSTED + id.encode())) is not None: write(store, _remove_posts, [id])
+    except ParkitError: pass  # it is dropped, or cannot be used now: who looks into it next finds that the call has ended
 
 # %% ../nbs/04b_calls.ipynb #7dd2c9dc
 def _options(
@@ -538,10 +657,27 @@ def _watch_tqdm() -> None:
 # %% ../nbs/04b_calls.ipynb #0d92dd4a
 class _Facts:
     "What is known of a call"
-    def __init__(self, ledger: _Ledger, id: str) -> None: self._ledger, self.id = ledger, id
+    def __init__(
+        self,
+        ledger: _Ledger,
+        id: str,
+        outbox: str = '',  # The namespace in whose transaction the call was made
+    ) -> None: self._ledger, self.id, self._outbox = ledger, id, outbox
 
     @property
-    def _record(self) -> _Record: return self._ledger.record(self.id)
+    def _record(self) -> _Record:
+        try: return self._ledger.record(self.id)
+        except ObjectNotFoundError:
+            if not self._outbox: raise
+        return self._posted.record
+
+    @property
+    def _posted(self) -> _Post:
+        "The call in its outbox; raises `ObjectNotFoundError`"
+        store = self._ledger.site.store(self._outbox, True)
+        found = read(store, lambda txn, zero_copy: _posted(store, txn, [self.id])) if store.exists() else []
+        if not found: raise ObjectNotFoundError(f'the trace {self.id} does not exist: it is not kept any longer, or the transaction on {self._outbox!r} in which the call was made was undone')
+        return found[0]
 
     @property
     def task(self) -> str:
@@ -602,7 +738,9 @@ class _Facts:
     @property
     def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         try: return self._ledger.load(_CALL, self.id)  # type: ignore[no-any-return]
-        except KeyError: raise ObjectNotFoundError(f'the arguments of {self!r} could not be stored') from None
+        except KeyError: pass
+        if self._outbox: return decode(self._ledger.site.store(self._outbox, True).load(self._posted.call, True))  # type: ignore[no-any-return]
+        raise ObjectNotFoundError(f'the arguments of {self!r} could not be stored')
 
     @property
     def progress(self) -> Progress | None:
@@ -611,11 +749,9 @@ class _Facts:
         except KeyError: return None
 
 # %% ../nbs/04b_calls.ipynb #871fbcbd
-_GOING = 'submitted', 'running'
-
 class AsyncTrace(_Facts):
     "The record of one call of a task in the background; opens in any process, also after the caller is gone"
-    def __reduce__(self) -> Any: return recall, ('trace', self._ledger.site.path, self.id)
+    def __reduce__(self) -> Any: return recall, ('trace', self._ledger.site.path, self.id, self._outbox)
     def __eq__(self, other: object) -> bool: return isinstance(other, AsyncTrace) and other.id == self.id
     def __hash__(self) -> int: return hash(self.id)
     def __repr__(self) -> str: return f'AsyncTrace({self.task}, {self.status})'
@@ -627,7 +763,7 @@ class AsyncTrace(_Facts):
     def done(self) -> bool:
         "Whether the call has ended, in whatever way; while it has not, sees to it that workers are there"
         if self.status not in _GOING: return True
-        _ensure(self._ledger.site)
+        if open_transaction() is None: _ensure(self._ledger.site)
         return False
 
     @property
@@ -679,6 +815,7 @@ class AsyncTrace(_Facts):
 
     def cancel(self) -> bool:
         "End the call: take it off the queue, or interrupt its worker, which is killed if that does not help. Returns false if the call had ended before"
+        if self._outbox and open_transaction() is not None: raise TransactionError('a call that was made in a transaction cannot be cancelled before that has ended; undo the transaction instead')
         status = self._ledger.cancel(self.id)
         if status == 'running': _the_runner().cancel(self._ledger.site, self.id)
         return status in ('cancelled', 'running')
@@ -728,7 +865,7 @@ class _Reader:
 # %% ../nbs/04b_calls.ipynb #f91ccf6c
 def _local(seconds: float | None) -> datetime | None: return None if seconds is None else datetime.fromtimestamp(seconds)
 
-def _recall_trace(site: str, id: str) -> AsyncTrace: return AsyncTrace(_Ledger(Site(site)), id)
+def _recall_trace(site: str, id: str, outbox: str = '') -> AsyncTrace: return AsyncTrace(_ledger(Site(site)), id, outbox)
 
 register_opener('trace', _recall_trace)
 

@@ -22,8 +22,8 @@ from .system import (copy_file, InvalidNameError, ObjectExistsError, ObjectNotFo
 
 # %% auto #0
 __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'MAKING', 'READERS',
-           'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'FORMAT', 'check_namespace', 'split_path', 'Blob',
-           'read_facts', 'verify_pages', 'Retired', 'check_current', 'WriteTxn', 'Store', 'Site', 'set_site',
+           'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'on_open', 'FORMAT', 'check_namespace', 'split_path',
+           'Blob', 'read_facts', 'verify_pages', 'Retired', 'check_current', 'WriteTxn', 'Store', 'Site', 'set_site',
            'current_site']
 
 # %% ../nbs/01_storage.ipynb #6940979c
@@ -109,6 +109,8 @@ _ID = struct.Struct('>Q')
 ReadTxn = lmdb.Transaction  # what `Store.read` returns: `get(key, default)`, and nothing else that upper layers may use
 
 # %% ../nbs/01_storage.ipynb #068ee6c4
+on_open: list[Callable[[Any], None]] = []  # what upper layers do with a store that this process has just opened
+
 class _Files:
     "The files of one namespace, and how they are made and opened"
     generation = 0       # how often its files have been let go: the next ones may be others
@@ -195,15 +197,18 @@ class _Opening(_Files):
     "Makes and opens the LMDB environment"
     def open(self, create: bool = True) -> None:
         "Open the environment, making the namespace if `create`; never waits for a writer"
+        opened = False
         with self._opening:
             while not self.env:
-                facts = self._facts()
+                opened, facts = True, self._facts()
                 if facts is None and not create: raise ObjectNotFoundError(f'there is no namespace {self.namespace!r} in {self.site.path}')
                 with self.site.alive.gate:
                     self.registered = True
                     self.site.alive.enter()
                 if self._is_current(facts): self._open_current(facts)  # type: ignore[arg-type]
                 else: self._make()
+        if opened:
+            for work in on_open: work(self)
 
     def _open_current(self, facts: dict[str, Any]) -> None:
         "Open the files that `facts` are about, unless these have been dropped or replaced; if by a process that could not end its work, end that"
@@ -669,6 +674,7 @@ class WriteTxn:
     freed = False    # was anything deleted?
     later = 0        # how many of the store's `later` it has done
     notes: tuple[Callable[[WriteTxn], None], ...] = ()  # to be called before an explicit transaction commits
+    then: tuple[Callable[[], None], ...] = ()             # to be called when it has committed and let go of the lock
     blobs: tuple[Blob, ...] = ()                          # linked, to be unlinked if this comes to nothing
     outer: tuple[tuple[lmdb.Transaction, int], ...] = ()  # the transactions around the innermost, and the blobs each had
     committed = failed = ended = False  # has LMDB committed, or refused to; is the lock released?
@@ -790,6 +796,7 @@ class WriteTxn:
         if store.allowance: store.allowance -= self.pending
         if self.trashed: store.empty_trash(self.trashed)
         if self.freed: store.turn_over()
+        for work in self.then: work()
 
     def close(self) -> None:
         "Undo what is not committed and release the lock; does nothing if that is done"

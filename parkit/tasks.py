@@ -6,7 +6,8 @@
 from __future__ import annotations
 import linecache, os, sys, time
 from collections.abc import Callable, Mapping
-from functools import lru_cache, update_wrapper
+from datetime import timedelta
+from functools import lru_cache, partial, update_wrapper
 from hashlib import sha256
 from types import CodeType
 from typing import Any, NamedTuple, overload
@@ -15,11 +16,11 @@ from .codecs import EncodeError, decode, encode, register_type
 from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
 from .storage import Blob, Site, Store, current_site
 from .system import InvalidNameError
-from .calls import AsyncTrace, TaskError, _ensure, _environment, _ledger, _Record
-from .transactions import read, write_new
+from .calls import AsyncTrace, TaskError, _ensure, _environment, _inside, _ledger, _Ledger, _options, _post, _Record, traces
+from .transactions import open_transaction, read, write_new
 
 # %% auto #0
-__all__ = ['TASKS', 'Task', 'task', 'bind_task', 'bind_symbol']
+__all__ = ['TASKS', 'Task', 'TaskCall', 'task', 'bind_task', 'bind_symbol']
 
 # %% ../nbs/05_tasks.ipynb #9fe3f465
 def _code_parts(code: CodeType) -> list[Any]:
@@ -48,7 +49,7 @@ def _is_filled(cell: Any) -> bool:
 
 # %% ../nbs/05_tasks.ipynb #8733e33c
 _KEPT = 20  # definitions of a task that are kept, so that calls in the queue run what was called
-_STATE = _ATTRIBUTE + b'_state'  # default_sync, version, definition
+_STATE = _ATTRIBUTE + b'_state'  # default_sync, version, definition, options
 
 # %% ../nbs/05_tasks.ipynb #686a917a
 class _State(NamedTuple):
@@ -56,6 +57,7 @@ class _State(NamedTuple):
     default_sync: bool
     version: str     # Of the code
     definition: int  # How often the task has been defined
+    options: tuple[Any, ...] = ()  # How its calls in the background are run
 
 # %% ../nbs/05_tasks.ipynb #a1643472
 class _Definition(Object):
@@ -67,13 +69,13 @@ class _Definition(Object):
 
     def _at(self, definition: int) -> bytes: return self._oid + _ENTRY + definition.to_bytes(8, 'big')
 
-    def _define(self, txn: Any, info: _Info, default_sync: bool, version: str, prepared: bytes | Blob) -> int:
+    def _define(self, txn: Any, info: _Info, default_sync: bool, version: str, prepared: bytes | Blob, options: tuple[Any, ...] = ()) -> int:
         "Make or renew the task in one commit; returns the number of the definition"
         oid, found, made = self._make(txn, info)
         if found.type != info.type: raise TypeError(f'{TASKS}/{info.name} is a {found.type}, not a {info.type}')
         self._oid, self._uuid = oid, found.uuid
         definition = 1 if made else self._state(txn, False).definition + 1
-        txn.put(self._oid + _STATE, encode((default_sync, version, definition)))
+        txn.put(self._oid + _STATE, encode((default_sync, version, definition, options)))
         txn.put(self._at(definition), txn.link(prepared))
         if definition > _KEPT: txn.delete_range(self._at(0), self._at(definition - _KEPT + 1))
         self._set_metadata(txn, info.metadata)
@@ -121,7 +123,25 @@ class Task(_Definition):
         "The result if the call is synchronous, else its `AsyncTrace`; `sync=None` leaves that to the task's `default_sync`"
         state = read(self._store, self._state)
         if sync or sync is None and state.default_sync: return self._function(state.definition)(*args, **kwargs)
-        return _submit(self, state, args, kwargs)
+        return _submit(self, state, args, kwargs, state.options)
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,  # Seconds that the call may run
+        retries: int | None = None,    # How often it is run again when it fails, crashes or runs too long
+        backoff: float | None = None,  # Seconds before it is run again; twice as long each further time
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,  # The exceptions after which it is run again; `None`: after any failure
+        priority: int | None = None,   # From -128 to 127; the highest go first
+        delay: float | timedelta | None = None,  # Seconds that it waits before it may run
+    ) -> TaskCall:
+        "The task, to be called in the background with these options; raises `ValueError` for what cannot be one. What is not given is as in `@task`"
+        return TaskCall(self, dict(timeout=timeout, retries=retries, backoff=backoff, retry_on=retry_on, priority=priority, delay=delay))
+
+    @property
+    def traces(self) -> list[AsyncTrace]:
+        "The calls of this task that are kept, the newest first"
+        return traces(task=self)
 
     def _function(self, definition: int) -> Callable[..., Any]:
         "The function of one definition, decoded once in this process"
@@ -164,41 +184,93 @@ def _context_of(directory: str, path: tuple[str, ...]) -> tuple[bytes, bytes]:
     return sha256(record).digest()[:16], record
 
 # %% ../nbs/05_tasks.ipynb #865137ea
-def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncTrace:
+def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...]) -> AsyncTrace:
     "Queue a call and see to it that workers are there; a call that cannot be made is a trace that says why"
-    ledger, id = _ledger(task.site), f'{time.time_ns():016x}{os.urandom(4).hex()}'  # sorts by time
+    ledger, now = _ledger(task.site), time.time_ns()
+    id = f'{now:016x}{os.urandom(4).hex()}'  # sorts by time
     (digest, context), (environment, interpreter) = _context(), _environment()
-    record = _Record(task.path or '', state.version, state.definition, digest, environment, time.time())
+    record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options, parent=_inside[-1][1] if _inside else '')
+    if options and record.how.delay: record = record._replace(due=now/1e9 + record.how.delay)
     try: encoded, given = encode_arguments((args, kwargs))
-    except EncodeError as e: ledger.refuse(id, record, e)
-    else:
-        call = ledger._store.prepare(encoded)
-        hold_for_trace(id, given)
-        ledger.submit(id, record._replace(given=bool(given)), call, {digest: context, environment: interpreter})
-        try: _ensure(task.site)
-        except TaskError as e:
-            ledger.refuse(id, record, e)
-            release_trace(task.site, id)
-    return AsyncTrace(ledger, id)
+    except EncodeError as e:
+        ledger.refuse(id, record, EncodeError(f'{_unstorable(args, kwargs)} of {record.task} cannot be stored: {e}'))
+        return AsyncTrace(ledger, id)
+    if given: record = record._replace(given=True)
+    hold_for_trace(id, given)
+    return _queue(ledger, id, record, encoded, {digest: context, environment: interpreter})
+
+# %% ../nbs/05_tasks.ipynb #6d3ff6f7
+def _unstorable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    "Which of the arguments cannot be stored"
+    for name, value in [(f'argument {i}', a) for i, a in enumerate(args, 1)] + [(f'the argument {k!r}', v) for k, v in kwargs.items()]:
+        try: encode(value)
+        except EncodeError: return name
+    return 'an argument'
+
+# %% ../nbs/05_tasks.ipynb #c0ea2581
+def _queue(ledger: _Ledger, id: str, record: _Record, encoded: Any, facts: dict[bytes, bytes]) -> AsyncTrace:
+    "Queue a call: in the transaction that the running code has open, if it has one, else at once"
+    txn = open_transaction()
+    if txn is None or txn.store is ledger._store:
+        ledger.submit(id, record, ledger._store.prepare(encoded), facts)
+        if txn is None: _see_to(ledger, id, record)
+        else: txn.then += (partial(_see_to, ledger, id, record),)
+        return AsyncTrace(ledger, id)
+    namespace = txn.store.namespace
+    _post(txn, id, record._replace(outbox=namespace), txn.store.prepare(encoded), facts)
+    return AsyncTrace(ledger, id, namespace)
+
+def _see_to(ledger: _Ledger, id: str, record: _Record) -> None:
+    "See to it that workers are there, or say in the trace why they are not"
+    try: _ensure(ledger.site)
+    except TaskError as e:
+        ledger.refuse(id, record, e)
+        release_trace(ledger.site, id)
+
+# %% ../nbs/05_tasks.ipynb #4d59774f
+class TaskCall:
+    "A task with options for its calls"
+    def __init__(self, task: Task, given: dict[str, Any]) -> None:
+        self.task, self.given = task, given
+        _options(**given)
+
+    @property
+    def site(self) -> Site:
+        "The site of the task"
+        return self.task.site
+
+    def __repr__(self) -> str: return f'{self.task!r}.options({", ".join(f"{k}={v!r}" for k, v in self.given.items() if v is not None)})'
+
+    def options(self, **given: Any) -> TaskCall:
+        "The same with further options"
+        return TaskCall(self.task, self.given | given)
+
+    def __call__(self, *args: Any, sync: bool | None = None, **kwargs: Any) -> AsyncTrace:
+        "Call the task in the background; its `AsyncTrace`"
+        if sync: raise TypeError('options are for calls in the background: leave out sync=True, or call the task without options')
+        state = read(self.task._store, self.task._state)
+        return _submit(self.task, state, args, kwargs, _options(state.options, **self.given))
 
 # %% ../nbs/05_tasks.ipynb #7ba916d5
 @overload
 def task(function: Callable[..., Any], /) -> Task: ...
 @overload
-def task(*, name: str | None = None, metadata: Mapping[str, Any] | None = None, default_sync: bool = False) -> Callable[[Callable[..., Any]], Task]: ...
+def task(*, name: str | None = None, metadata: Mapping[str, Any] | None = None, default_sync: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Task]: ...
 def task(
     function: Callable[..., Any] | None = None,  # When used as a bare `@task`
     /, *,
     name: str | None = None,                     # In the namespace `task`; `None` takes the function's `__name__`
     metadata: Mapping[str, Any] | None = None,   # Facts to store with it, such as the library it belongs to
     default_sync: bool = False,                  # Does a plain call run in the calling process, or in a worker?
+    **options: Any,                              # How its calls in the background are run, as for `Task.options`
 ) -> Any:
     "Make a function a shared task, or a new version of the task that has its name; raises `EncodeError` if it cannot be stored"
-    if function is None: return lambda f: _make_task(f, name, metadata, default_sync)
-    return _make_task(function, name, metadata, default_sync)
+    how = _options(**options)
+    if function is None: return lambda f: _make_task(f, name, metadata, default_sync, options=how)
+    return _make_task(function, name, metadata, default_sync, options=how)
 
 # %% ../nbs/05_tasks.ipynb #90444b4d
-def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping[str, Any] | None, default_sync: bool, hidden: Store | None = None) -> Task:
+def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping[str, Any] | None, default_sync: bool, hidden: Store | None = None, options: tuple[Any, ...] = ()) -> Task:
     from parkit.objects import type_name
     if not callable(function): raise TypeError(f'@task needs a function, got {type(function).__name__}: {function!r}')
     name = str(name or getattr(function, '__name__', type(function).__name__))
@@ -211,7 +283,7 @@ def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping
     if not store.env: store.open()
     try: prepared = store.prepare(encode(_with_source(function)))
     except EncodeError as e: raise EncodeError(f'cannot store the function {name!r}: {e.__cause__}') from e
-    definition = write_new(store, made._define, info, default_sync, _code_version(function), prepared)
+    definition = write_new(store, made._define, info, default_sync, _code_version(function), prepared, options)
     _functions[store.site.path, made._uuid, definition] = function
     update_wrapper(made, function, assigned=('__doc__', '__wrapped__'), updated=())
     return made

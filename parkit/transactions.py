@@ -14,8 +14,8 @@ from .system import Listener, ObjectNotFoundError, TransactionError, Transaction
 from .storage import DEFAULT_NAMESPACE, Retired, Store, check_namespace, current_site
 
 # %% auto #0
-__all__ = ['T', 'read', 'write', 'write_new', 'write_async', 'is_interactive', 'noting', 'in_transaction', 'is_writing',
-           'store_of', 'snapshot', 'transaction', 'WaitTimeout', 'wait_until', 'wait_until_async']
+__all__ = ['T', 'read', 'write', 'write_new', 'write_async', 'is_interactive', 'noting', 'in_transaction', 'open_transaction',
+           'is_writing', 'store_of', 'snapshot', 'transaction', 'WaitTimeout', 'wait_until', 'wait_until_async']
 
 # %% ../nbs/02_transactions.ipynb #31007eba
 class _Frame:
@@ -146,6 +146,14 @@ def in_transaction(store: Store) -> bool:
     return _frame.get() is not None and _find(store) is not None
 
 # %% ../nbs/02_transactions.ipynb #f75d9482
+def open_transaction() -> Any:
+    "The innermost transaction that the running code has open on any namespace; `None` if there is none"
+    frame = _frame.get()
+    if frame is None or frame.owner != _owner(): return None
+    while frame is not None and (not frame.writing or frame.txn.ended): frame = frame.outer
+    if frame is not None and frame.epoch != _fork.epoch: _find(frame.txn.store)  # raises
+    return frame and frame.txn
+
 def is_writing(store: Store) -> bool:
     "Whether the running code has a transaction open on `store`"
     return _frame.get() is not None and (frame := _find(store)) is not None and frame.writing

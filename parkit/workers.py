@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from .codecs import encode
-from .objects import Object, register_type, release_trace
+from .objects import Object, register_type
 from .system import SAFETY_NET, _fork, Listener, _try_lock, open_locked
 from .storage import INTERNAL, Site, current_site, set_site
 from .transactions import transaction
 from .tasks import Task, _import_path, _worker
-from .calls import (_CALL, _GOING, _Record, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _inside, _keep_output, _kinds, _ledger, _name_of,
-    _output_path, _watch_tqdm, set_runner)
+from .calls import (_CALL, _Record, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _inside, _keep_output, _kinds, _ledger, _name_of,
+    _output_path, _watch_tqdm, deliver_all, set_runner, settle)
 
 # %% auto #0
 __all__ = ['IDLE_TIMEOUT', 'Worker', 'Supervisor', 'is_supervised', 'PoolStatus', 'Pool']
@@ -155,7 +155,7 @@ class Worker(_Running):
         status, result, kinds = self._run(id)
         output = self.capture.take(id) if self.capture else 0
         self.claimed = self.ledger.finish(self.process, id, status, result, None if self.leaving else self.environment, kinds, output)
-        if self.given and self.ledger.record(id).status not in _GOING: release_trace(self.ledger.site, id)
+        if self.given or self.record.outbox: settle(self.ledger, id)
         return True
 
     def pause(self) -> float | None:
@@ -266,6 +266,7 @@ class Supervisor:
         self.cancelling: dict[str, tuple[int, float]] = {}  # call -> signals sent, and when to send the next
         self.control.supervisor = os.getpid()
         self.ledger.sweep({})
+        deliver_all(site)
         self._rest()
 
     def _rest(self) -> None: self.version, self.since = self.ledger.version, time.monotonic()
