@@ -821,7 +821,9 @@ class _TextWriter(io.TextIOWrapper):
         if kind is not None: self.buffer.discard()  # type: ignore[attr-defined]
         else: self.close()
 
-    def __del__(self) -> None: self.buffer.__del__()  # type: ignore[attr-defined]  # before the base class closes it
+    def __del__(self) -> None:  # before the base class closes it
+        buffer: Any = self.buffer
+        if buffer is not None: buffer.__del__()  # else: it was detached, or never attached
 
 # %% ../nbs/04_containers.ipynb #e3139a21
 _CONTENT = _ENTRY + b'content'  # follows the id in the key of a file's content

@@ -965,6 +965,7 @@ class Store(_Blobs):
                 if target.is_on_disk(): raise ObjectExistsError(f'the namespace {target.namespace!r} exists already in {target.site.path}; drop it first, or choose another name')
                 shutil.rmtree(target.path, ignore_errors=True)  # left by a maker that died
                 os.makedirs(os.path.dirname(target.path), 0o700, exist_ok=True)
+                if share and not change: _link_all(self.path, made.path, 'locks')  # a renaming: whoever holds a lock holds it on
                 os.rename(made.path, target.path)
                 target.site.sync_above(target.path)
         finally: made.discard()
@@ -1045,7 +1046,8 @@ class Store(_Blobs):
 
     def turn_over(self) -> None:
         "On an almost full disk, make an empty commit: LMDB uses freed pages again from the next transaction but one on"
-        disk = os.statvfs(self.path)
+        try: disk = os.statvfs(self.path)
+        except FileNotFoundError: return  # someone has just dropped the namespace
         if disk.f_bavail*disk.f_frsize > 2**26: return
         try: txn = self.write(timeout=0)
         except (TransactionError, ObjectNotFoundError): return  # someone else commits, or has dropped or replaced the namespace

@@ -5,11 +5,12 @@
 # %% ../nbs/04a_synchronization.ipynb #97dfcf46
 from __future__ import annotations
 import fcntl, os, struct, time
+from contextlib import suppress
 from typing import Any
 from .codecs import encode, register_type
 from .objects import _ENTRY, Object, _join
-from .system import _fork, _try_lock
-from .transactions import WaitTimeout, read, wait_until, wait_until_async, write
+from .system import ObjectNotFoundError, _fork, _try_lock
+from .transactions import WaitTimeout, _check_waiting, read, wait_until, wait_until_async, write
 
 # %% auto #0
 __all__ = ['Lock', 'Event']
@@ -28,12 +29,11 @@ class Lock(Object):
         blocking: bool = True,  # Wait until the lock is free? Otherwise return at once
         timeout: float = -1,    # Seconds to wait; -1 waits for ever
     ) -> bool:                  # Whether the lock was taken
-        "Take the lock, waiting for its holder to release it or to end; a thread that takes it twice waits for ever"
+        "Take the lock, waiting for its holder to release it or to end; a thread that takes it twice waits for ever. Raises `TransactionError` if it would have to wait inside a transaction or snapshot"
         if timeout != -1 and (timeout < 0 or not blocking): raise ValueError(f'timeout is -1 or a number of seconds for a blocking call, got {timeout} with blocking={blocking}')
         fd = self._open_file()
         try:
-            if blocking and timeout == -1: fcntl.flock(fd, fcntl.LOCK_EX)  # a signal interrupts it
-            elif not self._attempt(fd) and not (blocking and self._wait(fd, timeout)): return self._give_up(fd)
+            if not (self._attempt(fd) or blocking and self._wait(fd, timeout)): return self._give_up(fd)
             return self._take(fd)
         except BaseException:
             if self._held[0] != fd: self._give_up(fd)
@@ -45,7 +45,7 @@ class Lock(Object):
         if fd < 0 or epoch != _fork.epoch: raise RuntimeError(f'{self!r} is not held through this object')
         os.pwrite(fd, _HOLDER.pack(0), 0)
         _fork.close(fd)
-        self._store.wake()
+        with suppress(ObjectNotFoundError): self._store.wake()  # else: its namespace was dropped or renamed
 
     def locked(self) -> bool:
         "Whether anyone holds the lock"
@@ -97,6 +97,10 @@ class Lock(Object):
 
     def _wait(self, fd: int, timeout: float) -> bool:
         "Wait for the lock until the time is over; returns whether it was taken"
+        if timeout == -1:
+            _check_waiting()
+            fcntl.flock(fd, fcntl.LOCK_EX)  # a signal interrupts it
+            return True
         limit = time.monotonic() + timeout
         while (left := limit - time.monotonic()) > 0:
             try: return wait_until(lambda: self._attempt(fd), min(left, _LOOK))
@@ -139,9 +143,10 @@ class Event(Object):
         self,
         timeout: float | None = None,  # Seconds; `None` waits for ever
     ) -> bool:                         # Whether it is set; false if the time is over
-        "Wait until the event is set"
-        if self.is_set(): return True
-        try: return wait_until(self.is_set, timeout)
+        "Wait until the event is set, or has been since this was called"
+        is_set, sets = read(self._store, self._seen)
+        if is_set: return True
+        try: return wait_until(lambda: self._was_set(sets), timeout)
         except WaitTimeout: return False
 
     async def wait_async(
@@ -149,14 +154,26 @@ class Event(Object):
         timeout: float | None = None,  # Seconds; `None` waits for ever
     ) -> bool:                         # Whether it is set; false if the time is over
         "`wait` for asyncio"
-        try: return await wait_until_async(self.is_set, timeout)
+        is_set, sets = read(self._store, self._seen)
+        if is_set: return True
+        try: return await wait_until_async(lambda: self._was_set(sets), timeout)
         except WaitTimeout: return False
+
+    def _seen(self, txn: Any, zero_copy: bool) -> tuple[bool, int]:
+        "Whether it is set, and how often it has been"
+        head = self._head(txn)
+        return bool(head.size), head.next
+
+    def _was_set(self, sets: int) -> bool:
+        "Whether it is set, or has been since it had been `sets` times"
+        is_set, now = read(self._store, self._seen)
+        return is_set or now != sets
 
     def _put(self, txn: Any, is_set: bool) -> None:
         head = self._head(txn)
         if is_set: txn.put(self._oid + _SET, _join(encode(True)), freeing=True)
         else: txn.delete(self._oid + _SET)
-        self._changed(txn, head._replace(size=int(is_set)), freeing=True)
+        self._changed(txn, head._replace(size=int(is_set), next=head.next + is_set), freeing=True)
 
 # %% ../nbs/04a_synchronization.ipynb #045c32c9
 register_type(Event, 'parkit.Event')

@@ -516,11 +516,15 @@ class Listener:
     ) -> None:
         "`wait` for asyncio"
         import asyncio
-        timeout, loop, rung = self._announce(timeout), asyncio.get_running_loop(), asyncio.Event()
-        if self.watcher: loop.add_reader(self.watcher.fd, rung.set)
-        try: await asyncio.wait_for(rung.wait(), timeout)
-        except asyncio.TimeoutError: pass  # time to look again
+        timeout, loop = self._announce(timeout), asyncio.get_running_loop()
+        rung = loop.create_future()  # not `wait_for`: before Python 3.12 that may swallow a cancellation, and what is then taken for the cancelled task is lost
+        def wake() -> None:
+            if not rung.done(): rung.set_result(None)
+        timer = loop.call_later(timeout, wake)
+        if self.watcher: loop.add_reader(self.watcher.fd, wake)
+        try: await rung
         finally:
+            timer.cancel()
             if self.watcher:
                 loop.remove_reader(self.watcher.fd)
                 self.watcher.clear()
