@@ -1,5 +1,5 @@
 "A site for each test, and nothing left behind by any"
-import gc, multiprocessing.resource_tracker, os, shutil, sys, tempfile, threading, time
+import gc, multiprocessing.resource_tracker, os, shutil, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 import psutil, pytest
@@ -82,3 +82,13 @@ def site(tmp_path):
     site.close()
     wait_for(lambda: not holders(tmp_path), 5)
     assert not holders(tmp_path), f'processes that still hold the site: {holders(tmp_path)}'
+
+
+@pytest.fixture(scope='session')
+def built_site(tmp_path_factory):
+    "The folder of the documentation site, built once for all tests that look at it"
+    out, root = tmp_path_factory.mktemp('docs')/'built', Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, root/'tools/docs.py', '--site-only', '--out', out], cwd=root,
+                          capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f'`make docs` fails:\n{done.stdout[-2000:]}{done.stderr[-6000:]}'
+    return out

@@ -115,6 +115,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--preview', action='store_true', help='serve the site, and rebuild it on changes')
     parser.add_argument('--port', type=int, default=3000, help='of the preview')
+    parser.add_argument('--out', type=Path, default=root/'_docs', help='folder of the site')
     parser.add_argument('--site-only', action='store_true', help='leave README.md and CONTRIBUTING.md alone')
     parser.add_argument('--force', action='store_true', help='process all notebooks anew')
     args = parser.parse_args()
@@ -122,8 +123,8 @@ def main():
     if not args.site_only:
         import readme
         readme.main()
-    built = build(force=args.force)
-    print(f'{len(built.pages)} pages in {root/"_docs"}')
+    built = build(args.out.resolve(), args.force)
+    print(f'{len(built.pages)} pages in {args.out}')
 
 
 if __name__ == '__main__': main()

@@ -1,8 +1,9 @@
 """Run the notebooks of `nbs/`, each on a new site.
 
 `test` runs `nbdev_test` over all of them, with a time limit. `save` executes them (or those named) in real kernels and
-stores the outputs; an output that differs only in process ids, times or addresses is left as it was."""
-import argparse, json, os, signal, subprocess, sys, tempfile
+stores the outputs; an output that differs only in process ids, times or addresses is left as it was. `check` executes
+them as well, and says which outputs are no longer those stored."""
+import argparse, json, os, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 
 from kernels import code_cells, demo_cells, normal, notebooks, read, root, terminated_cleanly, text
@@ -28,22 +29,54 @@ def test(seconds, workers):
             process.wait()
 
 
-def execute(path):
-    "Execute the notebook at `path`, store its outputs, and return the errors that no cell announces"
-    notebook, errors = read(path), []
-    tutorial = any(o.notebook > 1 for o in code_cells(notebook))
-    cells = demo_cells(notebook) if tutorial else [o for o in code_cells(notebook) if o.runs]
-    with notebooks(2 if tutorial else 1, cwd=path.parent) as kernels:
+def results(path, notebook):
+    "Run the cells of `notebook` on a new site; yields each with its outputs and what is wrong with them, or None"
+    cells = [o for o in code_cells(notebook) if o.runs]
+    if not cells: return
+    several = max(o.notebook for o in cells)  # 2 for a tutorial whose cells name the notebook they run in
+    if several > 1: cells = demo_cells(notebook)
+    with notebooks(max(several, 1), cwd=path.parent) as kernels:
         for cell in cells:
             outputs = kernels[max(cell.notebook, 1) - 1].run(cell.source, timeout=600)
             raised = any(o['output_type'] == 'error' for o in outputs)
-            if raised != ('raises' in cell.directives):
-                what = text(outputs) if raised else 'did not raise'
-                errors.append(f'{path.name}, in this cell: {what}\n{cell.source}')
-                if raised: break
-            if normal(text(outputs)) != normal(text(cell.outputs)) or not text(outputs): cell.raw['outputs'] = outputs
+            wrong = raised != ('raises' in cell.directives) and (text(outputs) if raised else 'did not raise')
+            yield cell, outputs, f'{path.name}, in this cell: {wrong}\n{cell.source}' if wrong else None
+            if raised and wrong: return
+
+
+def _lined(output):
+    "`output` with its texts in lines, as Jupyter stores them"
+    if 'text' in output: return {**output, 'text': output['text'].splitlines(True)}
+    if 'data' not in output: return output
+    return {**output, 'data': {k: v.splitlines(True) if isinstance(v, str) and not k.startswith('image/p') else v
+                               for k, v in output['data'].items()}}
+
+
+def execute(path):
+    "Execute the notebook at `path`, store its outputs, and return the errors that no cell announces"
+    notebook, errors = read(path), []
+    for cell, outputs, wrong in results(path, notebook):
+        if wrong: errors.append(wrong)
+        if normal(text(outputs)) != normal(text(cell.outputs)) or not text(outputs): cell.raw['outputs'] = [_lined(o) for o in outputs]
     if not errors: path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
     return errors
+
+
+def stale(path):
+    "Execute the notebook at `path`, and return what differs from the outputs stored in it"
+    found = []
+    for cell, outputs, wrong in results(path, read(path)):
+        stored, now = normal(text(cell.outputs)), normal(text(outputs))
+        if wrong: found.append(wrong)
+        elif stored != now and 'hide' not in cell.directives:
+            found.append(f'{path.name}, this cell:\n{cell.source}\n--- prints now:\n{now}\n--- and not, as stored:\n{stored}')
+    return found
+
+
+def everything():
+    "All notebooks of the documentation"
+    return sorted(o for o in (root/'nbs').rglob('*.ipynb')
+                  if not any(part.startswith(('_', '.')) for part in o.relative_to(root).parts))
 
 
 def save(paths):
@@ -58,6 +91,17 @@ def save(paths):
     return 1 if errors else 0
 
 
+def check(paths):
+    "Execute the notebooks at `paths`, and say which outputs are not those stored; returns the exit code"
+    found = []
+    for path in paths:
+        start = time.monotonic()
+        found += stale(path)
+        print(f'{path.relative_to(root)}: {time.monotonic() - start:.0f} s', flush=True)
+    for difference in found: print(difference, file=sys.stderr)
+    return 1 if found else 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
@@ -65,13 +109,14 @@ def main():
     one.add_argument('--seconds', type=int, default=600, help='time limit for all notebooks together')
     one.add_argument('--workers', type=int, default=2, help='notebooks run at once')
     two = commands.add_parser('save')
-    two.add_argument('paths', nargs='*', type=lambda o: Path(o).resolve(), help='notebooks (all unless given)')
+    three = commands.add_parser('check')
+    for o in (two, three):
+        o.add_argument('paths', nargs='*', type=lambda o: Path(o).resolve(), help='notebooks (all unless given)')
     args = parser.parse_args()
     with terminated_cleanly():
         if args.command == 'test': return test(args.seconds, args.workers)
-        everything = sorted(o for o in (root/'nbs').rglob('*.ipynb')
-                            if not any(part.startswith(('_', '.')) for part in o.relative_to(root).parts))
-        return save(args.paths or everything)
+        if args.command == 'check': return check(args.paths or everything())
+        return save(args.paths or everything())
 
 
 if __name__ == '__main__': sys.exit(main())

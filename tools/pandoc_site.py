@@ -147,7 +147,8 @@ class Site:
     def link(self, href, page):
         "`href`, as a page's source has it, as the built page has to have it"
         base = self.website['site-url'].rstrip('/') + '/'
-        if href.startswith(base): return relative(href.removeprefix(base) or 'index.html', page.path)
+        if href.startswith(base):  # a symbol, by nbdev
+            return relative(href.removeprefix(base) or 'index.html', page.path)
         if re.match(r'[a-z]+:|#|//', href): return href
         target, hash, anchor = href.partition('#')
         source = os.path.normpath(page.source.parent/target) if not target.startswith('/') else target[1:]
@@ -162,7 +163,10 @@ class Site:
         "The body and the table of contents of `page`, as parsed HTML"
         from bs4 import BeautifulSoup
         toc, body = (BeautifulSoup(o, 'html.parser') for o in pandoc(page.markdown))
-        for a in body.find_all('a', href=True): a['href'] = self.link(a['href'], page)
+        for a in body.find_all('a', href=True):
+            symbol = a['href'].startswith(self.website['site-url'])
+            a['href'] = self.link(a['href'], page)
+            if symbol: a['class'] = 'symbol-link'
         for callout in body.select('div[class*=callout-]'): _set_callout(body, callout)
         for table in body.find_all('table'): table.wrap(body.new_tag('div', attrs={'class': 'table-responsive'}))
         for o in body.select('pre, .table-responsive'): o['tabindex'] = '0'  # so that keys can scroll it
@@ -170,6 +174,7 @@ class Site:
             heading.append(body.new_tag('a', attrs={'class': 'anchor', 'href': f'#{heading["id"]}', 'aria-label': 'Link here'}))
         for image in body.select('img[src$=".svg"]'):  # inline, so that it takes the colours of the page
             file = self.folder/page.source.parent/image['src']
+            if not file.exists(): continue
             svg = BeautifulSoup(re.sub(r'<\?xml.*?\?>', '', file.read_text(encoding='utf-8')), 'html.parser').svg
             svg['role'], svg['aria-label'] = 'img', image.get('alt', '')
             image.replace_with(svg)
@@ -183,6 +188,8 @@ class Site:
         environment.filters['inline'] = _inline
         template = environment.get_template('page.html')
         with ThreadPoolExecutor(os.cpu_count()) as pool: fragments = [*pool.map(self.fragment, self.pages)]
+        ids = {f'{page.path}#{o["id"]}' for page, (body, _) in zip(self.pages, fragments) for o in body.select('[id]')}
+        for page, (body, _) in zip(self.pages, fragments): _drop_dead(page, body, ids)
         sections, style = [*self.sections()], self.config['format']['html']['css']
         for page, (body, toc) in zip(self.pages, fragments):
             html = template.render(page=page, body=str(body), toc=str(toc), sections=sections, website=self.website, style=style,
@@ -195,6 +202,11 @@ class Site:
             _write(out/file.relative_to(self.folder), file.read_bytes())
         for name in ('site.css', 'site.js', 'minisearch.js'): shutil.copy(here/name, out/name)
 
+
+def _drop_dead(page, body, ids):
+    "nbdev links every symbol of the modules; private ones and special methods are shown on no page"
+    for a in body.select('a.symbol-link'):
+        if os.path.normpath(PurePosixPath(page.path).parent/a['href']) not in ids: a.unwrap()
 
 def _inline(text):
     "A title or description, which may hold code"

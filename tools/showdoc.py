@@ -30,11 +30,16 @@ def exported(symbol):
     return symbol if found is None else found
 
 
+def _bases(cls):
+    "The public classes of the library that `cls` derives from directly, its private bases passed over"
+    return [o for b in cls.__bases__ for o in ([b] if not b.__name__.startswith('_') else _bases(b))
+            if o.__module__.startswith('parkit')]
+
 def _body(cls):
-    "The names that the body of `cls` and of its private bases define in this library, in their order"
-    names = {}
+    "The names that the body of `cls` and of private bases which no public base has define, in their order"
+    names, theirs = {}, {o for base in _bases(cls) for o in base.__mro__}
     for base in cls.__mro__:
-        if base is not cls and not base.__name__.startswith('_') or not base.__module__.startswith('parkit'): continue
+        if base in theirs or not base.__module__.startswith('parkit'): continue
         tree = ast.parse(inspect.getsource(sys.modules[base.__module__]))
         here = [o for o in tree.body if isinstance(o, ast.ClassDef) and o.name == base.__name__]
         functions = (o for node in here for o in node.body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef)))
@@ -87,20 +92,27 @@ def _signature(symbol, name, kind):
     return line if len(line) < 90 else start + ''.join(f'\n    {o},' for o in parameters).rstrip(',') + '\n' + end
 
 
+def _constructor(cls): return cls.__new__ if cls.__init__ is object.__init__ else cls.__init__
+
 def comments(symbol):
     "The docments of `symbol`: the comment behind each parameter, and behind the result"
-    # fastcore's docments knows no positional-only parameters
-    function = inspect.unwrap(symbol.__init__ if inspect.isclass(symbol) else symbol)
-    if not inspect.isfunction(function): return {}
-    source = textwrap.dedent(inspect.getsource(function))
+    # fastcore's docments knows no positional-only parameters, and no fields of named tuples
+    fields = inspect.isclass(symbol) and ('__dataclass_fields__' in vars(symbol) or hasattr(symbol, '_fields'))
+    found = symbol if fields else inspect.unwrap(_constructor(symbol) if inspect.isclass(symbol) else symbol)
+    if not fields and not inspect.isfunction(found): return {}
+    source = textwrap.dedent(inspect.getsource(found))
     [node] = ast.parse(source).body
-    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): return {}
-    o = node.args
-    arguments = [*o.posonlyargs, *o.args, *filter(None, [o.vararg]), *o.kwonlyargs, *filter(None, [o.kwarg])]
-    lines = {a.lineno: a.arg for a in arguments} | ({node.returns.end_lineno: 'return'} if node.returns else {})
+    if fields: lines, end = {o.lineno: o.target.id for o in node.body if isinstance(o, ast.AnnAssign)}, 10**9
+    elif isinstance(node, ast.Lambda | ast.Assign): return {}
+    else:
+        o = node.args
+        arguments = [*o.posonlyargs, *o.args, *filter(None, [o.vararg]), *o.kwonlyargs, *filter(None, [o.kwarg])]
+        returns = {node.returns.end_lineno: 'return'} if node.returns else {}
+        lines, end = {**returns, **{a.lineno: a.arg for a in arguments}}, node.body[0].lineno
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {lines[t.start[0]]: t.string.lstrip('# ').strip() for t in tokens
-            if t.type == tokenize.COMMENT and t.start[0] in lines and t.start[0] < node.body[0].lineno}
+            if t.type == tokenize.COMMENT and t.start[0] in lines and t.start[0] < end}
+
 
 def _table(symbol):
     rows = [f'| {"**Returns**" if name == "return" else f"`{name}`"} | {_escaped(text)} |'
@@ -129,9 +141,11 @@ def _def(function): return 'async def' if inspect.iscoroutinefunction(function) 
 def _entry(symbol, name, kind, hashes):
     source = NbdevLookup().code(getattr(symbol, '__qualname__', name))
     own = not inspect.isclass(symbol) or '__doc__' in vars(symbol)
+    bases = [f'`{o.__name__}`' for o in _bases(symbol)] if inspect.isclass(symbol) and not issubclass(symbol, Exception) else []
     parts = [f'{hashes} {name} {{.symbol}}',
              f'[source]({source}){{.source-link target="_blank"}}' if source else '']
     try: parts += [f'```python\n{_signature(symbol, name, kind)}\n```']
     except (ValueError, TypeError): pass  # no signature to be had
-    parts += [inspect.cleandoc(symbol.__doc__ or '') if own else '', _table(symbol)]
+    parts += [inspect.cleandoc(symbol.__doc__ or '') if own else '', _table(symbol),
+              f'It has what {" and ".join(bases)} has as well.' if bases else '']
     return '\n\n'.join(o for o in parts if o)

@@ -1,0 +1,23 @@
+"The outputs stored in the notebooks are what their cells print"
+import json
+
+import pytest
+from kernels import root
+from notebooks import everything, stale
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize('path', everything(), ids=lambda o: o.stem)
+def test_stored_outputs_are_what_the_cells_print(path):
+    found = stale(path)
+    assert not found, '\n\n'.join([*found, f'python tools/notebooks.py save {path.relative_to(root)}'])
+
+
+def test_a_stale_output_and_an_unexpected_error_are_noticed(tmp_path):
+    def cell(source, *outputs): return dict(cell_type='code', id=str(len(source)), metadata={}, execution_count=None,
+                                            source=source, outputs=[dict(output_type='stream', name='stdout', text=o) for o in outputs])
+    cells = [cell('print(1 + 1)', '3'), cell('print("same", id(int) and 7)', 'same 7'), cell('1/0')]
+    path = tmp_path/'stale.ipynb'
+    path.write_text(json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)))
+    first, second = stale(path)
+    assert '--- prints now:\n2\n' in first and 'ZeroDivisionError' in second
