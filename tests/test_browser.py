@@ -3,7 +3,7 @@ import re, shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+import psutil, pytest
 
 playwright = pytest.importorskip('playwright.sync_api')
 chromium = shutil.which('chromium') or shutil.which('chromium-browser')
@@ -13,12 +13,19 @@ _flags = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '
           '--disable-component-update', '--disable-sync']
 
 
+@pytest.fixture(autouse=True)
+def no_leaks(): "A browser starts and ends its processes as it likes; `browser` looks for them at the end"
+
+
 @pytest.fixture(scope='module')
 def browser():
+    before = {*psutil.Process().children(recursive=True)}
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=_flags)
         yield browser
         browser.close()
+    _, alive = psutil.wait_procs({*psutil.Process().children(recursive=True)} - before, timeout=10)
+    assert alive == []
 
 
 class Visit:
