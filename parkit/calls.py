@@ -14,10 +14,12 @@ from hashlib import sha256
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from itertools import islice
+from queue import Empty
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote
 from .codecs import BLOB, ParkitError, decode, encode, recall, register_opener, register_type
-from .objects import _ENTRY, _HEAD, Object, _join, _write_soon, release_trace
+from .objects import _ENTRY, _HEAD, Namespace, NamespacePath, Object, _join, _write_soon, release_trace
+from .containers import Queue
 from .system import SAFETY_NET, Listener, ObjectNotFoundError, TransactionError, _fork, _sync
 from .storage import INTERNAL, MAKING, META, Blob, Site, Store, _blob_of, check_current, current_site, on_open
 from .transactions import WaitTimeout, is_interactive, open_transaction, read, wait_until, wait_until_async, write
@@ -25,7 +27,7 @@ from .transactions import WaitTimeout, is_interactive, open_transaction, read, w
 # %% auto #0
 __all__ = ['TRACES', 'STATUSES', 'T', 'TaskError', 'WorkerCrashedError', 'TaskCancelledError', 'TaskTimeoutError',
            'RemoteTraceback', 'Runner', 'set_runner', 'deliver', 'deliver_all', 'settle', 'Progress', 'track',
-           'AsyncTrace', 'Display', 'set_display', 'traces', 'TraceFuture']
+           'AsyncTrace', 'Stream', 'Display', 'set_display', 'traces', 'TraceFuture']
 
 # %% ../nbs/04b_calls.ipynb #5af64256
 _QUEUED, _DELAYED, _RECORD, _CALL, _RESULT, _CANCEL, _RUNNING, _CONTEXT, _ENDED, _TOTAL, _PROGRESS = (bytes((c,)) for c in b'qdrcvkpxztg')
@@ -65,6 +67,7 @@ class _Record(NamedTuple):
     parent: str = ''              # The call that made it
     outbox: str = ''              # The namespace in whose transaction it was made
     output: int = 0               # Bytes that it has written
+    stream: bool = False          # Does it yield its result, item by item?
 
     @property
     def how(self) -> _Options: return _Options(*self.options)
@@ -754,6 +757,9 @@ class AsyncTrace(_Facts):
     def __reduce__(self) -> Any: return recall, ('trace', self._ledger.site.path, self.id, self._outbox)
     def __eq__(self, other: object) -> bool: return isinstance(other, AsyncTrace) and other.id == self.id
     def __hash__(self) -> int: return hash(self.id)
+    def __iter__(self) -> Stream:
+        if not self._record.stream: raise TypeError(f'{self.task} is no generator: its call has one result, and nothing to iterate over')
+        return Stream(self)
     def __repr__(self) -> str: return f'AsyncTrace({self.task}, {self.status})'
     def __str__(self) -> str:
         r = self._record
@@ -794,7 +800,8 @@ class AsyncTrace(_Facts):
 
     @property
     def result(self) -> Any:
-        "What the task returned, waiting for it; raises what the task raised, the worker's traceback its cause"
+        "What the task returned, waiting for it; raises what the task raised, the worker's traceback its cause. Of a generator, an iterator over what it yields"
+        if self._record.stream: return Stream(self)
         self.wait()
         return self._result()
 
@@ -804,6 +811,7 @@ class AsyncTrace(_Facts):
         return self._ledger.load(_RESULT, self.id)
 
     async def _await(self) -> Any:
+        if self._record.stream: return Stream(self)
         await wait_until_async(lambda: self.done)
         return self._result()
 
@@ -868,6 +876,53 @@ def _local(seconds: float | None) -> datetime | None: return None if seconds is 
 def _recall_trace(site: str, id: str, outbox: str = '') -> AsyncTrace: return AsyncTrace(_ledger(Site(site)), id, outbox)
 
 register_opener('trace', _recall_trace)
+
+# %% ../nbs/04b_calls.ipynb #83fda4b5
+_STREAMS = '_streams'  # the namespace of the queues
+_AHEAD = 64            # items that a generator may be ahead of its reader
+_UNREAD = 86_400*10**9  # nanoseconds after which a queue goes if its call is not known any longer
+
+# %% ../nbs/04b_calls.ipynb #597fc6bb
+class _Items(Queue[Any]):
+    "What the generator of one call has yielded, and nobody has read"
+    def __init__(self, site: Site, id: str, create: bool) -> None: self._open(f'{_STREAMS}/{id}', create, True, None, site, dict(maxsize=_AHEAD) if create else None, reserved=True)
+
+register_type(_Items, 'parkit._Items')
+
+# %% ../nbs/04b_calls.ipynb #2a8855cc
+def _open_stream(ledger: _Ledger, id: str, create: bool) -> _Items:
+    "The queue of the call `id`; the caller, who makes it, removes those that nobody has read to the end and whose calls are not known any longer"
+    if create:
+        for name in list(Namespace(NamespacePath._of(ledger.site.store(_STREAMS, True))).names()):
+            if int(name[:16], 16) < time.time_ns() - _UNREAD: _drop_unknown(ledger, name)
+    return _Items(ledger.site, id, create)
+
+def _drop_unknown(ledger: _Ledger, id: str) -> None:
+    try: ledger.record(id)
+    except ObjectNotFoundError: _drop_stream(ledger, id)
+
+def _drop_stream(ledger: _Ledger, id: str) -> None:
+    try: _Items(ledger.site, id, False).drop()
+    except ObjectNotFoundError: pass  # someone was quicker
+
+# %% ../nbs/04b_calls.ipynb #7d2689e3
+class Stream:
+    "What the generator of a call yields, as it comes; of several readers each gets other items"
+    def __init__(self, trace: AsyncTrace) -> None: self._trace, self._over = trace, False
+    def __iter__(self) -> Stream: return self
+    def __repr__(self) -> str: return f'Stream({self._trace!r})'
+
+    def __next__(self) -> Any:
+        while not self._over:
+            ended = self._trace.done  # looked at first: what it put before it ended is then in the queue
+            try: return (items := _open_stream(self._trace._ledger, self._trace.id, False)).get(block=False)
+            except Empty:
+                if ended: self._over = True
+                else: wait_until(lambda: items.qsize() or self._trace.done)
+            except ObjectNotFoundError: self._over = True  # another reader has come to the end
+        _drop_stream(self._trace._ledger, self._trace.id)
+        error = self._trace.error
+        raise StopIteration if error is None else error
 
 # %% ../nbs/04b_calls.ipynb #b256df65
 class Display(Protocol):

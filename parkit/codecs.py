@@ -8,7 +8,7 @@ import math, pickle, struct, sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from functools import lru_cache
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, Union
 from uuid import UUID
 
@@ -196,6 +196,12 @@ def recall(kind: str, *args: Any) -> Any:
     if not _newest(_openers.get(kind, [])): import parkit  # noqa: F401  registers every kind
     return _newest(_openers[kind])(*args)
 
+# %% ../nbs/00_codecs.ipynb #c0de7e51
+def _code(version: tuple[int, ...], *parts: Any) -> CodeType:
+    "A code object; one that another version of Python has made would crash this one, or worse"
+    if version != sys.version_info[:2]: raise DecodeError('this function or class was stored by Python {}.{}, whose code Python {}.{} cannot run'.format(*version, *sys.version_info))
+    return CodeType(*parts)
+
 # %% ../nbs/00_codecs.ipynb #cc1a07f3
 @lru_cache(1)
 def _cloud_pickler() -> type[pickle.Pickler]:
@@ -204,6 +210,7 @@ def _cloud_pickler() -> type[pickle.Pickler]:
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, type) and obj in _names: return registered_type, (_names[obj],)
+            if type(obj) is CodeType and obj is not _code.__code__: return _code, (sys.version_info[:2], *self.dispatch_table[CodeType](obj)[1])
             return super().reducer_override(obj)
     return Pickler
 

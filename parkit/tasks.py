@@ -4,112 +4,173 @@
 
 # %% ../nbs/05_tasks.ipynb #fcd227e5
 from __future__ import annotations
-import linecache, os, sys, time
+import inspect, linecache, os, sys, time, warnings
 from collections.abc import Callable, Mapping
-from datetime import timedelta
-from functools import lru_cache, partial, update_wrapper
+from contextlib import closing
+from datetime import datetime, timedelta
+from functools import lru_cache, partial
 from hashlib import sha256
-from types import CodeType
+from types import MethodType
 from typing import Any, NamedTuple, overload
 from uuid import uuid4
-from .codecs import EncodeError, decode, encode, register_type
-from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
+from .codecs import EncodeError, decode, encode, recall, register_opener, register_type
+from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _after, _Info, _join, encode_arguments, hold_for_trace, release_trace
 from .storage import Blob, Site, Store, current_site
-from .system import InvalidNameError
-from .calls import AsyncTrace, TaskError, _ensure, _environment, _inside, _ledger, _Ledger, _options, _post, _Record, traces
-from .transactions import open_transaction, read, write_new
+from .system import InvalidNameError, ObjectNotFoundError
+from .calls import AsyncTrace, TaskError, _ensure, _environment, _inside, _ledger, _Ledger, _open_stream, _options, _post, _Record, traces
+from .functions import Anatomy, _is_filled, big_parts, encode_function, is_by_value, kind_of, lines_of, signature_of, source_of
+from .transactions import open_transaction, read, write, write_new
 
 # %% auto #0
-__all__ = ['TASKS', 'Task', 'TaskCall', 'task', 'bind_task', 'bind_symbol']
+__all__ = ['TASKS', 'Version', 'Task', 'TaskCall', 'task', 'bind_task', 'bind_symbol']
 
 # %% ../nbs/05_tasks.ipynb #9fe3f465
-def _code_parts(code: CodeType) -> list[Any]:
-    "What makes a code object do what it does, without file names and line numbers"
-    def part(c: Any) -> Any:
-        if isinstance(c, CodeType): return _code_parts(c)
-        return sorted(map(repr, c)) if isinstance(c, frozenset) else (type(c).__name__, repr(c))
-    return [code.co_name, code.co_code.hex(), list(map(part, code.co_consts)), code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars,
-            code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags]
+_KEPT = 50          # versions of a task that are kept, whatever their age
+_FRESH = 86_400.0   # seconds for which every version is kept: calls that wait run the version that was called
+_STATE = _ATTRIBUTE + b'_state'
+_FACTS, _CODE, _NUMBER = b'f', b'c', b'v'  # entries: by number what is known of a version and its function, by version its number
 
 # %% ../nbs/05_tasks.ipynb #4582170f
-def _code_version(function: Callable[..., Any]) -> str:
-    "Twelve hexadecimal digits that change with the function's code, defaults and closure"
-    code = getattr(function, '__code__', None)
-    if code is None: return sha256(_join(encode(function))).hexdigest()[:12]
-    closure = [c.cell_contents for c in function.__closure__ or () if _is_filled(c)]  # type: ignore[attr-defined]
-    data = _join(encode((function.__defaults__, function.__kwdefaults__, closure)))  # type: ignore[attr-defined]
-    return sha256(repr(_code_parts(code)).encode() + data).hexdigest()[:12]
-
-# %% ../nbs/05_tasks.ipynb #9ffb3532
-def _is_filled(cell: Any) -> bool:
-    "Whether a closure's variable has a value yet"
-    try: cell.cell_contents
-    except ValueError: return False
-    return True
-
-# %% ../nbs/05_tasks.ipynb #8733e33c
-_KEPT = 20  # definitions of a task that are kept, so that calls in the queue run what was called
-_STATE = _ATTRIBUTE + b'_state'  # default_sync, version, definition, options
-
-# %% ../nbs/05_tasks.ipynb #686a917a
 class _State(NamedTuple):
     "What a call has to know of its task"
     default_sync: bool
-    version: str     # Of the code
-    definition: int  # How often the task has been defined
-    options: tuple[Any, ...] = ()  # How its calls in the background are run
+    version: str                    # Of the code
+    definition: int                 # The number of that version
+    newest: int                     # The highest number that was given
+    kind: str                       # `function`, `coroutine` or `generator`
+    python: tuple[int, ...] | None  # The Python that alone can run it; `None` if it is stored by name
+    options: tuple[Any, ...] = ()   # How its calls in the background are run
+
+# %% ../nbs/05_tasks.ipynb #9ffb3532
+class _Facts(NamedTuple):
+    "What is known of a version without loading it"
+    version: str
+    created: float                  # Seconds since the epoch
+    name: str                       # Of the function itself
+    signature: str
+    doc: str | None
+    source: str
+    kind: str
+    python: tuple[int, ...] | None
+    environment: tuple[bytes, bytes]  # The interpreter it was made with
+
+# %% ../nbs/05_tasks.ipynb #9102844b
+class Version(NamedTuple):
+    "A version of a task's code"
+    number: int        # In the order in which they were first defined
+    version: str       # Twelve hexadecimal digits
+    created: datetime  # When it was first defined, in local time
+    current: bool      # Is it the one that a call runs?
+    signature: str
+    doc: str | None
 
 # %% ../nbs/05_tasks.ipynb #a1643472
 class _Definition(Object):
-    "A task as it is stored: its state, and the functions of its last definitions"
+    "A task as it is stored: its state, and its versions"
+    _pinned = 0  # the number of the version that this reference means; 0 is the current one
     def _state(self, txn: Any, zero_copy: bool) -> _State:
         data = txn.get(self._oid + _STATE)
         if data is None: raise self._gone(txn)
-        return _State(*decode(data))
+        state = _State(*decode(data))
+        if not self._pinned: return state
+        facts = self._facts(txn, zero_copy, self._pinned)
+        return state._replace(version=facts.version, definition=self._pinned, kind=facts.kind, python=facts.python)
 
-    def _at(self, definition: int) -> bytes: return self._oid + _ENTRY + definition.to_bytes(8, 'big')
+    def _at(self, kind: bytes, definition: int) -> bytes: return self._oid + _ENTRY + kind + definition.to_bytes(8, 'big')
 
-    def _define(self, txn: Any, info: _Info, default_sync: bool, version: str, prepared: bytes | Blob, options: tuple[Any, ...] = ()) -> int:
-        "Make or renew the task in one commit; returns the number of the definition"
+    def _facts(self, txn: Any, zero_copy: bool, definition: int = 0) -> _Facts:
+        "What is known of one version, or of the current one"
+        record = txn.get(self._at(_FACTS, definition or self._state(txn, False).definition))
+        if record is None: raise self._lost(txn, definition)
+        return _Facts(*decode(self._store.load(record, True)))
+
+    def _lost(self, txn: Any, definition: int) -> TaskError:
+        newest = self._state(txn, False)  # raises if the whole task is gone
+        return TaskError(f'version number {definition} of {TASKS}/{self._name} is not kept any longer; the newest is {newest.newest}, and history() has those there are')
+
+    def _define(self, txn: Any, info: _Info, default_sync: bool, facts: _Facts, prepared: list[bytes | Blob], options: tuple[Any, ...] = ()) -> _State:
+        "Make or renew the task in one commit"
         oid, found, made = self._make(txn, info)
         if found.type != info.type: raise TypeError(f'{TASKS}/{info.name} is a {found.type}, not a {info.type}')
         self._oid, self._uuid = oid, found.uuid
-        definition = 1 if made else self._state(txn, False).definition + 1
-        txn.put(self._oid + _STATE, encode((default_sync, version, definition, options)))
-        txn.put(self._at(definition), txn.link(prepared))
-        if definition > _KEPT: txn.delete_range(self._at(0), self._at(definition - _KEPT + 1))
+        state = (_State(False, '', 0, 0, '', None) if made else self._state(txn, False))._replace(default_sync=default_sync, options=options)
+        state = self._put_version(txn, state, facts, prepared)
         self._set_metadata(txn, info.metadata)
-        return definition
+        return state
+
+    def _renew(self, txn: Any, facts: _Facts, prepared: list[bytes | Blob]) -> _State:
+        state = self._put_version(txn, self._state(txn, False), facts, prepared)
+        self._changed(txn, self._head(txn))
+        return state
+
+    def _put_version(self, txn: Any, state: _State, facts: _Facts, prepared: list[bytes | Blob]) -> _State:
+        "Store a version and make it the current one"
+        known = txn.get(self._oid + _ENTRY + _NUMBER + facts.version.encode())
+        definition = state.newest + 1 if known is None else decode(known)
+        state = _State(state.default_sync, facts.version, definition, max(state.newest, definition), facts.kind, facts.python, state.options)
+        txn.put(self._oid + _STATE, encode(tuple(state)))
+        txn.put(self._oid + _ENTRY + _NUMBER + facts.version.encode(), encode(definition))
+        for kind, record in zip((_FACTS, _CODE), prepared):  # of a version that is known too: its comments may be others
+            key = self._at(kind, definition)
+            old = txn.get(key)
+            txn.put(key, txn.link(record))
+            if old is not None: txn.unlink(old)
+        if known is None and definition % 10 == 0: self._forget_old(txn, state)
+        return state
+
+    def _forget_old(self, txn: Any, state: _State) -> None:
+        "Remove the versions that are neither young nor among the last"
+        for definition, facts in self._all_facts(txn, False)[:-_KEPT]:
+            if definition == state.definition or facts.created > time.time() - _FRESH: continue
+            for kind in (_FACTS, _CODE): txn.delete_range(self._at(kind, definition), self._at(kind, definition + 1))
+            txn.delete(self._oid + _ENTRY + _NUMBER + facts.version.encode())
+
+    def _all_facts(self, txn: Any, zero_copy: bool) -> list[tuple[int, _Facts]]:
+        "The versions that are kept, by number"
+        found = self._store.scan(txn, self._at(_FACTS, 0), _after(self._oid + _ENTRY + _FACTS))
+        return [(int.from_bytes(key[-8:], 'big'), _Facts(*decode(self._store.load(record, True)))) for key, record in found]
+
+    def _roll_back(self, txn: Any, definition: int) -> None:
+        facts = self._facts(txn, False, definition)
+        txn.put(self._oid + _STATE, encode(tuple(self._state(txn, False)._replace(version=facts.version, definition=definition, kind=facts.kind, python=facts.python))))
+        self._changed(txn, self._head(txn))
 
     def _load_function(self, txn: Any, zero_copy: bool, definition: int) -> Callable[..., Any]:
-        "The function of one definition, or of the current one if that is no longer kept"
-        record = txn.get(self._at(definition)) or txn.get(self._at(self._state(txn, False).definition))
-        if record is None: raise self._gone(txn)
+        "The function of one version"
+        facts, record = self._facts(txn, zero_copy, definition), txn.get(self._at(_CODE, definition))
+        if record is None: raise self._lost(txn, definition)
+        if facts.python not in (None, sys.version_info[:2]): raise TaskError(_foreign(self._name or '', facts))
         function, file, lines = decode(self._store.load(record, True))
         if lines: linecache.cache[file] = len(lines), None, lines, file  # tracebacks show the source of the cell
         return _with_itself(function, self)  # type: ignore[no-any-return]
 
 # %% ../nbs/05_tasks.ipynb #97799b4b
-def _with_source(function: Callable[..., Any]) -> tuple[Callable[..., Any], str, list[str]]:
-    "The function, the file of its code, and that file's lines where other processes cannot read them"
-    file = getattr(getattr(function, '__code__', None), 'co_filename', '')
-    return function, file, [] if os.path.exists(file) else linecache.getlines(file)
+def _foreign(name: str, facts: _Facts) -> str:
+    theirs, mine = ('.'.join(map(str, v)) for v in (facts.python or (), sys.version_info[:2]))
+    return f'{TASKS}/{name} was defined with Python {theirs}, whose code Python {mine} cannot run; call it with sync=False, and a worker with Python {theirs} runs it'
 
 # %% ../nbs/05_tasks.ipynb #89800f35
 def _with_itself(function: Callable[..., Any], task: Any) -> Callable[..., Any]:
     "The function, its own name meaning the task where it means nothing"
     name, code = getattr(function, '__name__', ''), getattr(function, '__code__', None)
     if code is None: return function
-    if name in code.co_names: function.__globals__.setdefault(name, task)  # type: ignore[attr-defined]
+    if function.__qualname__ == name: function.__globals__.setdefault(name, task)  # type: ignore[attr-defined]
     for variable, cell in zip(code.co_freevars, function.__closure__ or ()):  # type: ignore[attr-defined]
         if variable == name and not _is_filled(cell): cell.cell_contents = task
     return function
 
 # %% ../nbs/05_tasks.ipynb #ac10f9d3
 TASKS = 'task'  # the namespace of all tasks
-_functions: dict[tuple[str, bytes, int], Callable[..., Any]] = {}  # (site, uuid, definition) -> function, in this process
+_functions: dict[tuple[str, bytes, int], Callable[..., Any]] = {}  # (site, uuid, number of the version) -> function, as loaded by this process
 
 # %% ../nbs/05_tasks.ipynb #3839f712
+class _Definer:
+    "A function that this process has made a task of"
+    def __init__(self, anatomy: Anatomy, definition: int) -> None: self.anatomy, self.definition = anatomy, definition
+
+_definers: dict[tuple[str, bytes], _Definer] = {}  # (site, uuid) -> the last one
+
+# %% ../nbs/05_tasks.ipynb #c1a9dede
 class Task(_Definition):
     "A shared function; calling it runs its current version, in this process or in a worker"
     def __init__(
@@ -121,8 +182,8 @@ class Task(_Definition):
 
     def __call__(self, *args: Any, sync: bool | None = None, **kwargs: Any) -> Any:
         "The result if the call is synchronous, else its `AsyncTrace`; `sync=None` leaves that to the task's `default_sync`"
-        state = read(self._store, self._state)
-        if sync or sync is None and state.default_sync: return self._function(state.definition)(*args, **kwargs)
+        state = self._called()
+        if sync or sync is None and state.default_sync: return self._local(state.definition)(*args, **kwargs)
         return _submit(self, state, args, kwargs, state.options)
 
     def options(
@@ -138,16 +199,31 @@ class Task(_Definition):
         "The task, to be called in the background with these options; raises `ValueError` for what cannot be one. What is not given is as in `@task`"
         return TaskCall(self, dict(timeout=timeout, retries=retries, backoff=backoff, retry_on=retry_on, priority=priority, delay=delay))
 
-    @property
-    def traces(self) -> list[AsyncTrace]:
-        "The calls of this task that are kept, the newest first"
-        return traces(task=self)
+    def __get__(self, obj: Any, cls: type | None = None) -> Any: return self if obj is None else MethodType(self, obj)  # a task can be a method
+    def __repr__(self) -> str: return super().__repr__() if not self._pinned else f'Task({self.path!r}, version={self.version!r})'
+    def __reduce__(self) -> Any:
+        reference = super().__reduce__()
+        return (recall, ('version', reference[1], self._pinned)) if self._pinned else reference
+
+    def _called(self) -> _State:
+        "What is to be called: the current version, made anew if what this process has defined it from has changed"
+        state, mine = read(self._store, self._state), _definers.get((self._store.site.path, self._uuid))
+        if mine is None or mine.definition != state.definition or self._pinned or not mine.anatomy.changed(): return state
+        return _renew(self, state, mine)
+
+    def _local(self, definition: int) -> Callable[..., Any]:
+        "The function to be run in this process: its own, if it has defined that version, else the stored one"
+        mine = _definers.get((self._store.site.path, self._uuid))
+        return mine.anatomy.root if mine is not None and mine.definition == definition and not self._pinned else self._function(definition)
 
     def _function(self, definition: int) -> Callable[..., Any]:
-        "The function of one definition, decoded once in this process"
+        "The function of one version, as it was stored, decoded once in this process"
         key = self.site.path, self._uuid, definition
         if key not in _functions: _functions[key] = read(self._store, self._load_function, definition)
         return _functions[key]
+
+    @property
+    def __name__(self) -> str: return self._name or ''
 
     @property
     def version(self) -> str:
@@ -159,8 +235,92 @@ class Task(_Definition):
         "Does a plain call run in the calling process?"
         return read(self._store, self._state).default_sync
 
-# %% ../nbs/05_tasks.ipynb #c1a9dede
+    @property
+    def traces(self) -> list[AsyncTrace]:
+        "The calls of this task that are kept, the newest first"
+        return traces(task=self)
+
+    @property
+    def source(self) -> str:
+        "The source of the function, its decorators included; empty if there was none"
+        return read(self._store, self._facts).source
+
+    def drop(self) -> None:
+        "Remove the task and all its versions; other references to it then raise `ObjectNotFoundError`"
+        super().drop()
+        _definers.pop((self._store.site.path, self._uuid), None)
+
+    def history(self) -> list[Version]:
+        "The versions that are kept, in the order in which they were first defined"
+        current, found = read(self._store, self._state).definition, read(self._store, self._all_facts)
+        return [Version(n, f.version, datetime.fromtimestamp(f.created), n == current, f.signature, f.doc) for n, f in found]
+
+    def rollback(
+        self,
+        version: str,  # One that `history` has, or its first digits
+    ) -> None:
+        "Make an earlier version the current one, for everyone; raises `ObjectNotFoundError` if there is none, or more than one"
+        write(self._store, self._roll_back, self._number_of(version))
+
+    def _number_of(self, version: str) -> int:
+        "The number of the version that begins with these digits"
+        found = [v for v in self.history() if v.version.startswith(version)]
+        if len(found) == 1: return found[0].number
+        what = f'{len(found)} versions that begin with' if found else 'no version'
+        raise ObjectNotFoundError(f'{self.path} has {what} {version!r}; it has {", ".join(v.version for v in self.history())}')
+
+# %% ../nbs/05_tasks.ipynb #2fb3b383
 register_type(Task, 'parkit.Task')
+
+def _recall_version(reference: tuple[Any, ...], definition: int) -> Task:
+    task: Task = recall(*reference)
+    task._pinned = definition
+    return task
+
+register_opener('version', _recall_version)
+
+# %% ../nbs/05_tasks.ipynb #b9f53f70
+class _Shown:
+    "What a task says of itself, as functions do"
+    def __init__(self, get: Callable[[Task], Any], of_class: str | None = None) -> None: self.get, self.of_class = get, of_class
+    def __get__(self, task: Task | None, cls: type) -> Any:
+        if task is not None: return self.get(task)
+        if self.of_class is None: raise AttributeError
+        return self.of_class
+
+# %% ../nbs/05_tasks.ipynb #0f207558
+def _doc_of(task: Task) -> str | None: return read(task._store, task._facts).doc
+
+def _wrapped_of(task: Task) -> Callable[..., Any]:
+    try: return task._local(read(task._store, task._state).definition)
+    except Exception as e: raise AttributeError(f'{e}') from e  # code that needs what this process lacks
+
+def _signature_of(task: Task) -> inspect.Signature:
+    try: return inspect.signature(_wrapped_of(task))
+    except (AttributeError, ValueError, TypeError): return _read_signature(read(task._store, task._facts).signature)
+
+def _read_signature(text: str) -> inspect.Signature:
+    "The signature that is written as `text`, its annotations and defaults as text too"
+    import ast
+    try: a = ast.parse(f'def f{text}: pass').body[0].args  # type: ignore[attr-defined]
+    except SyntaxError: raise AttributeError('this task has no signature') from None
+    P, written = inspect.Parameter, lambda node, kind, default=None: inspect.Parameter(
+        node.arg, kind, default=inspect.Parameter.empty if default is None else _Written(ast.unparse(default)),
+        annotation=P.empty if node.annotation is None else ast.unparse(node.annotation))
+    plain = [(n, P.POSITIONAL_ONLY) for n in a.posonlyargs] + [(n, P.POSITIONAL_OR_KEYWORD) for n in a.args]
+    found = [written(n, kind, d) for (n, kind), d in zip(plain, [None]*(len(plain) - len(a.defaults)) + a.defaults)]
+    if a.vararg: found.append(written(a.vararg, P.VAR_POSITIONAL))
+    found += [written(n, P.KEYWORD_ONLY, d) for n, d in zip(a.kwonlyargs, a.kw_defaults)]
+    return inspect.Signature(found + ([written(a.kwarg, P.VAR_KEYWORD)] if a.kwarg else []))
+
+class _Written(str):
+    "A default of which only the text is known"
+    def __repr__(self) -> str: return str(self)
+
+# %% ../nbs/05_tasks.ipynb #908bd26f
+setattr(Task, '__doc__', _Shown(_doc_of, Task.__doc__))
+setattr(Task, '__wrapped__', _Shown(_wrapped_of))
+setattr(Task, '__signature__', _Shown(_signature_of))
 
 # %% ../nbs/05_tasks.ipynb #d915565b
 def _here() -> str:
@@ -184,12 +344,17 @@ def _context_of(directory: str, path: tuple[str, ...]) -> tuple[bytes, bytes]:
     return sha256(record).digest()[:16], record
 
 # %% ../nbs/05_tasks.ipynb #865137ea
+def _environment_for(task: Task, state: _State) -> tuple[bytes, bytes]:
+    "The interpreter that is to run the call: this process's own or, if it cannot run the code, the one that the task was defined with"
+    return _environment() if state.python in (None, sys.version_info[:2]) else read(task._store, task._facts, state.definition).environment
+
+# %% ../nbs/05_tasks.ipynb #aee62f41
 def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...]) -> AsyncTrace:
     "Queue a call and see to it that workers are there; a call that cannot be made is a trace that says why"
     ledger, now = _ledger(task.site), time.time_ns()
     id = f'{now:016x}{os.urandom(4).hex()}'  # sorts by time
-    (digest, context), (environment, interpreter) = _context(), _environment()
-    record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options, parent=_inside[-1][1] if _inside else '')
+    (digest, context), (environment, interpreter) = _context(), _environment_for(task, state)
+    record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options, parent=_inside[-1][1] if _inside else '', stream=state.kind == 'generator')
     if options and record.how.delay: record = record._replace(due=now/1e9 + record.how.delay)
     try: encoded, given = encode_arguments((args, kwargs))
     except EncodeError as e:
@@ -197,6 +362,7 @@ def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, 
         return AsyncTrace(ledger, id)
     if given: record = record._replace(given=True)
     hold_for_trace(id, given)
+    if record.stream: _open_stream(ledger, id, True)
     return _queue(ledger, id, record, encoded, {digest: context, environment: interpreter})
 
 # %% ../nbs/05_tasks.ipynb #6d3ff6f7
@@ -227,6 +393,20 @@ def _see_to(ledger: _Ledger, id: str, record: _Record) -> None:
         ledger.refuse(id, record, e)
         release_trace(ledger.site, id)
 
+# %% ../nbs/05_tasks.ipynb #9e5f0a31
+def _perform(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], record: _Record, ledger: _Ledger, id: str) -> Any:
+    "Run the function of a call to its end, in a worker: a coroutine in an event loop of its own, a generator into its queue"
+    value = function(*args, **kwargs)
+    if inspect.iscoroutine(value): return _run_coroutine(value)
+    if not record.stream: return value
+    items = _open_stream(ledger, id, False)
+    with closing(value):
+        for item in value: items.put(item)
+
+def _run_coroutine(coroutine: Any) -> Any:
+    import asyncio
+    return asyncio.run(coroutine)
+
 # %% ../nbs/05_tasks.ipynb #4d59774f
 class TaskCall:
     "A task with options for its calls"
@@ -248,7 +428,7 @@ class TaskCall:
     def __call__(self, *args: Any, sync: bool | None = None, **kwargs: Any) -> AsyncTrace:
         "Call the task in the background; its `AsyncTrace`"
         if sync: raise TypeError('options are for calls in the background: leave out sync=True, or call the task without options')
-        state = read(self.task._store, self.task._state)
+        state = self.task._called()
         return _submit(self.task, state, args, kwargs, _options(state.options, **self.given))
 
 # %% ../nbs/05_tasks.ipynb #7ba916d5
@@ -273,20 +453,60 @@ def task(
 def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping[str, Any] | None, default_sync: bool, hidden: Store | None = None, options: tuple[Any, ...] = ()) -> Task:
     from parkit.objects import type_name
     if not callable(function): raise TypeError(f'@task needs a function, got {type(function).__name__}: {function!r}')
-    name = str(name or getattr(function, '__name__', type(function).__name__))
+    name = str(name or _name_of(function))
     if not name.isidentifier(): raise InvalidNameError(f'{name!r} cannot name a task: it must be a Python identifier; pass name=')
     if name.startswith('_') and not hidden: raise InvalidNameError(f'{name!r} cannot name a task: names that begin with "_" are parkit\'s own; pass name=')
+    _check_function(function, name)
     store = hidden or current_site().store(TASKS)
     if _importing(store, name, function): return Task(f'{TASKS}/{name}')
     made: Task = Task._bound(store, b'', b'', name)
     info = _Info(uuid4().bytes, type_name(Task), name, time.time(), dict(metadata or {}), {})
     if not store.env: store.open()
-    try: prepared = store.prepare(encode(_with_source(function)))
-    except EncodeError as e: raise EncodeError(f'cannot store the function {name!r}: {e.__cause__}') from e
-    definition = write_new(store, made._define, info, default_sync, _code_version(function), prepared, options)
-    _functions[store.site.path, made._uuid, definition] = function
-    update_wrapper(made, function, assigned=('__doc__', '__wrapped__'), updated=())
+    anatomy = Anatomy(function)
+    facts, prepared = _prepare(store, anatomy, name)
+    state = write_new(store, made._define, info, default_sync, facts, prepared, options)
+    _definers[store.site.path, made._uuid] = _Definer(anatomy, state.definition)
     return made
+
+# %% ../nbs/05_tasks.ipynb #7b090d1e
+def _name_of(function: Callable[..., Any]) -> str:
+    "What a task is called by default: as its function, a method as its class and its function"
+    *outer, name = getattr(function, '__qualname__', type(function).__name__).split('.')
+    return f'{outer[-1]}_{name}' if outer and outer[-1] != '<locals>' and not isinstance(function, MethodType) else name
+
+# %% ../nbs/05_tasks.ipynb #b9a2e413
+def _check_function(function: Any, name: str) -> None:
+    "Refuse what cannot be a task"
+    if isinstance(function, staticmethod): raise TypeError(f'cannot make {name!r} a task: it is a staticmethod; put @staticmethod above @task')
+    if kind_of(function) == 'async generator': raise TypeError(f'cannot make {name!r} a task: it is an async generator; make it a generator, or a coroutine that puts its items into a Queue')
+    if '__class__' in getattr(getattr(function, '__code__', None), 'co_freevars', ()):
+        raise TypeError(f'cannot make {name!r} a task: it uses super() or __class__, which means a class that does not exist yet; name the class')
+
+# %% ../nbs/05_tasks.ipynb #058c72f0
+def _code_version(function: Callable[..., Any]) -> str:
+    "The version that a task made of the function would have"
+    return Anatomy(function).version
+
+# %% ../nbs/05_tasks.ipynb #dde61642
+def _prepare(store: Store, anatomy: Anatomy, name: str) -> tuple[_Facts, list[bytes | Blob]]:
+    "What is known of a function, and the records of that and of the function; warns of big parts"
+    f = anatomy.root
+    by_value = bool(anatomy.codes) or is_by_value(type(f))
+    facts = _Facts(anatomy.version, time.time(), getattr(f, '__name__', name), signature_of(f), inspect.getdoc(f), source_of(f), kind_of(f), sys.version_info[:2] if by_value else None, _environment())
+    record = encode_function(anatomy, name, *lines_of(f))
+    for part in big_parts(anatomy, len(record)):
+        warnings.warn(f'{part} is stored with each version of the task {name!r}: put it into a Dict or an Array, or pass it as an argument', stacklevel=4)
+    return facts, [store.prepare(encode(tuple(facts))), store.prepare(record)]
+
+# %% ../nbs/05_tasks.ipynb #06270535
+def _renew(task: Task, state: _State, mine: _Definer) -> _State:
+    "Store what has become of a function, if that is another version"
+    anatomy = Anatomy(mine.anatomy.root)
+    if anatomy.version != state.version:
+        facts, prepared = _prepare(task._store, anatomy, task._name or '')
+        state = write(task._store, task._renew, facts, prepared)
+    mine.anatomy, mine.definition = anatomy, state.definition
+    return state
 
 # %% ../nbs/05_tasks.ipynb #47065296
 _worker = [False]  # is this process a worker?
@@ -297,12 +517,15 @@ def _importing(store: Store, name: str, function: Callable[..., Any]) -> bool:
 
 # %% ../nbs/05_tasks.ipynb #9e4099ae
 def bind_task(
-    name: str,                 # Of a task; `task/name` means the same
+    name: str,                    # Of a task; `task/name` means the same
     *,
-    site: Site | None = None,  # Where it lies; `None` is this process's site
+    version: str | None = None,   # One that its `history` has, or its first digits; `None` is whichever is current at each call
+    site: Site | None = None,     # Where it lies; `None` is this process's site
 ) -> Task:
-    "The task called `name`; raises `ObjectNotFoundError` if there is none"
-    return Task(name if name.startswith(f'{TASKS}/') else f'{TASKS}/{name}', site=site)
+    "The task called `name`; raises `ObjectNotFoundError` if there is none, or no such version"
+    task = Task(name if name.startswith(f'{TASKS}/') else f'{TASKS}/{name}', site=site)
+    if version is not None: task._pinned = task._number_of(version)
+    return task
 
 # %% ../nbs/05_tasks.ipynb #e935016c
 def bind_symbol(

@@ -13,7 +13,8 @@ from .objects import Object, register_type
 from .system import SAFETY_NET, _fork, Listener, _try_lock, open_locked
 from .storage import INTERNAL, Site, current_site, set_site
 from .transactions import transaction
-from .tasks import Task, _import_path, _worker
+from .functions import OwnModules
+from .tasks import Task, _functions, _import_path, _perform, _worker
 from .calls import (_CALL, _Record, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _inside, _keep_output, _kinds, _ledger, _name_of,
     _output_path, _watch_tqdm, deliver_all, set_runner, settle)
 
@@ -24,21 +25,20 @@ __all__ = ['IDLE_TIMEOUT', 'Worker', 'Supervisor', 'is_supervised', 'PoolStatus'
 class _Surroundings:
     "The working directory and the import path of the caller whose call is run"
     ledger: Any
-    def __init__(self) -> None: self.context, self.own_modules = b'', set(sys.modules)
+    def __init__(self) -> None: self.context, self.modules = b'', OwnModules()
 
     def _enter_context(self, digest: bytes) -> None:
         "Use the caller's import path and working directory, if it is still there"
         directory, path = self.ledger.fact(digest)
-        if self.context: self._forget_modules()
+        if self.context: self.modules.forget()  # this caller may have modules of the same names in other folders
+        _functions.clear()
         sys.path[:] = path
         if os.path.isdir(directory): os.chdir(directory)
         self.context = digest
 
-    def _forget_modules(self) -> None:
-        "Unload what was imported from another caller's folders: this one may have modules of the same names there"
-        for name, module in list(sys.modules.items()):
-            file = getattr(module, '__file__', None)
-            if name not in self.own_modules and file and not file.startswith((sys.prefix, sys.base_prefix)): del sys.modules[name]
+    def _refresh(self) -> None:
+        "Forget the caller's modules if one of them has been edited, and the functions that know them"
+        if self.modules.forget_changed(): _functions.clear()
 
 # %% ../nbs/06_workers.ipynb #4f441497
 class _Capture:
@@ -107,13 +107,14 @@ class _Running(_Surroundings):
         record = self.record = self.ledger.record(id)
         self.given = record.given
         if record.context != self.context: self._enter_context(record.context)
+        else: self._refresh()
         function = Task(record.task)._function(record.definition)
         try: args, kwargs = self.ledger.load(_CALL, id)
         except Exception as e: raise TaskError(f'the arguments of the call could not be read: {e}') from e
         _inside.append((self.ledger, id))
         self.running = id
         if record.options and record.how.timeout: self._limit(record.how.timeout)
-        return function(*args, **kwargs)
+        return _perform(function, args, kwargs, record, self.ledger, id)
 
     def _limit(self, seconds: float) -> None:
         "Interrupt the call after so long; and end this process if that does not help, by a thread that needs no interpreter"

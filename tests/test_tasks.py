@@ -55,8 +55,9 @@ def test_version_changes_with_the_code_only(site):
         return names['double']
     first = define('@pk.task\ndef double(n): return 2*n').version
     again = define('# a comment\n\n@pk.task(default_sync=True)\ndef double(n): return 2*n')
+    function = again.__wrapped__
     assert again.version == first
-    assert define('@pk.task\ndef double(n): return n+n').version != first == pk.task(again.__wrapped__).version
+    assert define('@pk.task\ndef double(n): return n+n').version != first == pk.task(function).version
 
 
 def test_default_sync_takes_effect_though_the_code_is_the_same(pool):
