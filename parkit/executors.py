@@ -77,6 +77,7 @@ _LINGER = 0.05  # seconds that the thread stays when nothing is pending
 class _Calls:
     "The calls of an executor that have not ended, in the order in which they were submitted"
     thread: threading.Thread | None = None
+    closed = False
     def __init__(self, site: Site, limit: int | None) -> None:
         self.site, self.limit, self.task, self.ledger = site, limit, _call_task(site), _ledger(site)
         self.lock, self.pid = threading.RLock(), os.getpid()
@@ -147,7 +148,7 @@ class _Calls:
                 try:
                     while self.settle(): self.submit()
                     if self.futures: _ensure(self.site)
-                    if not listener.add(self.ledger._store): listener.wait(None if self.futures else _LINGER)
+                    if not listener.add(self.ledger._store): listener.wait(None if self.futures else 0 if self.closed else _LINGER)
                 except BaseException as e: self.fail(e)
                 with self.lock:
                     if not self.futures and not self.waiting:
@@ -162,7 +163,7 @@ class _Calls:
 
 # %% ../nbs/05c_executors.ipynb #4d170dc0
 class Executor(_Executor):
-    "Runs functions in the workers of a site; a `concurrent.futures.Executor`, and a context manager that waits for its calls at its end"
+    "Runs functions in the workers of a site: a `concurrent.futures.Executor`, whose `with` block waits for its calls"
     def __init__(
         self,
         max_workers: int | None = None,  # Calls of this executor that may run at a time; `None` leaves that to the pool, whose size `Pool.resize` changes
@@ -170,11 +171,11 @@ class Executor(_Executor):
         site: Site | None = None,        # Whose workers; `None` is this process's site
     ) -> None:
         if max_workers is not None and max_workers <= 0: raise ValueError(f'max_workers must be greater than 0, got {max_workers}')
-        self._calls, self._closed = _Calls(site or current_site(), max_workers), False
+        self._calls = _Calls(site or current_site(), max_workers)
 
     def __repr__(self) -> str:
         n = len(self._calls.futures) + len(self._calls.waiting)
-        return f'Executor({n} pending{", shut down" if self._closed else ""})'
+        return f'Executor({n} pending{", shut down" if self._calls.closed else ""})'
 
     def submit(
         self,
@@ -184,7 +185,7 @@ class Executor(_Executor):
         **kwargs: Any,
     ) -> CallFuture:
         "Call `fn(*args, **kwargs)` in a worker; what cannot be stored is an `EncodeError` of the future. Raises `RuntimeError` after `shutdown`"
-        if self._closed: raise RuntimeError('cannot schedule new futures after shutdown')
+        if self._calls.closed: raise RuntimeError('cannot schedule new futures after shutdown')
         if not threading.main_thread().is_alive(): raise RuntimeError('cannot schedule new futures after interpreter shutdown')
         return self._calls.add((fn, args, kwargs))
 
@@ -207,10 +208,14 @@ class Executor(_Executor):
         cancel_futures: bool = False,  # Cancel those that have not begun?
     ) -> None:
         "Take no more calls. The workers stay: they are the site's"
-        self._closed, calls = True, self._calls
+        calls = self._calls
+        calls.closed = True
         pending = [*calls.futures.values(), *calls.waiting]
         if cancel_futures: calls.withdraw(pending)
-        if wait: _wait(pending)
+        if wait:
+            _wait(pending)
+            thread = calls.thread
+            if thread is not None and thread is not threading.current_thread(): thread.join()
 
 # %% ../nbs/05c_executors.ipynb #99c62b7d
 def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -104,7 +104,7 @@ def five_workers(tmp_path_factory):
     site = pk.set_site(tmp_path_factory.mktemp('executors')/'site')
     pk.Pool().resize(5)
     with pk.Executor() as e: e.submit(abs, 1).result(60)  # the site's own files are no leak of the first test
-    pk.wait_until(lambda: not any(t.name == 'parkit-executor' for t in threading.enumerate()), 10)
+    wait_for(no_threads)
     yield site
     pk.Pool().stop()
     site.close()
@@ -133,6 +133,9 @@ def test_the_table_of_what_cannot_apply_names_only_what_there_is():
     assert sum(name not in met for name in CANNOT) <= len(CANNOT)//4, sorted(set(CANNOT) - met)  # versions of Python differ a little
 
 
+def no_threads(): return not any(t.name == 'parkit-executor' for t in threading.enumerate())
+
+
 # --- what the suite looks at through threads and processes of its own
 
 def test_the_context_manager_waits(site):
@@ -144,12 +147,14 @@ def test_an_executor_that_is_forgotten_keeps_its_calls(site):
     results = e.map(abs, range(-5, 5))
     del e
     assert list(results) == list(map(abs, range(-5, 5)))
+    assert wait_for(no_threads)
 
 def test_shutdown_without_waiting_keeps_its_calls(site):
     e = pk.Executor()
     results = e.map(abs, range(-5, 5))
     e.shutdown(wait=False)
     assert list(results) == list(map(abs, range(-5, 5)))
+    assert wait_for(no_threads)
 
 def test_map_submits_without_iteration_here(site):
     done = pk.Queue()
@@ -160,7 +165,7 @@ def test_map_submits_without_iteration_here(site):
 
 def test_the_cause_is_the_workers_traceback(site):
     def fail(): raise LookupError(123)
-    error = pk.Executor().submit(fail).exception(60)
+    with pk.Executor() as e: error = e.submit(fail).exception(60)
     assert type(error) is LookupError and error.args == (123,) and 'in fail\nLookupError: 123' in str(error.__cause__)
 
 def test_a_killed_worker_fails_its_call_only(site):
@@ -216,9 +221,9 @@ def _made(path):
 
 def test_a_call_submitted_in_a_transaction_runs_before_it_ends(site):
     d = pk.Dict('d')
-    with pk.transaction(d):
+    with pk.Executor() as e, pk.transaction(d):
         d['x'] = 1
-        assert pk.Executor().submit(abs, -1).result(60) == 1
+        assert e.submit(abs, -1).result(60) == 1
 
 def test_a_trace_that_is_cancelled_elsewhere(site):
     begun = pk.Queue('begun')
@@ -239,16 +244,16 @@ def test_a_child_makes_its_own(site):
     from helpers import forked
     e = pk.Executor()
     assert e.submit(abs, -1).result(60) == 1
-    assert wait_for(lambda: threading.active_count() == 1 or not [t for t in threading.enumerate() if t.name == 'parkit-executor'])
+    assert wait_for(no_threads)
     def work():
         try: e.submit(abs, -1)
         except RuntimeError as error: return str(error)
     assert 'parent process' in forked(work)
 
 def test_what_cannot_be_stored_is_an_error_of_its_future(site):
-    e = pk.Executor()
-    assert isinstance(e.submit(print, threading.Lock()).exception(60), pk.EncodeError)
-    with pytest.raises(pk.TaskError, match='could not be stored'): e.submit(threading.Lock).result(60)
+    with pk.Executor() as e:
+        assert isinstance(e.submit(print, threading.Lock()).exception(60), pk.EncodeError)
+        with pytest.raises(pk.TaskError, match='could not be stored'): e.submit(threading.Lock).result(60)
 
 
 # --- joblib
@@ -265,3 +270,4 @@ def test_joblib_runs_its_loops_in_the_workers(site):
         assert list(joblib.Parallel(n_jobs=-1, return_as='generator')(joblib.delayed(abs)(-n) for n in range(10))) == list(range(10))
         assert joblib.Parallel(n_jobs=2)(joblib.delayed(np.sum)(np.full(100_000, n)) for n in range(3)) == [0, 100_000, 200_000]
         with pytest.raises(ZeroDivisionError): joblib.Parallel(n_jobs=2)(joblib.delayed(divmod)(1, n) for n in (1, 0))
+    assert wait_for(no_threads)
