@@ -10,8 +10,9 @@ __all__ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'Obj
            'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError',
            'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskCancelledError',
            'TaskError', 'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'Progress', 'TaskTimeoutError',
-           'traces', 'track', 'map', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Finding',
-           'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore']
+           'traces', 'track', 'map', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Cron',
+           'Frequency', 'Periodic', 'Schedule', 'ScheduleError', 'schedules', 'upcoming', 'Finding', 'Findings',
+           'backup', 'check', 'compact', 'doctor', 'gc', 'restore']
 
 # %% ../nbs/10_parkit.ipynb #c0bb7c4f
 from .codecs import DecodeError, EncodeError, ParkitError
@@ -25,6 +26,7 @@ from .tasks import Task, bind_symbol, bind_task, task
 from .calls import AsyncTrace, Progress, RemoteTraceback, TaskCancelledError, TaskError, TaskTimeoutError, WorkerCrashedError, traces, track
 from .executors import CallFuture, Executor, joblib_backend
 from .workers import Pool, PoolStatus
+from .scheduling import Cron, Frequency, Periodic, Schedule, ScheduleError, schedules, upcoming
 from .notebook import map
 from .maintenance import Finding, Findings, backup, check, compact, doctor, gc, restore
 
@@ -32,5 +34,5 @@ from .maintenance import Finding, Findings, backup, check, compact, doctor, gc, 
 _all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'ObjectExistsError', 'ObjectNotFoundError', 'Site', 'SiteError', 'StorageFullError',
          'TransactionError', 'TransactionTimeout', 'set_site', 'WaitTimeout', 'snapshot', 'transaction', 'wait_until', 'AttributeNameError', 'Namespace',
          'NamespacePath', 'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError', 'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskCancelledError', 'TaskError',
-         'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'map', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus',
+         'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'map', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError', 'schedules', 'upcoming',
          'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore']

@@ -240,6 +240,14 @@ class Task(_Definition):
         "The calls of this task that are kept, the newest first"
         return traces(task=self)
 
+    def schedule(self, trigger: Any, /, *args: Any, **kwargs: Any) -> Any:
+        "Call the task with these arguments whenever `trigger`, a `Periodic` or `Cron`, says so; returns the `Schedule`"
+        return recall('new schedule', self, trigger, args, kwargs)  # of a layer above this one
+
+    def unschedule(self, *schedules: Any) -> int:
+        "Make no further calls by these schedules of the task, or by any of them if none is given; returns how many there were"
+        return recall('unschedule', self, schedules)
+
     @property
     def source(self) -> str:
         "The source of the function, its decorators included; empty if there was none"

@@ -5,9 +5,10 @@
 # %% ../nbs/06_workers.ipynb #10511e6c
 from __future__ import annotations
 import faulthandler, fcntl, os, select, signal, subprocess, sys, time, traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 from .codecs import encode
 from .objects import Object, register_type
 from .system import SAFETY_NET, _fork, Listener, _try_lock, open_locked
@@ -19,7 +20,7 @@ from .calls import (_CALL, _Record, TaskError, TaskTimeoutError, _encode_error, 
     _output_path, _watch_tqdm, deliver_all, set_runner, settle)
 
 # %% auto #0
-__all__ = ['IDLE_TIMEOUT', 'Worker', 'Supervisor', 'is_supervised', 'PoolStatus', 'Pool']
+__all__ = ['IDLE_TIMEOUT', 'Duty', 'Worker', 'add_duty', 'Supervisor', 'is_supervised', 'PoolStatus', 'Pool']
 
 # %% ../nbs/06_workers.ipynb #470c7366
 class _Surroundings:
@@ -251,6 +252,26 @@ def _how(status: int) -> str:
     hint = ' (likely out of memory)' if -code == signal.SIGKILL else ''
     return f'was killed by {signal.Signals(-code).name}{hint}'
 
+# %% ../nbs/06_workers.ipynb #7d1e5c02
+Duty = Callable[[Site, float], Union[float, None]]
+_duties: list[Duty] = []
+
+def add_duty(
+    duty: Duty,  # Called with a site and the time; returns when it is to be called again, in seconds since the epoch, or `None`
+) -> None:
+    "Have supervisors that this process becomes do `duty`"
+    _duties.append(duty)
+
+def _attend(site: Site, now: float) -> float | None:
+    "Do all duties; returns when the next one is due"
+    due: list[float | None] = []
+    for duty in _duties:
+        try: due.append(duty(site, now))
+        except Exception:
+            traceback.print_exc()  # in the log; the workers are more important
+            due.append(now + SAFETY_NET)
+    return min((d for d in due if d is not None), default=None)
+
 # %% ../nbs/06_workers.ipynb #ad7cc81f
 class Supervisor:
     "Keeps as many workers as wanted on one site"
@@ -264,6 +285,7 @@ class Supervisor:
         self.signals = _Signals(signal.SIGCHLD, signal.SIGTERM)
         self.born: dict[int, float] = {}  # pid -> when
         self.not_before = 0.0
+        self.due: float | None = None     # when there is a duty to be done, in seconds since the epoch
         self.cancelling: dict[str, tuple[int, float]] = {}  # call -> signals sent, and when to send the next
         self.control.supervisor = os.getpid()
         self.ledger.sweep({})
@@ -279,7 +301,9 @@ class Supervisor:
         reasons = self.bury()
         if reasons: self.ledger.sweep(reasons)
         self.cancel()
-        if self.control.wanted == 'stop' or signal.SIGTERM in self.signals.seen or self.is_idle(): return False
+        if self.control.wanted == 'stop' or signal.SIGTERM in self.signals.seen: return False
+        self.due = _attend(self.site, time.time())
+        if self.is_idle(): return False
         self.fill()
         return True
 
@@ -315,7 +339,7 @@ class Supervisor:
 
     def is_idle(self) -> bool:
         "Whether nothing has happened for so long that the supervisor should leave"
-        if self.ledger.version != self.version or not self.ledger.is_idle(): self._rest()
+        if self.due is not None or self.ledger.version != self.version or not self.ledger.is_idle(): self._rest()
         return time.monotonic() - self.since >= self.control.idle_timeout
 
     def fill(self) -> None:
@@ -347,6 +371,7 @@ class Supervisor:
         "Seconds until there may be something to do though nothing wakes us"
         until = self.since + self.control.idle_timeout
         if self.not_before > time.monotonic(): until = min(until, self.not_before)
+        if self.due is not None: until = min(until, time.monotonic() + self.due - time.time())
         until = min([until, *(due for _, due in self.cancelling.values())])
         return max(0.01, min(until - time.monotonic(), SAFETY_NET))
 
@@ -401,7 +426,7 @@ def _take_lock(site: Site) -> int | None:
 def _main(path: str, ready: int) -> None:
     "The life of a supervisor process"
     if os.fork(): os._exit(0)  # not the caller's child, so that the caller need not collect it
-    import cloudpickle  # noqa: F401  workers are forked with it loaded
+    import cloudpickle, parkit.scheduling  # noqa: F401  workers are forked with the one loaded; the other adds a duty
     site = set_site(Site(path, create=False))  # one that was removed meanwhile must not come back
     lock = _take_lock(site)
     supervisor = None if lock is None else Supervisor(site, lock)
