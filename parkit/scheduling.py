@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from enum import IntEnum
 from hashlib import sha256
 from itertools import islice, takewhile
+from math import ceil
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 from .caching import digest
@@ -108,9 +109,12 @@ class Periodic(Trigger):
         if self.period < 1 or self.period != int(self.period): raise ScheduleError(f'period must be a whole number of at least 1, got {self.period!r}; choose a smaller frequency for a fraction')
         object.__setattr__(self, 'frequency', Frequency(self.frequency))
 
-    def first(self, now: float) -> float | None: return now if self.start == 'now' else self.after(now - 1e-6, now)
+    def first(self, now: float) -> float | None:
+        "`now`, or the first time that is not before it"
+        return now if self.start == 'now' else self.after(now - 1e-6, now)
 
     def after(self, time: float, made: float) -> float | None:
+        "The first time after `time`, counted from `start`, which may be `made`"
         zone, longest = _zone(self.tz), _SECONDS[self.frequency]*self.period
         start = datetime.fromtimestamp(made, zone) if self.start == 'now' else self.start if self.start.tzinfo else self.start.replace(tzinfo=zone)
         n = max(0, int((time - start.timestamp())//longest) - 1)
@@ -144,6 +148,7 @@ class Cron(Trigger):
         self.after(time.time(), 0)
 
     def after(self, time: float, made: float) -> float | None:
+        "The first time after `time` that the line means; `None` if there is none in fifty years"
         from cronsim import CronSim, CronSimError
         try: found = next(CronSim(self.expression, datetime.fromtimestamp(time, _zone(self.tz))), None)
         except CronSimError as e: raise ScheduleError(f'{self.expression!r} is no line of a crontab: {e}; for example, \'0 3 * * *\' is three o\'clock each day') from e
@@ -191,7 +196,7 @@ class _Plan(NamedTuple):
     made: float
     due: float | None    # `None`: no more calls, or paused
     paused: bool = False
-    count: int = 0       # Calls made
+    calls: int = 0       # Made
     last: str = ''       # Id of the trace of the last one
 
     @staticmethod
@@ -210,14 +215,14 @@ class _Plan(NamedTuple):
 
     def number(self, n: int, trace: str, due: float | None) -> _Plan:
         "The plan after `n` calls"
-        count = self.count + n
-        return self._replace(count=count, last=trace or self.last, due=None if self.trigger.max_times and count >= self.trigger.max_times else due)
+        count = self.calls + n
+        return self._replace(calls=count, last=trace or self.last, due=None if self.trigger.max_times and count >= self.trigger.max_times else due)
 
 # %% ../nbs/07_scheduling.ipynb #b69b2d88
 class _Entries(Object):
     "The entries of the agenda"
     def _key(self, kind: bytes, id: str = '') -> bytes: return self._oid + _ENTRY + kind + id.encode()
-    def _due_key(self, due: float, id: str) -> bytes: return self._key(_DUE) + _TIME.pack(int(due*1e6)) + id.encode()
+    def _due_key(self, due: float, id: str) -> bytes: return self._key(_DUE) + _TIME.pack(ceil(due*1e6)) + id.encode()
 
     def _scan(self, txn: Any, zero_copy: bool, kind: bytes) -> list[tuple[bytes, bytes]]:
         lo = self._key(kind)
@@ -301,7 +306,7 @@ class _Agenda(_Entries):
             if blocked: return
             times, following = times[:1], trigger.after(times[0], plan.made)
         elif blocked: times = []
-        if trigger.max_times: times = times[:trigger.max_times - plan.count]
+        if trigger.max_times: times = times[:trigger.max_times - plan.calls]
         traces = [f'{int(now*1e9) + n:016x}{sha256(f"{id} {t}".encode()).hexdigest()[:8]}' for n, t in enumerate(times)]
         for trace in traces: txn.put(self._key(_OUT, trace), encode((id, b'')))
         self._put(txn, id, plan.number(len(traces), traces[-1] if traces else '', following))
@@ -419,7 +424,7 @@ class Schedule:
     @property
     def count(self) -> int:
         "How many calls have been made"
-        return self._plan.count
+        return self._plan.calls
 
     @property
     def last(self) -> AsyncTrace | None:
