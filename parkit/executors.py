@@ -11,8 +11,8 @@ from contextvars import Context
 from functools import partial
 from itertools import islice
 from typing import Any
-from .calls import AsyncTrace, TaskError, _ensure, _ledger, _the_runner
-from .objects import _read_if_any, release_trace
+from .calls import AsyncTrace, TaskError, _ensure, _ledger, _the_runner, settle
+from .objects import _read_if_any
 from .storage import Site, current_site
 from .system import Listener, ObjectNotFoundError
 from .tasks import TASKS, Task, _code_version, _make_task
@@ -116,7 +116,7 @@ class _Calls:
             mine = [f for f in futures if self.waiting.pop(f, None)]
             ids = [f.trace.id for f in futures if f.trace and f.trace.id in self.futures]
         withdrawn = write(self.ledger._store, self._withdraw, ids[::-1]) if ids else []
-        for id in withdrawn: release_trace(self.site, id)
+        for id in withdrawn: settle(self.ledger, id)
         for future in [*mine, *filter(None, (self.futures.pop(id, None) for id in withdrawn))]: future._cancelled()
         self.submit()
 

@@ -343,7 +343,7 @@ class _Agenda(_Entries):
         try: task = Task(plan.task, site=self.site)
         except ObjectNotFoundError: return self.change(id, due=None)
         state = read(task._store, task._state)
-        record = _Record(plan.task, state.version, state.definition, plan.context, plan.environment, now)
+        record = _Record(plan.task, state.version, state.definition, plan.context, plan.environment, now, options=state.options)
         facts = read(self._store, lambda txn, zero_copy: {name: txn.get(self._key(_FACT) + name) for name in (plan.context, plan.environment)})
         call = ledger._store.copy_blob(self._store, args) if args[0] == BLOB else bytes(args)
         write(ledger._store, _submit_once, ledger, trace, record, call, facts)
