@@ -343,8 +343,10 @@ class _Agenda(_Entries):
         try: task = Task(plan.task, site=self.site)
         except ObjectNotFoundError: return self.change(id, due=None)
         state = read(task._store, task._state)
-        record = _Record(plan.task, state.version, state.definition, plan.context, plan.environment, now, options=state.options)
         facts = read(self._store, lambda txn, zero_copy: {name: txn.get(self._key(_FACT) + name) for name in (plan.context, plan.environment)})
+        environment, interpreter = read(task._store, task._facts, state.definition).environment if state.python else (plan.environment, facts[plan.environment])
+        facts[environment] = interpreter
+        record = _Record(plan.task, state.version, state.definition, plan.context, environment, now, options=state.options)
         call = ledger._store.copy_blob(self._store, args) if args[0] == BLOB else bytes(args)
         write(ledger._store, _submit_once, ledger, trace, record, call, facts)
 
@@ -470,6 +472,7 @@ def schedule(
     agenda, now = _agenda(task.site), time.time()
     first = trigger.first(now)
     if first is None: raise ScheduleError(f'{trigger} is never')
+    if read(task._store, task._state).kind == 'generator': raise TypeError(f'{task.path} is a generator, and nobody would read what a scheduled call yields; have it put its items into a Queue')
     id = sha256(task._uuid + digest((trigger, args, kwargs), versions=False)).hexdigest()[:16]
     (context, here), (environment, interpreter) = _context(), _environment()
     agenda.add(id, _Plan(task.path or '', trigger, context, environment, now, first), agenda._store.prepare(encode((args, kwargs))), {context: here, environment: interpreter})

@@ -277,3 +277,8 @@ plan, = _agenda(site).plans().values()
 say([plan.calls, plan.last, pk.AsyncTrace(_ledger(site), plan.last).status])
 ''')
     assert said == [1, id, 'submitted']
+
+def test_a_generator_is_refused(site):
+    @pk.task
+    def numbers(): yield 1
+    with pytest.raises(TypeError, match='have it put its items into a Queue'): numbers.schedule(later())
