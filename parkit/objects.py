@@ -215,8 +215,8 @@ def _release(oid: bytes, forks: int, txn: Any) -> None:
 class _Hold:
     "That this process has references to an object without a name"
     __slots__ = ('store', 'oid', 'kept', 'forks', '__weakref__')
-    def __init__(self, store: Store, oid: bytes, kept: bool = False) -> None:
-        self.store, self.oid, self.kept, self.forks = store, oid, kept, store.site.alive.forks
+    def __init__(self, store: Store, oid: bytes) -> None:
+        self.store, self.oid, self.kept, self.forks = store, oid, False, store.site.alive.forks
         if not store.site.alive.bequeaths: store.later.append(sweep_holders)
         store.site.alive.bequeaths = True
         store.held[oid] = self
@@ -249,13 +249,15 @@ def remove_holder(txn: Any, holder: bytes, oid: bytes) -> None:
 # %% ../nbs/03_objects.ipynb #4fdb8acb
 def _hold(store: Store, oid: bytes) -> _Hold:
     "This process's hold on an object that it has been given"
-    found = store.held.get(oid)
-    if found is not None: return found  # type: ignore[no-any-return]
-    kept = read(store, lambda txn, zero_copy: txn.get(KEPT + oid)) is not None
+    with store.holding:  # two threads may meet it at once
+        found = store.held.get(oid)
+        if found is not None: return found  # type: ignore[no-any-return]
+        hold = _Hold(store, oid)  # first of all: what an earlier one has left to the next write then does nothing
+    hold.kept = read(store, lambda txn, zero_copy: txn.get(KEPT + oid)) is not None
     work = partial(_add_holder, holder=_holder(store), oid=oid)
-    if kept: _write_soon(store, work)
+    if hold.kept: _write_soon(store, work)
     else: _write_apart(store, work)
-    return _Hold(store, oid, kept)
+    return hold
 
 def _write_soon(store: Store, work: Any) -> None:
     "Do `work(txn)` now or, if someone else writes, in the next write"

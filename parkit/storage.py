@@ -130,7 +130,7 @@ class _Files:
         _fork.forgetful.add(self)
 
     def _reset(self) -> None:
-        self._opening = threading.RLock()
+        self._opening, self.holding = threading.RLock(), threading.RLock()
         self.active: list[int] = []     # one element for each read transaction of this process that is beginning or is implicit
         self.reads: list[ReadTxn] = []  # those that may last
         self.prepared: WeakSet[Blob] = WeakSet()  # blobs on their way in, and others not yet forgotten

@@ -158,7 +158,8 @@ class _Alive:
         self.ancestors: list[str] = []
         self.child = '', -1     # the id and descriptor of the child that is being forked
         self.bequeaths = False  # does this process hold what its children will hold as well?
-        self.forks = 0          # of children that do
+        self.forks = 0          # of children that do; those of the process it was forked from, up to then, included
+        self.gone = 0           # as many of them as are known to have ended, with their own
         self.swept = 0.0        # when, on the monotonic clock, it was last looked for holders that have died
         self.gate = threading.RLock()  # to enter, to leave, and to begin what needs one to have entered
         for group in (_fork.forgetful, _fork.parents): group.add(self)
@@ -169,7 +170,7 @@ class _Alive:
         parent, (self.id, self.fd), self.child = self.id, self.child, ('', -1)
         if self.id:
             _fork.descriptors.add(self.fd)
-            self.ancestors, self.forks = [*self.ancestors, parent], 0
+            self.ancestors, self.gone = [*self.ancestors, parent], self.forks
             self._write_facts()
 
     def _expect_child(self) -> None:
@@ -197,8 +198,9 @@ class _Alive:
 
     def heirs(self) -> list[str]:
         "The ids of living processes that were forked from this one, or from its children"
-        found = self.heirs_of(self.id) if self.forks else []
-        if not found: self.forks = 0
+        forks = self.forks
+        found = self.heirs_of(self.id) if forks > self.gone else []
+        if not found: self.gone = forks
         return found
 
     def heirs_of(self, id: str) -> list[str]:

@@ -3,12 +3,14 @@
 Those who hold them fork, are killed and are collected at any moment, which a notebook cannot show."""
 import copy, gc, multiprocessing, os, pickle, random, signal, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np, psutil, pytest
 
 import parkit as pk
 from conftest import wait_for
 from helpers import Child, Fork, blobs, forked, run
+from parkit import objects
 from parkit.objects import _PROCESS, _TRACE, ANONYMOUS, encode_arguments, hold_for_trace, release_trace, sweep_holders
 from parkit.storage import META, OBJECTS, CLASSES
 from parkit.transactions import read, write
@@ -420,6 +422,87 @@ def test_grandchild_uses_what_parent_and_child_have_dropped(site, steps, earlier
     assert kept(site) == 0
 
 
+@pytest.mark.parametrize('earlier', [0, 2])
+@pytest.mark.parametrize('forks', ['before', 'after'])
+def test_generations_drop_it_from_the_eldest_down(site, forks, earlier):
+    "Each has forked the next before its own parent has dropped the object, or does so after; and each has had other children"
+    n, o, go = 4, [pk.Dict()], [os.pipe() for _ in range(4)]
+    o[0]['a'] = 1
+    def wait_for_parent(i): assert os.read(go[i][0], 1) == b'g'
+    def life(i):
+        "That of generation `i`, with those that come after it; returns what the last reads"
+        _run_earlier_children(earlier)
+        if i and forks == 'after': wait_for_parent(i - 1)
+        if i == n:
+            if forks == 'before': wait_for_parent(i - 1)
+            assert kept(site) == 1
+            return o[0]['a']
+        with Fork(life, i + 1) as child:
+            if i and forks == 'before': wait_for_parent(i - 1)
+            o.clear()
+            settle(site)
+            sweep(site)
+            os.write(go[i][1], b'g')
+            return child.result()
+    try: assert life(0) == 1
+    finally:
+        for fd in sum(go, ()): os.close(fd)
+    sweep(site)
+    assert kept(site) == 0 and left(site) == []
+
+
+def test_holds_made_before_and_after_other_children(site, steps):
+    "That all children of an earlier time have ended says nothing of those that come"
+    early = pk.Dict()
+    _run_earlier_children(3)
+    o = [pk.Dict()]
+    o[0]['a'] = 1
+    del early
+    settle(site)  # looks for children, and finds none
+    def child():
+        steps.hear('a')
+        return o[0]['a']
+    with Fork(child) as one:
+        o.clear()
+        settle(site)
+        steps.say('a')
+        assert one.result() == 1
+
+
+_dies_before_its_child = '''
+o, (reader, writer) = [pk.Dict()], os.pipe()
+o[0]['a'] = 1
+def life(i):
+    "That of generation `i`: it forks the next, says so, and sleeps until it is killed; the last reads what it has from all of them"
+    signal.alarm(60)
+    say(os.getpid())
+    if i == 4:
+        os.read(reader, 1)
+        say(o[0]['a'])
+        os.read(reader, 1)
+        os._exit(0)
+    if not os.fork(): life(i + 1)
+    time.sleep(600)
+if not os.fork():
+    os.close(writer)
+    life(1)
+while line := sys.stdin.readline(): os.write(writer, b'g')
+'''
+
+@pytest.mark.parametrize('order', [[0, 1, 2], [2, 1, 0], [1, 0, 2]])
+def test_generations_are_killed(site, order):
+    "In whichever order, and swept between: the last still has it"
+    with Child(site, _dies_before_its_child) as eldest:
+        pids = [eldest.hear() for _ in range(4)]
+        for i in order:
+            os.kill(pids[i], signal.SIGKILL)
+            assert wait_for(lambda: psutil.Process(pids[i]).status() == psutil.STATUS_ZOMBIE if psutil.pid_exists(pids[i]) else True)
+            sweep(site)
+        eldest.say()
+        assert eldest.hear() == 1 and kept(site) == 1
+    assert wait_for(lambda: sweep(site) or kept(site) == 0) and left(site) == []
+
+
 _leaves_a_child = '''
 o = [pk.Dict()]
 o[0]['a'] = 1
@@ -648,6 +731,75 @@ def test_threads_make_and_drop_at_once(site):
             assert o['a'][0] == seed
         return [o['a'] for o in held]
     with ThreadPoolExecutor(6) as threads: assert all(threads.map(work, range(6)))
+    assert kept(site) == 0 and left(site) == []
+
+
+_gives = '''
+import pickle
+from parkit.objects import encode_arguments
+while True:
+    o = None
+    hear()
+    o = pk.Dict()
+    o['a'] = 1
+    say((pickle.dumps(o) if sys.argv[2] == 'stored' else encode_arguments(o)[0]).hex())
+'''
+
+@pytest.mark.parametrize('how', ['given', 'stored'])
+def test_threads_meet_one_at_once(site, how):
+    "This process does not hold it before: each of them has it, for as long as it likes"
+    n, rounds, interval = 4, 60, sys.getswitchinterval()
+    met, failures, reference = threading.Barrier(n + 1, timeout=60), [], []
+    def work(seed):
+        rng = random.Random(seed)
+        for _ in range(rounds):
+            met.wait()
+            try:
+                for _ in range(3):
+                    o = pickle.loads(reference[0])
+                    if rng.random() < 0.5: pk.Dict()  # a write, in which what finalizers have left is done
+                    assert o['a'] == 1
+                    if rng.random() < 0.5: del o
+            except BaseException as e: failures.append(repr(e))
+            o = None
+            met.wait()
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(n)]
+    for t in threads: t.start()
+    sys.setswitchinterval(1e-6)
+    try:
+        with Child(site, _gives, how) as giver:
+            for _ in range(rounds):
+                giver.say()
+                reference[:] = [bytes.fromhex(giver.hear())]
+                met.wait()
+                met.wait()
+                assert not failures
+    finally:
+        sys.setswitchinterval(interval)
+        met.abort()
+        for t in threads: t.join()
+    sweep(site)
+    pk.gc()
+    assert kept(site) == 0 and left(site) == []
+
+
+@pytest.mark.parametrize('first', [0, 1])
+def test_two_threads_that_meet_one_keep_it_until_both_have_dropped_it(site, first, monkeypatch):
+    "Both come to where it is not held by their process yet"
+    giver = Child(site, _gives, 'given')
+    with giver:
+        giver.say()
+        reference, met = bytes.fromhex(giver.hear()), threading.Barrier(2, timeout=1)
+        def meet(*args, look=objects._Hold.__init__):
+            with suppress(threading.BrokenBarrierError): met.wait()  # as one waits for the other, at most one comes here
+            look(*args)
+        monkeypatch.setattr(objects._Hold, '__init__', meet)
+        with ThreadPoolExecutor(2) as pool: found = list(pool.map(pickle.loads, [reference]*2))
+        monkeypatch.undo()
+    found.pop(first)
+    sweep(site)
+    assert kept(site) == 1 and found[0]['a'] == 1
+    found.clear()
     assert kept(site) == 0 and left(site) == []
 
 
