@@ -7,7 +7,8 @@ from __future__ import annotations
 import os, shutil, struct, sys, threading, time
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -18,16 +19,17 @@ from queue import Empty
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote
 from .codecs import BLOB, ParkitError, decode, encode, recall, register_opener, register_type
-from .objects import _ENTRY, _HEAD, Namespace, NamespacePath, Object, _join, _write_soon, release_trace
+from .objects import _ENTRY, _HEAD, Namespace, NamespacePath, Object, _join, release_trace
 from .containers import Queue
 from .system import SAFETY_NET, Listener, ObjectNotFoundError, TransactionError, _fork, _sync
 from .storage import INTERNAL, MAKING, META, Blob, Site, Store, _blob_of, check_current, current_site, on_open
 from .transactions import WaitTimeout, is_interactive, open_transaction, read, wait_until, wait_until_async, write
 
 # %% auto #0
-__all__ = ['TRACES', 'STATUSES', 'T', 'TaskError', 'WorkerCrashedError', 'TaskCancelledError', 'TaskTimeoutError',
-           'RemoteTraceback', 'Runner', 'set_runner', 'deliver', 'deliver_all', 'settle', 'Progress', 'track',
-           'AsyncTrace', 'Stream', 'Display', 'set_display', 'traces', 'TraceFuture']
+__all__ = ['TRACES', 'STATUSES', 'T', 'prune', 'sweep_output', 'keep_house', 'TaskError', 'WorkerCrashedError',
+           'TaskCancelledError', 'TaskTimeoutError', 'RemoteTraceback', 'Runner', 'set_runner', 'deliver',
+           'deliver_all', 'settle', 'Progress', 'track', 'AsyncTrace', 'Stream', 'Display', 'set_display', 'traces',
+           'TraceFuture']
 
 # %% ../nbs/04b_calls.ipynb #5af64256
 _QUEUED, _DELAYED, _RECORD, _CALL, _RESULT, _CANCEL, _RUNNING, _CONTEXT, _ENDED, _TOTAL, _PROGRESS = (bytes((c,)) for c in b'qdrcvkpxztg')
@@ -177,6 +179,10 @@ class _Waiting(_Entries):
 # %% ../nbs/04b_calls.ipynb #cddc1215
 class _Ledger(_Waiting):
     "The calls of a site: their queue, records, arguments and results"
+    keep_traces: int = 10_000  # calls that have ended
+    keep_days: float = 30.0    # since they ended
+    keep_bytes: int = 2**30    # of arguments, results and output of calls that have ended
+
     def submit(self, id: str, record: _Record, call: bytes | Blob, facts: Mapping[bytes, bytes]) -> None:
         "Queue a call"
         write(self._store, self._submit, id, record, call, facts)
@@ -318,6 +324,59 @@ def _ledger(site: Site) -> _Ledger:
     if site not in _ledgers or not _ledgers[site].exists: _ledgers[site] = _Ledger(site)
     return _ledgers[site]
 
+# %% ../nbs/04b_calls.ipynb #39b864af
+_PRUNED = 256      # calls that are removed in one commit
+_PRUNE_EVERY = 64  # calls after which a worker looks whether there are too many
+
+def prune(ledger: _Ledger) -> int:
+    "Remove the calls that ended first, as long as there are too many, or they are too old or too big; returns how many"
+    limits = ledger.keep_traces, ledger.keep_bytes, time.time() - 86400*ledger.keep_days
+    removed = 0
+    while excess := read(ledger._store, _excess, ledger, *limits):
+        ids = [id for id, record in excess if not (record.outbox and _is_posted(ledger.site, record.outbox, id))]
+        write(ledger._store, _remove, ledger, ids)
+        removed += len(ids)
+        for id in ids:
+            with suppress(FileNotFoundError): os.unlink(_output_path(ledger.site, id))
+        if len(ids) < _PRUNED: break
+    return removed
+
+# %% ../nbs/04b_calls.ipynb #d9de5801
+def _excess(txn: Any, zero_copy: bool, ledger: _Ledger, traces: int, size: int, before: float) -> list[tuple[str, _Record]]:
+    "The calls that are to be removed, or some of them"
+    calls, kept = _TOTALS.unpack(txn.get(ledger._key(_TOTAL, '')) or bytes(_TOTALS.size))
+    found: list[tuple[str, _Record]] = []
+    for key, bytes_ in islice(ledger._scan(txn, _ENDED), _PRUNED):
+        if calls <= traces and kept <= size and _TIME.unpack(key[:8])[0] >= before*1e6: break
+        calls, kept, id = calls - 1, kept - _TIME.unpack(bytes_)[0], key[8:].decode()
+        found.append((id, _Record(*ledger._load(txn, False, _RECORD, id))))
+    return found
+
+# %% ../nbs/04b_calls.ipynb #be522bd5
+def _remove(txn: Any, ledger: _Ledger, ids: Iterable[str]) -> None:
+    "Remove calls that have ended, and all that is kept of them"
+    for id in ids:
+        data = txn.get(ledger._key(_RECORD, id))
+        if data is None: continue  # another process was quicker
+        at = ledger._oid + _ENTRY + _ENDED + _TIME.pack(int(_Record(*decode(data)).end*1e6)) + id.encode()  # type: ignore[operator]
+        ledger._add_total(txn, -1, -_TIME.unpack(txn.get(at))[0])
+        for kind in (_CALL, _RESULT): txn.unlink(txn.get(ledger._key(kind, id)) or b'')
+        for key in (at, *(ledger._key(kind, id) for kind in (_RECORD, _CALL, _RESULT, _PROGRESS, _CANCEL))): txn.delete(key)
+
+# %% ../nbs/04b_calls.ipynb #6a0181a0
+def sweep_output(ledger: _Ledger) -> None:
+    "Remove the output of processes and calls that are not known any longer"
+    folder = os.path.dirname(_output_path(ledger.site, ''))
+    for name in os.listdir(folder) if os.path.exists(folder) else []:
+        known = ledger.site.alive.is_alive(name) if len(name) == 32 else read(ledger._store, lambda txn, zero_copy: txn.get(ledger._key(_RECORD, name))) is not None
+        with suppress(FileNotFoundError):
+            if not known: os.unlink(os.path.join(folder, name))
+
+def keep_house(ledger: _Ledger) -> None:
+    "What a supervisor does from time to time: remove old calls, and bring those that a dead process has left in an outbox"
+    prune(ledger)
+    deliver_all(ledger.site)
+
 # %% ../nbs/04b_calls.ipynb #e04e2662
 class TaskError(ParkitError, RuntimeError):
     "A task that could not run, or whose result or exception could not be kept"
@@ -450,7 +509,7 @@ def deliver(
     calls = [ledger._store.copy_blob(store, p.call) if p.call[0] == BLOB else p.call for p in posts]
     going = write(ledger._store, ledger._deliver, posts, calls)
     over = [p.id for p in posts if not store.durable or p.id not in going]
-    if over: _write_soon(store, partial(_remove_posts, ids=over))
+    if over: _write_if_free(store, partial(_remove_posts, ids=over))
     if going: _ensure(store.site)
 
 # %% ../nbs/04b_calls.ipynb #c77ac071
@@ -482,7 +541,7 @@ def deliver_all(site: Site) -> None:
         store, path = site.store(unquote(name), True), os.path.join(_marks(site), name)
         try:
             deliver(store)
-            write(store, _unmark, path)
+            _write_if_free(store, partial(_unmark, path=path))
         except ObjectNotFoundError: os.unlink(path)  # dropped or renamed; who opens it under another name looks into it
         except ParkitError: pass                     # it cannot be used now
 
@@ -503,16 +562,28 @@ def _look_into(store: Store) -> None:
 on_open.append(_look_into)
 
 # %% ../nbs/04b_calls.ipynb #79d352b3
+def _write_if_free(store: Store, work: Callable[[Any], None]) -> None:
+    "Do `work(txn)`, unless someone else writes or the namespace cannot be used: who looks into the outbox next will do it"
+    try:
+        txn = store.write(timeout=0)
+        try:
+            work(txn)
+            txn.commit()
+        finally: txn.close()
+    except ParkitError: pass
+
+def _is_posted(site: Site, namespace: str, id: str) -> bool:
+    "Whether a call is in the outbox of a namespace"
+    store = site.store(namespace, True)
+    try: return store.exists() and read(store, lambda txn, zero_copy: txn.get(_POSTED + id.encode())) is not None
+    except ParkitError: return False
+
 def settle(ledger: _Ledger, id: str) -> None:
     "Let go of what a call that has ended has held: objects without a name, and its place in an outbox"
     record = ledger.record(id)
     if record.status in _GOING: return
     if record.given: release_trace(ledger.site, id)
-    store = ledger.site.store(record.outbox, True) if record.outbox else None
-    if store is None or not store.exists(): return
-    try:
-        if read(store, lambda txn, zero_copy: txn.get(_POSTED + id.encode())) is not None: write(store, _remove_posts, [id])
-    except ParkitError: pass  # it is dropped, or cannot be used now: who looks into it next finds that the call has ended
+    if record.outbox and _is_posted(ledger.site, record.outbox, id): _write_if_free(ledger.site.store(record.outbox, True), partial(_remove_posts, ids=[id]))
 
 # %% ../nbs/04b_calls.ipynb #7dd2c9dc
 def _options(
@@ -619,10 +690,15 @@ def _track(iterable: Iterable[T], total: float | None, description: str) -> Iter
     last = time.monotonic()
     say()
 
-def _with_bar(iterable: Iterable[T], total: float | None, description: str) -> Iterable[T]:
+def _bars() -> Any:
+    "A class of bars that need no thread of their own; `None` without `tqdm`"
     try: from tqdm import tqdm
-    except ImportError: return iterable
-    return tqdm(iterable, description or None, total)  # type: ignore[no-any-return]
+    except ImportError: return None
+    return type('tqdm', (tqdm,), dict(monitor_interval=0))
+
+def _with_bar(iterable: Iterable[T], total: float | None, description: str) -> Iterable[T]:
+    bars = _bars()
+    return bars(iterable, description or None, total) if bars else iterable  # type: ignore[no-any-return]
 
 # %% ../nbs/04b_calls.ipynb #d539dcb4
 class _OnImport(MetaPathFinder):
@@ -843,13 +919,15 @@ class AsyncTrace(_Facts):
             if self._record == record: return data, record
 
     def follow(self) -> Iterator[str]:
-        "What the call writes, piece by piece as it comes, until it has ended"
-        reader = _Reader(self)
+        "The lines that the call writes, as they come, until it has ended; their ends are kept"
+        reader, begun = _Reader(self), ''
         with Listener() as listener:
             while not reader.ended:
                 text = reader.read()
-                if text: yield text
-                elif not reader.ended and not reader.listen(listener): listener.wait()
+                *lines, begun = (begun + text).split('\n')
+                for line in lines: yield line + '\n'
+                if not text and not reader.ended and not reader.listen(listener): listener.wait()
+        if begun: yield begun
 
 # %% ../nbs/04b_calls.ipynb #426094d3
 class _Reader:
@@ -940,9 +1018,8 @@ def set_display(display: Display | None) -> None:
 
 def _the_display() -> Display | None:
     "The display, where someone may look at it"
-    if _display: return _display[0]
     if _inside or not (is_interactive() or sys.stderr is not None and sys.stderr.isatty()): return None
-    import parkit.notebook  # noqa: F401  registers itself
+    if not _display: import parkit.notebook  # noqa: F401  registers itself
     return _display[0]
 
 # %% ../nbs/04b_calls.ipynb #2c6764cc
@@ -970,7 +1047,7 @@ class TraceFuture(Future[Any]):
     "The future result of a call"
     def __init__(self, trace: AsyncTrace) -> None:
         super().__init__()
-        self.trace = trace
+        self.trace, self._resolving = trace, threading.Lock()
 
     def cancel(self) -> bool:
         "Cancel the call, if it has not begun"
@@ -983,14 +1060,16 @@ class TraceFuture(Future[Any]):
 
     def _resolve(self) -> None:
         "Take over how the call has ended"
-        try:
+        with self._resolving:
+            if self.done(): return
             if self.trace.status == 'cancelled':
                 super().cancel()
                 self.set_running_or_notify_cancel()
-            elif error := self.trace.error: self.set_exception(error)
-            else: self.set_result(self.trace._result())
-        except InvalidStateError: pass  # another thread has just done it
-        except BaseException as e: self.set_exception(e)  # the result cannot be read here
+                return
+            try: error, value = self.trace.error, None if self.trace.error else self.trace._result()
+            except Exception as e: error, value = e, None  # it cannot be read here
+            if error: self.set_exception(error)
+            else: self.set_result(value)
 
 # %% ../nbs/04b_calls.ipynb #c4a319cc
 class _Futures:

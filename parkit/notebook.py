@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys, time
 from collections.abc import Iterable
 from typing import Any
-from .calls import AsyncTrace, Progress, _ensure, _ledger, _Reader, _the_display, set_display
+from .calls import AsyncTrace, Progress, _bars, _ensure, _ledger, _Reader, _the_display, set_display
 from .system import Listener
 from .transactions import _check_waiting, transaction
 
@@ -23,14 +23,13 @@ class _Bar:
         "Show how far something has come"
         if progress is None: return
         if self.bar is None: self._open(progress)
-        if self.bar and (self.bar.n, self.bar.total) != progress[:2]:
-            self.bar.total, self.bar.n = progress.total, progress.n
-            self.bar.refresh()
+        if not self.bar: return
+        self.bar.total = progress.total
+        self.bar.update(progress.n - self.bar.n)  # draws now and then
 
     def _open(self, progress: Progress) -> None:
-        try: from tqdm import tqdm
-        except ImportError: self.bar = False
-        else: self.bar = tqdm(desc=progress.description or None, total=progress.total, initial=progress.n, unit=self.unit, file=sys.stderr)
+        bars = _bars()
+        self.bar = bars(desc=progress.description or None, total=progress.total, initial=progress.n, unit=self.unit, file=sys.stderr) if bars else False
 
     def write(self, text: str) -> None:
         "Print above the bar"

@@ -17,7 +17,7 @@ from .transactions import transaction
 from .functions import OwnModules
 from .tasks import Task, _functions, _import_path, _perform, _worker
 from .calls import (_CALL, _Record, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _inside, _keep_output, _kinds, _ledger, _name_of,
-    _output_path, _watch_tqdm, deliver_all, set_runner, settle)
+    _output_path, _PRUNE_EVERY, _watch_tqdm, keep_house, prune, set_runner, settle, sweep_output)
 
 # %% auto #0
 __all__ = ['IDLE_TIMEOUT', 'Duty', 'Worker', 'add_duty', 'Supervisor', 'is_supervised', 'PoolStatus', 'Pool']
@@ -93,6 +93,7 @@ class _Running(_Surroundings):
 
     def _run(self, id: str) -> tuple[str, Any, tuple[str, ...]]:
         "The status and the record of what the call came to, and of which classes an exception is"
+        self.record = self.ledger.record(id)
         try:
             try: value = self._call(id)
             finally: self._rest()
@@ -105,7 +106,7 @@ class _Running(_Surroundings):
         except Exception as e: return 'failed', _encode_error(TaskError(f'the result of the task could not be stored: {e}')), (_name_of(TaskError),)
 
     def _call(self, id: str) -> Any:
-        record = self.record = self.ledger.record(id)
+        record = self.record
         self.given = record.given
         if record.context != self.context: self._enter_context(record.context)
         else: self._refresh()
@@ -142,6 +143,7 @@ class Worker(_Running):
     "Takes calls from the ledger of a site and runs them, one at a time"
     leaving = False
     claimed: str | None = None
+    ran = 0  # calls
     def __init__(
         self,
         site: Site,  # Whose ledger is worked on
@@ -158,6 +160,8 @@ class Worker(_Running):
         output = self.capture.take(id) if self.capture else 0
         self.claimed = self.ledger.finish(self.process, id, status, result, None if self.leaving else self.environment, kinds, output)
         if self.given or self.record.outbox: settle(self.ledger, id)
+        self.ran += 1
+        if not self.ran % _PRUNE_EVERY: prune(self.ledger)
         return True
 
     def pause(self) -> float | None:
@@ -289,7 +293,7 @@ class Supervisor:
         self.cancelling: dict[str, tuple[int, float]] = {}  # call -> signals sent, and when to send the next
         self.control.supervisor = os.getpid()
         self.ledger.sweep({})
-        deliver_all(site)
+        self.housekeeping = 0.0  # when to see to what is kept
         self._rest()
 
     def _rest(self) -> None: self.version, self.since = self.ledger.version, time.monotonic()
@@ -305,6 +309,9 @@ class Supervisor:
         self.due = _attend(self.site, time.time())
         if self.is_idle(): return False
         self.fill()
+        if time.monotonic() >= self.housekeeping:
+            self.housekeeping = time.monotonic() + SAFETY_NET
+            keep_house(self.ledger)
         return True
 
     def is_homeless(self) -> bool:
@@ -399,7 +406,9 @@ class Supervisor:
             if self.born: poll.poll(50)
             self.signals.clear()
         homeless = self.is_homeless()
-        if not homeless: self.ledger.sweep(reasons)
+        if not homeless:
+            self.ledger.sweep(reasons)
+            sweep_output(self.ledger)
         _fork.close(self.lock)
         if not homeless and self.control.wanted == 'run' and self.ledger.queued(): _ensure(self.site)  # it came while we were leaving
 
@@ -510,6 +519,30 @@ class Pool:
 
     @idle_timeout.setter
     def idle_timeout(self, seconds: float) -> None: _Control(self.site).idle_timeout = float(seconds)
+
+    @property
+    def keep_traces(self) -> int:
+        "How many calls that have ended are kept; 10,000, unless assigned to"
+        return _ledger(self.site).keep_traces
+
+    @keep_traces.setter
+    def keep_traces(self, n: int) -> None: _ledger(self.site).keep_traces = int(n)
+
+    @property
+    def keep_days(self) -> float:
+        "For how many days they are kept; 30, unless assigned to"
+        return _ledger(self.site).keep_days
+
+    @keep_days.setter
+    def keep_days(self, days: float) -> None: _ledger(self.site).keep_days = float(days)
+
+    @property
+    def keep_bytes(self) -> int:
+        "How many bytes of arguments, results and output are kept; 1 GiB, unless assigned to"
+        return _ledger(self.site).keep_bytes
+
+    @keep_bytes.setter
+    def keep_bytes(self, n: int) -> None: _ledger(self.site).keep_bytes = int(n)
 
     def start(self) -> None:
         "Start the workers now rather than at the first call"

@@ -1,0 +1,248 @@
+"What calls write and how far they have come: kept with the trace, followed as it comes, shown to who waits"
+import os, signal, threading, time
+from pathlib import Path
+
+import parkit as pk, psutil, pytest
+from conftest import wait_for
+from helpers import Child, run
+from kernels import notebooks
+from task_helpers import ended, event_loop, in_thread, pool_processes, started  # noqa: F401  a fixture
+
+
+@pytest.fixture
+def single(site):
+    "A pool of one worker"
+    pool = pk.Pool()
+    pool.resize(1)
+    return pool
+
+@pytest.fixture
+def stepwise(single, tmp_path):
+    "A task that writes a line for each file that is made; its trace, and what makes the next file"
+    @pk.task
+    def stepwise(folder, n):
+        import time
+        from pathlib import Path
+        for i in range(n):
+            Path(folder, f'ready-{i}').touch()
+            while not Path(folder, f'go-{i}').exists(): time.sleep(0.005)
+            print('line', i)
+    def call(n):
+        trace = stepwise(str(tmp_path), n)
+        return trace, lambda i: (started(tmp_path/f'ready-{i}'), (tmp_path/f'go-{i}').touch())
+    return call
+
+
+# --- kept
+
+def test_everything_that_a_call_writes(single):
+    @pk.task
+    def talk():
+        import logging, os, subprocess, sys
+        print('printed')
+        print('an error', file=sys.stderr)
+        os.write(1, b'to descriptor 1\n')
+        os.write(2, b'to descriptor 2\n')
+        subprocess.run(['sh', '-c', 'echo from a subprocess; echo its error >&2'])
+        logging.getLogger('x').warning('logged')
+        sys.stdout.write('no newline, größer')
+    trace = talk()
+    trace.result
+    assert trace.output == ('printed\nan error\nto descriptor 1\nto descriptor 2\nfrom a subprocess\nits error\n'
+                            'logged\nno newline, größer')
+    assert run(single.site, 'say(pk.traces()[0].output)') == trace.output
+    single.stop()
+    assert trace.output.startswith('printed') and Path(single.site.path, '@', 'workers.log').read_text() == ''
+
+
+def test_output_of_one_call_is_not_that_of_the_next(single):
+    @pk.task
+    def talk(text):
+        if text: print(text)
+        return os.getpid()
+    traces = [talk(text) for text in ('a', '', 'b', '', '')]
+    assert len({t.result for t in traces}) == 1
+    assert [t.output for t in traces] == ['a\n', '', 'b\n', '', '']
+    files = {p.name for p in Path(single.site.path, '@', 'output').iterdir()}
+    assert {traces[0].id, traces[2].id} < files and len(files) == 3  # and that of the worker
+
+
+def test_output_of_calls_that_fail_crash_or_are_cancelled(single):
+    @pk.task
+    def talk(how):
+        print('before', how, flush=True)
+        if how == 'fail': 1/0
+        if how == 'die': os.kill(os.getpid(), signal.SIGKILL)
+        if how == 'exit': os._exit(3)
+        time.sleep(600)
+    for how in ('fail', 'die', 'exit'):
+        trace = talk(how)
+        assert trace.wait(20) and trace.output == f'before {how}\n', how
+    trace = talk('wait')
+    assert wait_for(lambda: trace.output)  # while it runs
+    trace.cancel()
+    assert ended(trace) == 'cancelled' and trace.output == 'before wait\n'
+
+
+def test_output_of_all_attempts(single, tmp_path):
+    @pk.task
+    def again(path):
+        with open(path, 'a') as f: f.write('x')
+        n = os.path.getsize(path)
+        print('attempt', n, flush=True)
+        if n == 1: raise ValueError
+        if n == 2: os.kill(os.getpid(), signal.SIGKILL)
+    trace = again.options(retries=2)(str(tmp_path/'n'))
+    assert ''.join(trace.follow()) == 'attempt 1\nattempt 2\nattempt 3\n' == trace.output and trace.status == 'finished'
+
+
+def test_stream_that_a_task_has_replaced_is_back_in_the_next(single):
+    @pk.task
+    def replace():
+        import io, sys
+        sys.stdout = sys.stderr = io.StringIO()
+        print('lost')
+    @pk.task
+    def talk(): print('heard')
+    replace().result
+    trace = talk()
+    trace.result
+    assert trace.output == 'heard\n'
+
+
+def test_worker_in_a_task_that_forks_shares_the_output(single):
+    @pk.task
+    def talk():
+        import multiprocessing
+        with multiprocessing.get_context('fork').Pool(2) as pool: pool.map(print, ['child']*2)
+    trace = talk()
+    trace.result
+    assert sorted(trace.output.split()) == ['child', 'child']
+
+
+# --- followed
+
+def test_follow_gives_each_line_when_it_is_written(stepwise):
+    trace, go = stepwise(3)
+    pieces = trace.follow()
+    for i in range(3):
+        go(i)
+        assert next(pieces) == f'line {i}\n'
+    assert list(pieces) == [] and trace.done and list(trace.follow()) == [f'line {i}\n' for i in range(3)]
+
+
+def test_follow_from_another_process(single, stepwise):
+    trace, go = stepwise(2)
+    with Child(single.site, 'for piece in pk.traces()[0].follow(): say(piece)\nsay(None)') as child:
+        go(0)
+        assert child.hear() == 'line 0\n'
+        go(1)
+        assert child.hear() == 'line 1\n' and child.hear() is None
+
+
+def test_follower_sleeps_while_nothing_is_written(single, stepwise):
+    trace, go = stepwise(2)
+    with Child(single.site, 'for piece in pk.traces()[0].follow(): say(piece)\nsay(None)') as child:
+        go(0)
+        assert child.hear() == 'line 0\n'
+        process = psutil.Process(child.pid)
+        assert wait_for(lambda: process.status() == psutil.STATUS_SLEEPING)
+        before = process.num_ctx_switches().voluntary
+        time.sleep(2)
+        assert process.num_ctx_switches().voluntary - before <= 2
+        go(1)
+        assert child.hear() == 'line 1\n' and child.hear() is None
+
+
+# --- progress
+
+def test_progress_of_track_and_of_tqdm(single, tmp_path):
+    @pk.task
+    def work(how, path):
+        from pathlib import Path
+        if how == 'tqdm': from tqdm import tqdm
+        for i in pk.track(range(5), description='items') if how == 'track' else tqdm(range(5), desc='items', mininterval=0):
+            for _ in range(3):
+                if how == 'tqdm': list(tqdm(range(2), desc='inner', leave=False))  # of nested ones, the outermost
+            if i == 3:
+                Path(path).touch()
+                time.sleep(0.15)  # words come 10 times a second at most
+            if i == 4:
+                while Path(path).exists(): time.sleep(0.01)
+        print('over')
+    for how in ('track', 'tqdm'):
+        path = tmp_path/how
+        trace = work(how, str(path))
+        assert trace.progress is None or trace.progress.total == 5
+        started(path)
+        assert wait_for(lambda: trace.progress.n == 4) and trace.status == 'running'
+        path.unlink()
+        assert trace.wait(20) and trace.output == 'over\n', trace.output
+        p = trace.progress
+        assert (p.n, p.total) == (5, 5) and p.rate > 0 and p.elapsed > 0 and p.description.rstrip(': ') == 'items'
+
+
+def test_progress_is_written_a_few_times_a_second(single):
+    @pk.task
+    def work():
+        for _ in pk.track(range(200_000)): pass
+    before = time.monotonic()
+    trace = work()
+    trace.wait(60)
+    assert trace.progress[:2] == (200_000, 200_000) and time.monotonic() - before < 20
+
+
+def test_track_outside_a_call_gives_the_items(site):
+    assert list(pk.track(iter(range(3)))) == [0, 1, 2]
+
+
+# --- shown
+
+def _streams(outputs, name): return ''.join(o['text'] for o in outputs if o.get('name') == name)
+
+def test_notebook_that_waits_shows_output_and_one_bar():
+    with notebooks(1) as (kernel,):
+        kernel.run('import parkit as pk, time\n@pk.task\ndef work(n):\n    for i in pk.track(range(n), description="work"):\n        print("line", i)\n        time.sleep(0.05)\n    return n')
+        outputs = kernel.run('trace = work(5)\ntrace.result')
+        assert [l for l in _streams(outputs, 'stdout').splitlines() if l.strip()] == [f'line {i}' for i in range(5)]
+        assert '5/5' in _streams(outputs, 'stderr') and 'work' in _streams(outputs, 'stderr')
+        assert outputs[-1]['data']['text/plain'] == '5'
+        outputs = kernel.run('trace.result')  # it has ended: there is nothing to wait for
+        assert [o['output_type'] for o in outputs] == ['execute_result']
+        outputs = kernel.run('pk.map(work, [1, 2, 3])')
+        bars = _streams(outputs, 'stderr').replace('\r', '\n').splitlines()
+        assert '3/3' in bars[-1] and 'call' in bars[-1] and 'line' not in _streams(outputs, 'stdout')
+        outputs = kernel.run('work(3).wait(0.01)')
+        assert outputs[-1]['data']['text/plain'] == 'False'
+
+
+def test_interrupt_of_a_notebook_that_watches_leaves_the_call_running():
+    with notebooks(1) as (kernel,):
+        kernel.run('import parkit as pk, time, os\nfrom pathlib import Path\n@pk.task\ndef work(path):\n    print("begun", flush=True)\n    while not os.path.exists(path): time.sleep(0.01)\n    return 7')
+        path = kernel.run('path = str(pk.Dict("x").site.path) + "/go"\ntrace = work(path)\nprint(path)')[0]['text'].strip()
+        timer = threading.Timer(2, lambda: os.kill(kernel.pid, signal.SIGINT))
+        timer.start()
+        outputs = kernel.run('trace.result')
+        timer.join()
+        assert outputs[-1]['ename'] == 'KeyboardInterrupt' and 'begun' in _streams(outputs, 'stdout')
+        assert kernel.run('trace.status')[0]['data']['text/plain'] == "'running'"
+        Path(path).touch()
+        assert kernel.run('trace.result')[-1]['data']['text/plain'] == '7'
+
+
+def test_script_whose_errors_go_elsewhere_is_shown_nothing(single):
+    @pk.task
+    def talk(): print('hello')
+    with Child(single.site, 'say(pk.bind_task("talk")().result)') as child: assert child.hear() is None
+
+
+def test_output_of_calls_and_workers_that_are_gone_is_removed(single):
+    @pk.task
+    def talk(): print('hello')
+    trace = talk()
+    trace.result
+    folder = Path(single.site.path, '@', 'output')
+    (folder/('0'*24)).touch()   # of a call that is not known
+    (folder/('0'*32)).touch()   # of a process that is dead
+    single.stop()
+    assert [p.name for p in folder.iterdir()] == [trace.id] and trace.output == 'hello\n'
