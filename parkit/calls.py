@@ -562,10 +562,12 @@ def _look_into(store: Store) -> None:
 on_open.append(_look_into)
 
 # %% ../nbs/04b_calls.ipynb #79d352b3
+_BRIEF = 0.1  # seconds that a worker waits for one who writes to the namespace of an outbox
+
 def _write_if_free(store: Store, work: Callable[[Any], None]) -> None:
-    "Do `work(txn)`, unless someone else writes or the namespace cannot be used: who looks into the outbox next will do it"
+    "Do `work(txn)`, unless someone else writes for long or the namespace cannot be used: who looks into the outbox next will do it"
     try:
-        txn = store.write(timeout=0)
+        txn = store.write(timeout=_BRIEF)
         try:
             work(txn)
             txn.commit()

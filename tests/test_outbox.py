@@ -177,7 +177,7 @@ with pk.transaction(d):
         trace = pk.Dict('n/d')['x']
         assert ended(trace) == 'finished' and trace.result == 'once'
         assert call('later').result == 'later' and notes() == ['warm', 'up', 'once', 'later']
-    assert wait_for(lambda: not _outbox(single.site.store('n')))
+    assert wait_for(lambda: not _outbox(single.site.store('n')), 40)  # at the latest, when the supervisor looks again
     single.stop()
     single.start()
     assert call('last').result == 'last' and notes().count('once') == (moment != 'inside')
