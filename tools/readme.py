@@ -36,6 +36,13 @@ def _heading(frontmatter):
     return f'# {frontmatter["title"]}\n{description}' if 'title' in frontmatter else ''
 
 
+def _shown(cell):
+    "A cell, or what it has made if its code is not to be seen"
+    import nbformat
+    if cell.cell_type != 'code' or not re.search(r'^#\|\s*echo:\s*false', cell.source, re.MULTILINE): return cell
+    return nbformat.v4.new_markdown_cell('\n'.join(o.data['text/markdown'] for o in cell.outputs))
+
+
 def build(path=root/'nbs/index.ipynb'):
     "The README that the notebook at `path` makes"
     import nbformat
@@ -50,6 +57,7 @@ def build(path=root/'nbs/index.ipynb'):
     heading = _heading(getattr(notebook, 'frontmatter_', {}))
     plain = nbformat.reads(nb2str(notebook), as_version=4)
     plain.cells = [o for o in plain.cells if o.cell_type != 'raw']
+    plain.cells = [_shown(o) for o in plain.cells]
     for cell in plain.cells:
         if cell.cell_type == 'code': cell.source = _leading_directives.sub('', cell.source)
         if cell.cell_type == 'markdown': cell.source = _relative_link.sub(r'\1nbs/', cell.source)
