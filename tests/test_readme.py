@@ -1,9 +1,14 @@
-"README.md is what nbs/index.ipynb makes"
-import readme
+"README.md and CONTRIBUTING.md are what notebooks make"
+import re
+
+import pytest, readme
 
 
-def test_readme_is_in_step():
-    assert (readme.root/'README.md').read_text(encoding='utf-8') == readme.build(), 'run `make readme`'
+@pytest.mark.parametrize(['name', 'notebook'], readme.made.items())
+def test_file_is_in_step(name, notebook):
+    built = readme.build(readme.root/'nbs'/notebook)
+    assert (readme.root/name).read_text(encoding='utf-8') == built, 'run `make readme`'
+    for link in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', built): assert (readme.root/link).exists(), link
 
 
 def test_two_builds_are_equal(): assert readme.build() == readme.build()

@@ -109,16 +109,6 @@ def test_outputs_are_there_and_stable(path):
         assert not found, f'the output holds {found}:\n{cell.source}\n{shown}'
 
 
-@pytest.mark.parametrize('path', notebooks, ids=lambda o: o.stem)
-def test_imports_have_cells_of_their_own(path):
-    "nbdev runs cells with imports when it builds the pages, and no others before them"
-    for cell in code_cells(read(path)):
-        if 'eval false' in cell.directives or any(o.startswith('export') for o in cell.directives) or '%' in cell.source[:1]: continue
-        tree = compile(re.sub(r'(?m)^\s*[%!].*', 'pass', cell.source), path.name, 'exec', ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        imports = [o for o in tree.body if isinstance(o, ast.Import | ast.ImportFrom)]
-        if 'nbdev_export(' not in cell.source: assert not imports or imports == tree.body, f'imports and other code in one cell:\n{cell.source}'
-
-
 # --- the built site
 
 @pytest.fixture(scope='module')

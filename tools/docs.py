@@ -3,7 +3,7 @@
 Where `quarto` is on the PATH, nbdev builds the site with it (`nbdev_docs`). Elsewhere `pandoc_site` takes Quarto's
 place, over the same notebooks that nbdev has processed (`_proc/`). Both read `nbs/_quarto.yml`, and the sidebar that
 is written here. Afterwards both sites get the same: links that work under any path, and each page as Markdown."""
-import argparse, functools, http.server, json, os, re, shutil, subprocess, sys, tempfile, threading
+import argparse, functools, http.server, json, os, re, shutil, subprocess, sys, threading
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
@@ -49,9 +49,7 @@ def process(force=False):
     write_sidebar()
     folder, tools = root/'_proc', [o.stat().st_mtime for o in (root/'tools/showdoc.py', root/'settings.ini')]
     shutil.rmtree(folder/'_docs', ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix='parkit-') as site:  # nbdev runs cells that import something
-        os.environ['PARKIT_SITE'] = f'{site}/site'
-        return proc_nbs(force=force or folder.exists() and folder.stat().st_mtime < max(tools))
+    return proc_nbs(force=force or folder.exists() and folder.stat().st_mtime < max(tools))
 
 
 def site():
@@ -122,10 +120,10 @@ def main():
     parser.add_argument('--force', action='store_true', help='process all notebooks anew')
     args = parser.parse_args()
     if args.preview: return preview(args.port)
-    if not args.site_only:
+    built = build(args.out.resolve(), args.force)
+    if not args.site_only:  # afterwards: nbdev makes other ones of its own with Quarto
         import readme
         readme.main()
-    built = build(args.out.resolve(), args.force)
     print(f'{len(built.pages)} pages in {args.out}')
 
 

@@ -154,7 +154,7 @@ class Site:
         source = os.path.normpath(page.source.parent/target) if not target.startswith('/') else target[1:]
         if source in self.by_source: return relative(self.by_source[source].path, page.path) + hash + anchor
         # what is no page lies in the repository
-        if not (self.folder/source).exists() and (self.folder.parent/'nbs'/source).exists():
+        if source.startswith('..') or not (self.folder/source).is_file() and (self.folder.parent/'nbs'/source).exists():
             source = os.path.relpath(self.folder.parent/'nbs'/source, self.folder.parent)
             return f'{self.website["repo-url"]}/blob/{self.website["repo-branch"]}/{source}{hash}{anchor}'
         return relative(source, page.path) + hash + anchor

@@ -1,4 +1,4 @@
-"""Make README.md from nbs/index.ipynb.
+"""Make README.md from nbs/index.ipynb, and CONTRIBUTING.md from nbs/contributing.ipynb.
 
 nbdev makes its README by running Quarto over the notebook that its processors return. Here nbconvert takes Quarto's
 place, so that nothing but Python packages is needed. Two of the processors are left out: the one that links names to
@@ -8,8 +8,9 @@ import os, re, sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
+made = {'README.md': 'index.ipynb', 'CONTRIBUTING.md': 'contributing.ipynb'}
 _leading_directives = re.compile(r'\A(?:\s*#\|.*\n?)+')
-_relative_link = re.compile(r'(\]\()(?![a-z]+:|[#/])')
+_relative_link = re.compile(r'(?<=\]\()(?![a-z]+:|[#/])[^)\s]+')
 _warning = '<!-- Made from {name} by `make readme`: edit the notebook, not this file. -->\n'
 
 
@@ -24,12 +25,16 @@ def processed(path):
     class Filter(FilterDefaults):
         def base_procs(self): return [o for o in super().base_procs() if o not in unwanted]
 
+        def xtra_procs(self): return []
+
         def nb_proc(self, nb): return NBProcessor(nb=nb, procs=self.procs())
 
     notebook = read_nb(path)
     Filter()(notebook)
     return notebook
 
+
+def _from_root(link): return {'nbs/changelog.qmd': 'CHANGELOG.md'}.get(path := os.path.normpath(f'nbs/{link[0]}'), path)
 
 def _heading(frontmatter):
     description = f'\n> {frontmatter["description"]}\n' if 'description' in frontmatter else ''
@@ -60,7 +65,7 @@ def build(path=root/'nbs/index.ipynb'):
     plain.cells = [_shown(o) for o in plain.cells]
     for cell in plain.cells:
         if cell.cell_type == 'code': cell.source = _leading_directives.sub('', cell.source)
-        if cell.cell_type == 'markdown': cell.source = _relative_link.sub(r'\1nbs/', cell.source)
+        if cell.cell_type == 'markdown': cell.source = _relative_link.sub(_from_root, cell.source)
     plain.metadata['language_info'] = {'name': 'python'}  # `nbdev_clean` strips it; it names the code blocks
     body, resources = MarkdownExporter().from_notebook_node(plain)
     if files := resources.get('outputs'): raise ValueError(f'{path.name}: a README cannot hold the outputs {[*files]}')
@@ -71,9 +76,9 @@ def build(path=root/'nbs/index.ipynb'):
 
 
 def main():
-    readme = root/'README.md'
-    readme.write_text(build(), encoding='utf-8')
-    print('wrote', readme)
+    for name, notebook in made.items():
+        (root/name).write_text(build(root/'nbs'/notebook), encoding='utf-8')
+        print('wrote', root/name)
 
 
 if __name__ == '__main__': sys.exit(main())

@@ -1,33 +1,32 @@
-"""How the API pages show a symbol: the `renderer` of settings.ini, which nbdev's `show_doc` calls.
+"""How the API pages show a symbol: the processor that settings.ini puts in the place of nbdev's `exec_show_docs`.
 
-nbdev's own shows a class without its methods, though its links point at them (`containers.html#dict.get`), and stops
-at an annotation that names a class of a later cell. This one shows the symbol that the *module* exports, where every
-name is known, and below a class its public methods, each with
-signature, docstring and a table of its docments."""
-import ast, inspect, io, sys, textwrap, tokenize
-from functools import lru_cache
+nbdev's own runs the exported cells and the imports of a notebook, and then shows a class without its methods, though
+its links point at them (`containers.html#dict.get`). This one runs nothing: it shows the symbol that the module
+exports, and below a class its public methods, each with signature, docstring and a table of its docments."""
+import ast, inspect, io, re, sys, textwrap, tokenize
 from importlib import import_module
+from pathlib import Path
 
 from nbdev.doclinks import NbdevLookup, patch_name
-from nbdev.showdoc import BasicMarkdownRenderer
+from nbdev.process import Processor
 
 
-@lru_cache
-def _defined():
-    "The module that defines each name of the library"
-    return {name[len(module) + 1:]: module for entry in NbdevLookup().entries.values()
-            if entry['settings']['lib_path'] == 'parkit'
-            for module, names in ((m.replace('/', '.').removesuffix('.py'), d) for m, d in entry['syms'].items())
-            for name in names}
+class show_docs(Processor):
+    "Give the `show_doc` cells of a notebook their outputs"
+    def begin(self):
+        found = re.search(r'#\| *default_exp +(\w+)', Path(self.nb.path_).read_text(encoding='utf-8'))
+        self.module = import_module('parkit' if found[1] == '__init__' else f'parkit.{found[1]}') if found else None
+
+    def cell(self, cell):
+        shown = cell.cell_type == 'code' and re.search(r'^show_doc\(([\w.]+)', cell.source or '', re.MULTILINE)
+        if not shown: return
+        found = self.module
+        for part in shown[1].split('.'): found = inspect.getattr_static(found, part)
+        text = NbdevLookup().linkify(entry(_function(found), shown[1]))
+        cell.outputs = [dict(output_type='display_data', metadata={}, data={'text/markdown': text.splitlines(True)})]
 
 
-def exported(symbol):
-    "What the module exports under the name of `symbol`, or `symbol` itself"
-    name = getattr(symbol, '__qualname__', None)
-    found = import_module(_defined()[name]) if name in _defined() else None
-    for part in name.split('.') if found else (): found = inspect.getattr_static(found, part, None)
-    found = getattr(found, '__func__', found)  # what classmethod and staticmethod wrap
-    return symbol if found is None else found
+def _function(found): return inspect.unwrap(getattr(found, 'fget', None) or getattr(found, '__func__', found))
 
 
 def _bases(cls):
@@ -122,18 +121,13 @@ def _table(symbol):
 def _escaped(text): return text.replace('|', '\\|')
 
 
-class Renderer(BasicMarkdownRenderer):
-    "`show_doc` of the API pages"
-    def __init__(self, sym, name=None, title_level=3, maxline=110):
-        super().__init__(exported(sym), name=name, title_level=title_level, maxline=maxline)
-
-    def _repr_markdown_(self):
-        kind = 'class' if inspect.isclass(self.sym) else _def(self.sym)
-        below = methods(self.sym) if kind == 'class' else ()
-        return '\n\n'.join([
-            _entry(self.sym, self.nm, kind, '#'*self.title_level),
-            *(_entry(function, f'{self.nm}.{name}', 'property' if isinstance(found, property) else _def(function),
-                     '#'*(self.title_level + 1)) for name, found, function in below)])
+def entry(symbol, name, level=3):
+    "`symbol` and, if it is a class, its methods, as Markdown"
+    below = methods(symbol) if inspect.isclass(symbol) else ()
+    kind = 'class' if inspect.isclass(symbol) else _def(symbol)
+    return '\n\n'.join([_entry(symbol, name, kind, '#'*level),
+                        *(_entry(function, f'{name}.{method}', 'property' if isinstance(found, property) else _def(function),
+                                 '#'*(level + 1)) for method, found, function in below)])
 
 
 def _def(function): return 'async def' if inspect.iscoroutinefunction(function) else 'def'
