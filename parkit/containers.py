@@ -247,7 +247,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         keys: Iterable[K],
         value: Any = None,  # Of each key
     ) -> Dict[K, V]:
-        "A new anonymous `Dict`, as `dict.fromkeys`"
+        "A new anonymous `Dict` with these `keys`, as `dict.fromkeys`"
         made = cls()
         with transaction(made) if isinstance(made, Dict) else nullcontext():
             for k in keys: made[k] = value  # a subclass may have a `__setitem__` of its own
@@ -310,7 +310,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         return write(self._store, self._set_default, key, default, self._prepare(default))
 
     def update(self, other: Any = (), /, **named: Any) -> None:
-        "Set many entries in one transaction, from a mapping, from pairs, or by name"
+        "Set many entries in one transaction: `other` is a mapping or pairs, `named` are entries whose keys are strings"
         pairs = [*_pairs(other), *named.items()]
         write(self._store, self._put_all, [(k, self._prepare(v), encode_key(k)) for k, v in pairs])
 
@@ -508,11 +508,11 @@ class Array(_ArrayItems, Sequence[V]):
         raise ValueError(f'{value!r} is not in the Array')
 
     def append(self, value: V) -> None:
-        "Add one item at the end"
+        "Add `value` at the end"
         write(self._store, self._extend, [self._prepare(value)])
 
     def extend(self, values: Iterable[V]) -> None:
-        "Add many items at the end, in one transaction"
+        "Add all of `values` at the end, in one transaction"
         write(self._store, self._extend, self._prepare_all(values))
 
     def pop(self) -> V:
@@ -657,7 +657,7 @@ class Queue(_QueueItems, Generic[V]):
         block: bool = True,            # Wait for room? Otherwise `queue.Full` is raised at once
         timeout: float | None = None,  # Seconds to wait before `queue.Full` is raised; `None` waits for ever
     ) -> None:
-        "Put an item into the queue; raises `queue.Full`, or `QueueShutDown`"
+        "Put `item` into the queue; raises `queue.Full`, or `QueueShutDown`"
         self.put_many([item], block, timeout)
 
     def put_many(
@@ -666,7 +666,7 @@ class Queue(_QueueItems, Generic[V]):
         block: bool = True,            # Wait for room? Otherwise `queue.Full` is raised at once
         timeout: float | None = None,  # Seconds to wait before `queue.Full` is raised; `None` waits for ever
     ) -> None:
-        "Put all items in one transaction; waits until there is room for all. Raises `ValueError` if there can never be"
+        "Put all `items` in one transaction; waits until there is room for all. Raises `ValueError` if there can never be"
         prepared = self._fitting(items)
         _check_timeout(block, timeout)
         if write(self._store, self._put_all, prepared): return
@@ -691,7 +691,7 @@ class Queue(_QueueItems, Generic[V]):
         return self._wait(lambda: write(self._store, self._take, n) if read(self._store, self._stock) else [], block, timeout, queue.Empty)
 
     def put_nowait(self, item: V) -> None:
-        "`put` that does not wait"
+        "`put` an `item` without waiting; raises `queue.Full` if there is no room"
         self.put(item, False)
 
     def get_nowait(self) -> V:
@@ -699,7 +699,7 @@ class Queue(_QueueItems, Generic[V]):
         return self.get(False)
 
     async def aput(self, item: V) -> None:
-        "`put` for asyncio: waits without holding up the event loop"
+        "`put` an `item` from asyncio: waits for room without holding up the event loop"
         prepared = self._fitting([item])
         while True:
             if not read(self._store, self._room, 1): await wait_until_async(lambda: read(self._store, self._room, 1))
