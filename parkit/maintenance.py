@@ -413,7 +413,7 @@ def gc(
     dry_run: bool = False,     # Only say what would go?
     site: Site | None = None,  # `None` is this process's site
 ) -> Findings:
-    "Drop the objects without a name that nothing refers to, and remove what processes have left that died; returns what that was"
+    "Drop the objects without a name that no process or call holds and no entry of the site shows a reference to, compressed ones not seen; and remove what processes have left that died. Returns what that was"
     site = site or current_site()
     left = _left_copies(site)  # before all namespaces are opened: that may still need what a dead process has made
     collector, found = _Collector(site), Findings()

@@ -1,7 +1,7 @@
 """Objects without a name live as long as someone holds them: references, other processes, calls of tasks that have not ended.
 
 Those who hold them fork, are killed and are collected at any moment, which a notebook cannot show."""
-import copy, gc, multiprocessing, os, pickle, random, signal, sys, threading, time
+import copy, gc, multiprocessing, os, pickle, random, signal, sys, threading, time, zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -175,6 +175,24 @@ def test_gc_follows_references_between_objects_without_a_name(site):
     assert kept(site) == 9
     assert {f.subject.rpartition('/')[2] for f in pk.gc()} == uuids
     assert kept(site) == 6 and d['chain'][0]['next']['next']['next'] == {} and held['in'] == {}
+
+
+class Packed(pk.Dict):
+    def encode_value(self, value): return zlib.compress(bytes(super().encode_value(value)))
+    def decode_value(self, data): return super().decode_value(zlib.decompress(data))
+
+def test_gc_does_not_see_a_reference_that_is_compressed(site):
+    "It keeps the object until `gc`, as any stored reference does; one to an object with a name needs nobody to see it"
+    packed = Packed('n/packed')
+    packed['anonymous'], packed['named'] = pk.Dict(), pk.Dict('n/named')
+    packed['anonymous']['a'] = 1
+    packed['named']['a'] = 1
+    assert kept(site) == 1 and packed['anonymous']['a'] == 1
+    gc.collect()
+    assert len(pk.gc(dry_run=True)) == 1 and kept(site) == 1
+    pk.gc()
+    with pytest.raises(pk.ObjectNotFoundError): packed['anonymous']['a']
+    assert packed['named']['a'] == 1
 
 
 def test_copy_module_keeps_it_until_gc(site):

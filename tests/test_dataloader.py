@@ -1,10 +1,11 @@
 """A PyTorch `DataLoader` whose workers, forked or spawned, read their samples from a `Dict`.
 
 PyTorch is a large thing to install for a notebook; these tests are skipped where it is missing."""
-import gc, os, warnings
+import gc, os, signal, warnings
 
 import numpy as np, pytest
 from conftest import wait_for
+from helpers import Child
 
 import parkit as pk
 
@@ -102,6 +103,34 @@ def test_plain_read_becomes_a_tensor_without_a_copy(d):
 def test_tensor_of_a_view_warns_that_it_is_read_only(d):
     with pk.snapshot(d), pytest.warns(UserWarning, match='not writable'): tensor = torch.from_numpy(d['a'])
     assert int(tensor.sum()) == sum(range(10**6))
+
+
+_writes_to_a_view = '''
+import torch, resource
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+d = pk.Dict('n/d')
+warnings.simplefilter('ignore')
+with pk.snapshot(d): tensor = torch.from_numpy(d['a'])
+say()
+tensor[0] = 7
+say('written')
+'''
+
+def test_write_to_a_tensor_of_a_view_ends_the_process_and_changes_nothing(d):
+    "PyTorch has no read-only tensors, and heeds neither numpy's flag nor a buffer's: the memory itself is protected"
+    with Child(d.site, _writes_to_a_view) as child:
+        child.hear()
+        assert child.process.wait(60) == -signal.SIGSEGV
+    assert d['a'][0] == 0 and d.version == 1
+
+
+def test_copies_of_views_are_tensors_of_ones_own(d):
+    "What may be done with a view in a snapshot"
+    with warnings.catch_warnings(), pk.snapshot(d):
+        warnings.simplefilter('error')
+        for tensor in (torch.tensor(d['a']), torch.from_numpy(d['a'].copy()), torch.utils.data.default_collate([d['a'].copy()])[0]):
+            tensor[0] = 7
+            assert tensor[0] == 7 and d['a'][0] == 0
 
 
 def test_tensors_are_stored(d):
