@@ -1,4 +1,5 @@
 "The package as settings.ini describes it. Only the standard library and setuptools are here when pip runs this."
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -15,24 +16,45 @@ pythons = [f'3.{minor}' for minor in range(int(cfg['min_python'].split('.')[1]),
 readme = root/'README.md'
 
 
+site = f'{cfg["doc_host"]}{cfg["doc_baseurl"]}/'
+
+
 def requirements(key): return cfg.get(key, '').split()
+
+def description():
+    "The README as PyPI shows it, where a link has to be whole"
+    if not readme.exists(): return cfg['description']
+    text = re.sub(r'\A<!--.*?-->\s*', '', readme.read_text(encoding='utf-8'))
+    def whole(m): return f'{m[1]}{cfg["git_url"]}/{"raw" if m[1][0] == "!" else "blob"}/{cfg["branch"]}/'
+    return re.sub(r'(!?\[[^\]]*\]\()(?![a-z]+:|#)', whole, text)
 
 
 setup(
     name=cfg['lib_name'],
     version=cfg['version'],
     description=cfg['description'],
-    long_description=readme.read_text(encoding='utf-8') if readme.exists() else cfg['description'],
+    long_description=description(),
     long_description_content_type='text/markdown',
     author=cfg['author'],
     license=licenses[cfg['license']],
     url=cfg['git_url'],
+    project_urls={
+        'Documentation': site,
+        'Source': cfg['git_url'],
+        'Changelog': f'{site}changelog.html',
+        'Issues': f'{cfg["git_url"]}/issues',
+    },
     keywords=cfg['keywords'].split(),
     classifiers=[
         f'Development Status :: {statuses[int(cfg["status"]) - 1]}',
         f'Intended Audience :: {cfg["audience"]}',
         f'Natural Language :: {cfg["language"]}',
-        'Operating System :: POSIX',
+        'Framework :: Jupyter',
+        'Operating System :: MacOS',
+        'Operating System :: POSIX :: Linux',
+        'Topic :: Database',
+        'Topic :: Scientific/Engineering',
+        'Topic :: System :: Distributed Computing',
         *(f'Programming Language :: Python :: {version}' for version in pythons),
         'Typing :: Typed',
     ],

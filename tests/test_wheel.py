@@ -1,5 +1,5 @@
 "The built wheel, installed in an empty environment with fastcore 2, and what an import costs"
-import json, os, shutil, subprocess, sys, zipfile
+import email, json, os, re, shutil, subprocess, sys, zipfile
 
 import pytest
 from kernels import root
@@ -44,8 +44,10 @@ def _run(*command, **kwargs):
     assert done.returncode == 0, f'{command}:\n{done.stdout}{done.stderr}'
     return done.stdout
 
-def _built_wheel(folder):
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
     "A wheel made, by way of a source distribution, from a copy: a `build/` here could hold old files"
+    folder = tmp_path_factory.mktemp('wheel')
     unwanted = ['.*', 'build', 'dist', '*.egg-info', '__pycache__', '_proc', '_docs', 'nbs', 'tests']
     shutil.copytree(root, folder/'source', ignore=shutil.ignore_patterns(*unwanted))
     _run(sys.executable, '-m', 'build', '--outdir', folder/'dist', folder/'source')
@@ -53,8 +55,7 @@ def _built_wheel(folder):
 
 
 @pytest.mark.timeout(600)
-def test_wheel_in_an_empty_environment(tmp_path):
-    wheel = _built_wheel(tmp_path)
+def test_wheel_in_an_empty_environment(wheel, tmp_path):
     inside = zipfile.ZipFile(wheel).namelist()
     modules = {f'parkit/{o.name}' for o in (root/'parkit').glob('*.py')} | {'parkit/py.typed'}
     assert modules <= set(inside) and not any(o.startswith(('tests/', 'tools/')) for o in inside)
@@ -67,6 +68,23 @@ def test_wheel_in_an_empty_environment(tmp_path):
     (elsewhere/'smoke.py').write_text(_smoke)
     env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PARKIT_SITE', 'VIRTUAL_ENV')}
     assert 'smoke test passed' in _run(python, 'smoke.py', root, tmp_path/'site', cwd=elsewhere, env=env, timeout=100)
+
+    # the recipes, in kernels of that environment
+    _run(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', f'{wheel}[demo]')
+    shutil.copytree(root/'tools', elsewhere/'tools')
+    shutil.copytree(root/'nbs/tutorials', elsewhere/'nbs/tutorials')
+    assert re.search(r'demo: (\d+) of \1 cells as the recipes say', _run(python, 'tools/demo.py', cwd=elsewhere, env=env))
+
+
+def test_metadata_is_complete(wheel):
+    with zipfile.ZipFile(wheel) as z:
+        [name] = [o for o in z.namelist() if o.endswith('.dist-info/METADATA')]
+        found = email.message_from_bytes(z.read(name))
+        assert any(o.endswith('/LICENSE') for o in z.namelist())
+    assert 'Apache-2.0' in (found['License-Expression'], found['License']) and found['Requires-Python'] == '>=3.10' and found['Author'] and found['Keywords']
+    assert {o.partition(',')[0] for o in found.get_all('Project-URL')} >= {'Documentation', 'Source', 'Changelog', 'Issues'}
+    assert found.get_payload().lstrip().startswith('# parkit') and '](nbs/' not in found.get_payload()
+    assert len(found.get_all('Classifier')) > 6
 
 
 def test_import_brings_in_neither_numpy_nor_ipython():

@@ -64,7 +64,7 @@ def build(out=root/'_docs', force=False):
     process(force)
     built = site()
     if shutil.which('quarto'):
-        subprocess.run([Path(sys.executable).with_name('nbdev_docs')], check=True)
+        subprocess.run([Path(sys.executable).with_name('nbdev_docs')], check=True, env={**os.environ, 'PYTHONPATH': str(root/'tools')})
         if out != root/'_docs': shutil.copytree(root/'_docs', out, dirs_exist_ok=True)
         make_relative(built, out)
     else: built.build(out)
