@@ -9,10 +9,10 @@ __all__ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'Obj
            'snapshot', 'transaction', 'wait_until', 'AttributeNameError', 'Namespace', 'NamespacePath', 'Object',
            'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError',
            'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskCancelledError',
-           'TaskError', 'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'Progress', 'TaskTimeoutError',
-           'traces', 'track', 'map', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Cron',
-           'Frequency', 'Periodic', 'Schedule', 'ScheduleError', 'schedules', 'upcoming', 'Finding', 'Findings',
-           'backup', 'check', 'compact', 'doctor', 'gc', 'restore']
+           'TaskError', 'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task', 'export_library',
+           'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'map', 'CallFuture', 'Executor',
+           'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError',
+           'schedules', 'upcoming', 'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore']
 
 # %% ../nbs/10_parkit.ipynb #c0bb7c4f
 from .codecs import DecodeError, EncodeError, ParkitError
@@ -22,7 +22,8 @@ from .transactions import WaitTimeout, snapshot, transaction, wait_until
 from .objects import AttributeNameError, Change, Namespace, NamespacePath, Object, ObjectTypeError, Unknown, namespaces
 from .containers import Array, Dict, File, FileChangedError, LifoQueue, Queue, QueueShutDown
 from .synchronization import Event, Lock
-from .tasks import Task, bind_symbol, bind_task, task
+from .importing import Library, export_library, libraries
+from .tasks import Task, Version, bind_symbol, bind_task, task
 from .calls import AsyncTrace, Progress, RemoteTraceback, TaskCancelledError, TaskError, TaskTimeoutError, WorkerCrashedError, traces, track
 from .executors import CallFuture, Executor, joblib_backend
 from .workers import Pool, PoolStatus
@@ -34,5 +35,5 @@ from .maintenance import Finding, Findings, backup, check, compact, doctor, gc, 
 _all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'ObjectExistsError', 'ObjectNotFoundError', 'Site', 'SiteError', 'StorageFullError',
          'TransactionError', 'TransactionTimeout', 'set_site', 'WaitTimeout', 'snapshot', 'transaction', 'wait_until', 'AttributeNameError', 'Namespace',
          'NamespacePath', 'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError', 'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskCancelledError', 'TaskError',
-         'WorkerCrashedError', 'bind_symbol', 'bind_task', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'map', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError', 'schedules', 'upcoming',
+         'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task', 'export_library', 'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'map', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError', 'schedules', 'upcoming',
          'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore']

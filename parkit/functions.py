@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 # %% auto #0
 __all__ = ['BIG', 'is_own_module', 'is_by_value', 'OwnModules', 'Anatomy', 'encode_function', 'big_parts', 'source_of',
-           'signature_of', 'lines_of', 'kind_of']
+           'signature_of', 'lines_of', 'kind_of', 'Ingredient', 'ingredients', 'is_task_decorator']
 
 # %% ../nbs/04c_functions.ipynb #39611ca5
 from .codecs import EncodeError, Record, _cloud_pickler, _names, _with_buffers, as_bytes, decode, encode
@@ -386,7 +386,19 @@ def source_of(o: Any) -> str:
     "The source of a function or class, its decorators included; empty where there is none"
     import textwrap
     try: return textwrap.dedent(inspect.getsource(o))
-    except (OSError, TypeError, IndentationError, SyntaxError): return ''
+    except (OSError, TypeError, IndentationError, SyntaxError): return _class_source(o) if isinstance(o, type) else ''
+
+def _class_source(cls: type) -> str:
+    "The source of a class of a notebook, where `inspect` looks in vain: in the cell of one of its methods, else in the last cell that has such a class"
+    import ast
+    files = [f.__code__.co_filename for f in vars(cls).values() if isinstance(f, FunctionType)] or [f for f in reversed(list(linecache.cache)) if not os.path.exists(f)]
+    for file in files:
+        text = ''.join(linecache.getlines(file))
+        if f'class {cls.__name__}' not in text: continue
+        try: nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ClassDef) and n.name == cls.__name__]
+        except SyntaxError: continue
+        if nodes: return '\n'.join([*(f'@{ast.unparse(d)}' for d in nodes[-1].decorator_list), ast.get_source_segment(text, nodes[-1]) or ''])
+    return ''
 
 def signature_of(o: Any) -> str:
     "The signature of a function as text; empty where it has none"
@@ -408,3 +420,75 @@ def kind_of(function: Any) -> str:
     return 'function'
 
 _KINDS = {'async generator': inspect.isasyncgenfunction, 'coroutine': inspect.iscoroutinefunction, 'generator': inspect.isgeneratorfunction}
+
+# %% ../nbs/04c_functions.ipynb #bbc4a10e
+class Ingredient(NamedTuple):
+    "Something that a function names"
+    name: str
+    kind: str  # `import`, `value`, `source`, `object`, `task`, or `missing`
+    text: str  # The line or lines that make it; of a task its name; of what is missing why
+
+# %% ../nbs/04c_functions.ipynb #35ade2fa
+def ingredients(
+    anatomy: Anatomy,  # Of the function
+) -> list[Ingredient]:
+    "What has to stand before the function in a module, in order"
+    found: dict[str, Ingredient] = {}
+    _collect(anatomy.root, anatomy.own, found, set())
+    return list(found.values())
+
+def _collect(o: Any, own: str, found: dict[str, Ingredient], seen: set[int]) -> None:
+    "Add what a function or class names, and what that names, before it"
+    seen.add(id(o))
+    for name, value in _named_in(o).items():
+        if value is _MISSING or name == own or name in found: continue
+        if isinstance(value, (FunctionType, type)) and is_by_value(value) and not is_own_module(value.__module__):
+            if id(value) in seen: continue
+            _collect(value, own, found, seen)
+        found[name] = _ingredient(name, value)
+
+# %% ../nbs/04c_functions.ipynb #158f42d8
+def _named_in(o: Any) -> dict[str, Any]:
+    "The globals and closure variables that a function or class means, those of its decorators, annotations and defaults included"
+    import ast
+    functions = [o] if isinstance(o, FunctionType) else [f for v in vars(o).values() if isinstance(f := getattr(v, '__func__', v), FunctionType)] if isinstance(o, type) else []
+    found = {name: value for f in functions for name, value in (*_globals_of(f), *_closure_of(f)) if name != '__class__'}
+    names = functions[0].__globals__ if functions else vars(sys.modules.get(getattr(o, '__module__', None) or '', sys))
+    try: tree = ast.parse(source_of(o)).body[0]
+    except (SyntaxError, IndexError): return found
+    if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        decorators = [d for d in tree.decorator_list if not is_task_decorator(ast.unparse(d))]
+        parts: list[Any] = [*decorators, tree.args, *([tree.returns] if tree.returns else [])]
+    else: parts = [tree]
+    shown = sorted({n.id for p in parts for n in ast.walk(p) if isinstance(n, ast.Name)})
+    return {n: names[n] for n in shown if n in names and n not in found and n != getattr(o, '__name__', '')} | found
+
+def is_task_decorator(text: str) -> bool:
+    "Whether a decorator makes a task"
+    return text.partition('(')[0].rpartition('.')[2] == 'task'
+
+# %% ../nbs/04c_functions.ipynb #7076fc79
+def _ingredient(name: str, value: Any) -> Ingredient:
+    "How one global can be written"
+    if isinstance(value, ModuleType): return Ingredient(name, 'import', f'import {value.__name__}' + (f' as {name}' if name != value.__name__ else ''))
+    if isinstance(value, Object): return _object_ingredient(name, value)
+    if isinstance(value, (FunctionType, type)) and is_by_value(value) and not is_own_module(value.__module__):
+        source, alias = source_of(value).rstrip(), f'\n\n{name} = {value.__name__}' if value.__name__ != name else ''
+        known = source.lstrip().startswith(('def ', 'async def ', 'class ', '@'))
+        return Ingredient(name, 'source', source + alias) if known else Ingredient(name, 'missing', 'is defined by no def or class whose source is known')
+    module, of = getattr(value, '__module__', None), getattr(value, '__qualname__', '')
+    if isinstance(module, str) and of.isidentifier() and _found(value) is value:
+        return Ingredient(name, 'import', f'from {module} import {of}' + (f' as {name}' if of != name else ''))
+    return _value_ingredient(name, value)
+
+def _object_ingredient(name: str, o: Object) -> Ingredient:
+    cls = _names.get(type(o), '')
+    if o.path is None or not cls.startswith('parkit.'): return Ingredient(name, 'missing', f'is a {type(o).__name__} that cannot be opened by a name')
+    return Ingredient(name, 'task', o.name or '') if cls == 'parkit.Task' else Ingredient(name, 'object', f'{name} = {cls}({o.path!r})')
+
+def _value_ingredient(name: str, value: Any) -> Ingredient:
+    import ast
+    text = repr(value)
+    try: known = len(text) < 10_000 and type(made := ast.literal_eval(text)) is type(value) and made == value
+    except Exception: known = False
+    return Ingredient(name, 'value', f'{name} = {text}') if known else Ingredient(name, 'missing', f'is a {type(value).__qualname__}, and it is not known how it was made')

@@ -18,7 +18,7 @@ from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _after, _Info, _join
 from .storage import Blob, Site, Store, current_site
 from .system import InvalidNameError, ObjectNotFoundError
 from .calls import AsyncTrace, TaskError, _ensure, _environment, _inside, _ledger, _Ledger, _open_stream, _options, _post, _Record, traces
-from .functions import Anatomy, _is_filled, big_parts, encode_function, is_by_value, kind_of, lines_of, signature_of, source_of
+from .functions import Anatomy, Ingredient, _is_filled, big_parts, encode_function, ingredients, is_by_value, kind_of, lines_of, signature_of, source_of
 from .transactions import open_transaction, read, write, write_new
 
 # %% auto #0
@@ -53,6 +53,7 @@ class _Facts(NamedTuple):
     kind: str
     python: tuple[int, ...] | None
     environment: tuple[bytes, bytes]  # The interpreter it was made with
+    ingredients: tuple[tuple[str, str, str], ...] = ()  # What it names, for who writes it out
 
 # %% ../nbs/05_tasks.ipynb #9102844b
 class Version(NamedTuple):
@@ -257,6 +258,11 @@ class Task(_Definition):
         "Remove the task and all its versions; other references to it then raise `ObjectNotFoundError`"
         super().drop()
         _definers.pop((self._store.site.path, self._uuid), None)
+
+    @property
+    def ingredients(self) -> list[Ingredient]:
+        "What the function names, in an order in which a module could hold it"
+        return [Ingredient(*i) for i in read(self._store, self._facts).ingredients]
 
     def history(self) -> list[Version]:
         "The versions that are kept, in the order in which they were first defined"
@@ -500,7 +506,7 @@ def _prepare(store: Store, anatomy: Anatomy, name: str) -> tuple[_Facts, list[by
     "What is known of a function, and the records of that and of the function; warns of big parts"
     f = anatomy.root
     by_value = bool(anatomy.codes) or is_by_value(type(f))
-    facts = _Facts(anatomy.version, time.time(), getattr(f, '__name__', name), signature_of(f), inspect.getdoc(f), source_of(f), kind_of(f), sys.version_info[:2] if by_value else None, _environment())
+    facts = _Facts(anatomy.version, time.time(), getattr(f, '__name__', name), signature_of(f), inspect.getdoc(f), source_of(f), kind_of(f), sys.version_info[:2] if by_value else None, _environment(), tuple(map(tuple, ingredients(anatomy))) if by_value else ())
     record = encode_function(anatomy, name, *lines_of(f))
     for part in big_parts(anatomy, len(record)):
         warnings.warn(f'{part} is stored with each version of the task {name!r}: put it into a Dict or an Array, or pass it as an argument', stacklevel=4)
