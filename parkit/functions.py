@@ -32,9 +32,9 @@ def _installed() -> tuple[str, ...]:
 def _is_own_file(file: str) -> bool: return not os.path.abspath(file).startswith(_installed()) and not file.startswith('<')
 
 # %% ../nbs/04c_functions.ipynb #d8bd0e6c
-def is_own_module(name: str) -> bool:
+def is_own_module(name: str | None) -> bool:
     "Whether the module `name` is the user's: neither installed nor of the standard library, nor parkit's, nor the notebook"
-    if name in ('__main__', '__mp_main__') or name.partition('.')[0] == 'parkit': return False
+    if name in (None, '__main__', '__mp_main__') or name.partition('.')[0] == 'parkit': return False
     file = getattr(sys.modules.get(name), '__file__', None)
     return isinstance(file, str) and _is_own_file(file)
 
@@ -59,19 +59,21 @@ class OwnModules:
 
     def forget_changed(self) -> bool:
         "Unload the modules imported since this object was made if the file of one of them has changed; returns whether it did"
-        if len(sys.modules) != self.seen: self._look()
+        self.look()
         if all(_changed(file) == when for file, when in self.files.values()): return False
         self.forget()
         return True
 
     def forget(self) -> None:
         "Unload the modules imported since this object was made"
-        self._look()
+        self.look()
         for name in self.files: sys.modules.pop(name, None)
         self.files, self.seen = {}, 0
         importlib.invalidate_caches()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        "Note when the files of modules that are new have last been changed"
+        if len(sys.modules) == self.seen: return
         new = [name for name in list(sys.modules) if name not in self.first and name not in self.files and is_own_module(name)]
         for name in new: self.files[name] = (file := sys.modules[name].__file__ or ''), _changed(file)
         self.seen = len(sys.modules)

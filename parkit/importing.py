@@ -6,6 +6,8 @@
 from __future__ import annotations
 import ast, os, sys
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -65,6 +67,7 @@ _PACKAGE = 'parkit.library'
 
 class _LibraryModule(ModuleType):
     "A library as a module"
+    def __reduce__(self) -> Any: return import_module, (self.__name__,)
     def __getattr__(self, name: str) -> Any:
         if name.startswith('__') and name != '__all__': raise AttributeError(name)
         if name == '__all__': return dir(self)
@@ -75,9 +78,10 @@ class _LibraryModule(ModuleType):
 
 class _LibrariesModule(ModuleType):
     "The package of all libraries"
+    def __reduce__(self) -> Any: return import_module, (self.__name__,)
     def __getattr__(self, name: str) -> Any:
         if name.startswith('__') or name not in dir(self): raise AttributeError(f'there is no library {name!r}; there is {_listed(dir(self))}')
-        return __import__(f'{_PACKAGE}.{name}', fromlist=['*'])
+        return import_module(f'{_PACKAGE}.{name}')
 
     def __dir__(self) -> list[str]: return [o.name for o in libraries()]
 
@@ -94,7 +98,7 @@ class _Finder:
         if library in there: return ModuleSpec(name, _Loader())
         raise ModuleNotFoundError(f'there is no library {library!r}; there is {_listed(there)}. A task belongs to one by @task(metadata=dict(library={library!r}))', name=name)
 
-class _Loader:
+class _Loader(Loader):
     "Makes the modules of libraries"
     def create_module(self, spec: ModuleSpec) -> ModuleType: return (_LibrariesModule if spec.name == _PACKAGE else _LibraryModule)(spec.name)
     def exec_module(self, module: ModuleType) -> None: pass

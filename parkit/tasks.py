@@ -14,7 +14,7 @@ from types import MethodType
 from typing import Any, NamedTuple, overload
 from uuid import uuid4
 from .codecs import EncodeError, decode, encode, recall, register_opener, register_type
-from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _after, _Info, _join, encode_arguments, hold_for_trace, release_trace
+from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
 from .storage import Blob, Site, Store, current_site
 from .system import InvalidNameError, ObjectNotFoundError
 from .calls import AsyncTrace, TaskError, _ensure, _environment, _inside, _ledger, _Ledger, _open_stream, _options, _post, _Record, traces
@@ -53,7 +53,7 @@ class _Facts(NamedTuple):
     kind: str
     python: tuple[int, ...] | None
     environment: tuple[bytes, bytes]  # The interpreter it was made with
-    ingredients: tuple[tuple[str, str, str], ...] = ()  # What it names, for who writes it out
+    ingredients: tuple[Any, ...] = ()  # What it names, for who writes it out
 
 # %% ../nbs/05_tasks.ipynb #9102844b
 class Version(NamedTuple):
@@ -128,7 +128,7 @@ class _Definition(Object):
 
     def _all_facts(self, txn: Any, zero_copy: bool) -> list[tuple[int, _Facts]]:
         "The versions that are kept, by number"
-        found = self._store.scan(txn, self._at(_FACTS, 0), _after(self._oid + _ENTRY + _FACTS))
+        found = self._store.scan(txn, self._at(_FACTS, 0), self._oid + _ENTRY + bytes((_FACTS[0] + 1,)))
         return [(int.from_bytes(key[-8:], 'big'), _Facts(*decode(self._store.load(record, True)))) for key, record in found]
 
     def _roll_back(self, txn: Any, definition: int) -> None:

@@ -116,7 +116,9 @@ class _Running(_Surroundings):
         _inside.append((self.ledger, id))
         self.running = id
         if record.options and record.how.timeout: self._limit(record.how.timeout)
-        return _perform(function, args, kwargs, record, self.ledger, id)
+        self.modules.look()
+        try: return _perform(function, args, kwargs, record, self.ledger, id)
+        finally: self.modules.look()
 
     def _limit(self, seconds: float) -> None:
         "Interrupt the call after so long; and end this process if that does not help, by a thread that needs no interpreter"
