@@ -435,10 +435,13 @@ class _ArrayItems(_Numbered):
         txn.delete_range(self._at(head.first), self._at(head.first + n))
         return head._replace(size=head.size - n, first=head.first + n)
 
-    def _pop_item(self, txn: Any, left: bool) -> Any:
+    def _pop_item(self, txn: Any, i: int) -> Any:
         head = self._head(txn)
-        if not head.size: raise IndexError(f'pop{"left" * left} from an empty Array')
-        value = self._remove(txn, self._at(head.first if left else head.next - 1))
+        if not head.size: raise IndexError('pop from an empty Array')
+        at = self._index(head, i)
+        left = at == head.first
+        if not left and at != head.next - 1: raise TypeError(f'cannot pop item {i} of {head.size}: an Array shrinks at its ends only')
+        value = self._remove(txn, self._at(at))
         self._changed(txn, head._replace(size=head.size - 1, first=head.first + left, next=head.next - (not left)), freeing=True)
         return value
 
@@ -489,6 +492,13 @@ class Array(_ArrayItems, Sequence[V]):
         self.extend(values)
         return self
 
+    def __mul__(self, n: int) -> list[V]: return list(self)*n
+    def __rmul__(self, n: int) -> list[V]: return list(self)*n
+    def __imul__(self, n: int) -> Array[V]:
+        n = operator.index(n)
+        with transaction(self): self.extend(list(self)*(n - 1)) if n > 0 else self.clear()
+        return self
+
     def __iter__(self) -> Iterator[V]: return self._each(lambda k, r, z: self._value(r, z), self._oid + _ENTRY, _after(self._oid))
     def __reversed__(self) -> Iterator[V]: return self._each(lambda k, r, z: self._value(r, z), self._oid + _ENTRY, _after(self._oid), True)
     def __eq__(self, other: object) -> bool: return list(self) == list(other) if isinstance(other, (list, Array)) else NotImplemented
@@ -515,13 +525,16 @@ class Array(_ArrayItems, Sequence[V]):
         "Add all of `values` at the end, in one transaction"
         write(self._store, self._extend, self._prepare_all(values))
 
-    def pop(self) -> V:
-        "Remove and return the last item; raises `IndexError` if there is none"
-        return write(self._store, self._pop_item, False)  # type: ignore[no-any-return]
+    def pop(
+        self,
+        i: int = -1,  # Which item: the last, or the first (0); none between
+    ) -> V:
+        "Remove and return an item at either end; raises `IndexError` if it is not there"
+        return write(self._store, self._pop_item, _as_index(i))  # type: ignore[no-any-return]
 
     def popleft(self) -> V:
         "Remove and return the first item; raises `IndexError` if there is none"
-        return write(self._store, self._pop_item, True)  # type: ignore[no-any-return]
+        return write(self._store, self._pop_item, 0)  # type: ignore[no-any-return]
 
     def clear(self) -> None:
         "Remove all items"

@@ -540,6 +540,27 @@ def gives_items_up_at_both_ends(a):
             with pytest.raises(IndexError, match='empty'): use()
     a.append(1)
     assert a == [1] and a.popleft() == 1 and not a
+    a.extend(range(6))
+    assert [a.pop(0), a.pop(-5), a.pop(3), a.pop(-1)] == [0, 1, 5, 4] and a == [2, 3]
+    a.append(4)
+    with changed(a, False):
+        for i, error in ((1, TypeError), (-2, TypeError), (3, IndexError), (-4, IndexError), ('a', TypeError)):
+            with pytest.raises(error): a.pop(i)
+
+@of('Array')
+def is_repeated(a):
+    a.extend(['a', np.arange(50_000)])
+    with changed(a, False):
+        assert [len(a*3), len(2*a), a*0, a*-1] == [6, 4, [], []] and type(a*1) is list
+        with pytest.raises(TypeError): a*1.5
+    same = a
+    with changed(a): a *= 2
+    assert a is same and len(again(a)) == 4 and a[2] == 'a' and a[3][-1] == 49_999
+    a *= 1
+    assert len(a) == 4
+    a *= 0
+    assert a == [] and a is same
+    with pytest.raises(TypeError): a *= 'b'
 
 @of('Array')
 def has_slices(a):

@@ -7,7 +7,7 @@ import contextlib, gc, queue, threading, types, unittest
 import pytest
 
 mapping_tests = pytest.importorskip('test.mapping_tests', reason="this Python comes without CPython's own tests; Debian's does")
-from test import list_tests, seq_tests, test_queue
+from test import list_tests, test_queue
 
 import parkit as pk
 
@@ -87,7 +87,6 @@ for suite in SUITES: suite.__test__ = False  # collected below, not by pytest it
 _repr = AssertionError, 'a repr shows path and size: the content may be gigabytes'
 _ends = 'an Array grows at its end, and shrinks by pop, popleft and clear'
 _slices = TypeError, 'only single items can be replaced'
-_product = TypeError, 'no * and no *=: list(a)*2 gives a list'
 
 CANNOT = {
     mapping_tests.TestHashMappingProtocol: dict(
@@ -96,17 +95,13 @@ CANNOT = {
         test_setdefault = (IndexError, 'it runs the next one first')),
     mapping_tests.TestMappingProtocol: dict(
         test_setdefault = (IndexError, 'a value is stored when it is set: what is done to the list that setdefault returns stays in this process')),
-    seq_tests.CommonTest: dict(
-        test_addmul = _product, test_count = _product, test_imul = _product, test_repeat = _product),
     list_tests.CommonTest: dict(
         test_delitem    = (AttributeError, f'{_ends}: no del'),
         test_delslice   = (AttributeError, f'{_ends}: no del'),
         test_exhausted_iterator = (AssertionError, 'iterates in a snapshot: what is appended meanwhile does not come'),
         test_extendedslicing    = (AttributeError, f'{_ends}: no del'),
-        test_imul       = _product,
         test_index      = (AttributeError, f'{_ends}: no remove; what seq_tests has on index passes'),
         test_insert     = (AttributeError, f'{_ends}: no insert'),
-        test_pop        = (TypeError, f'{_ends}: pop() and popleft() take no index'),
         test_remove     = (AttributeError, f'{_ends}: no remove'),
         test_repr       = _repr,
         test_repr_deep  = _repr,
