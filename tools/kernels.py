@@ -58,11 +58,13 @@ class Kernel:
         self.client.context.destroy(linger=0)
 
 
+_overwritten = re.compile(r'[^\n]*\r(?=[^\n\r])')  # the earlier states of a progress bar
+
 def _add_output(outputs, kind, content):
     if kind == 'stream':
         last = outputs[-1] if outputs else {}
-        if last.get('name') == content['name']: last['text'] += content['text']
-        else: outputs.append(dict(output_type=kind, name=content['name'], text=content['text']))
+        if last.get('name') != content['name']: outputs.append(last := dict(output_type=kind, name=content['name'], text=''))
+        last['text'] = _overwritten.sub('', last['text'] + content['text'])
     elif kind in ('execute_result', 'display_data'):
         result = dict(output_type=kind, data=content['data'], metadata=content['metadata'])
         if kind == 'execute_result': result['execution_count'] = None
