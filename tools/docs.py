@@ -84,15 +84,17 @@ def make_relative(site, out):
 
 def write_markdown(site, out):
     "Each page as Markdown beside its HTML (`dict.html.md`), and `llms.txt`, which lists them"
+    from pandoc_site import write
     lines = [f'# {site.website["title"]}', '', f'> {site.website["description"]}']
     for title, pages in site.sections():
         lines += ['', f'## {title}', '']
         lines += [f'- [{o.title}]({o.path}.md)' + (f': {o.description}' if o.description else '') for o in pages]
-    (out/'llms.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    write(out/'llms.txt', '\n'.join(lines) + '\n')
     def linked(page, m): return f']({site.link(m[1], page)})'
     for page in site.pages:
         text = re.sub(r'\]\(([^)\s]+)\)', functools.partial(linked, page), page.plain)
-        (out/f'{page.path}.md').write_text(text, encoding='utf-8')
+        write(out/f'{page.path}.md', text)
+        for name, data in page.files.items(): write((out/page.path).parent/name, data)
 
 
 def preview(port):

@@ -116,7 +116,7 @@ def pandoc(markdown):
     "`markdown` as a fragment of HTML, preceded by its table of contents"
     import pypandoc
     command = [pypandoc.get_pandoc_path(), '--from=markdown+lists_without_preceding_blankline', '--to=html5',
-               '--wrap=none', '--toc', '--toc-depth=3', '--standalone', f'--template={here/"pandoc.html"}', '--metadata=title:_']
+               '--wrap=none', '--columns=10000', '--toc', '--toc-depth=3', '--standalone', f'--template={here/"pandoc.html"}', '--metadata=title:_']
     done = subprocess.run(command, input=markdown, capture_output=True, text=True, encoding='utf-8')
     if done.returncode: raise RuntimeError(f'pandoc: {done.stderr}')
     return done.stdout.split('<!-- toc above, body below -->')
@@ -194,12 +194,11 @@ class Site:
         for page, (body, toc) in zip(self.pages, fragments):
             html = template.render(page=page, body=str(body), toc=str(toc), sections=sections, website=self.website, style=style,
                                    url=lambda target, page=page: relative(target, page.path))
-            _write(out/page.path, html)
-            for name, data in page.files.items(): _write((out/page.path).parent/name, data)
+            write(out/page.path, html)
         index = [o for page, (body, _) in zip(self.pages, fragments) for o in _sections(page, body)]
-        _write(out/'search.js', f'window.searchSections = {json.dumps(index, ensure_ascii=False)}\n')
+        write(out/'search.js', f'window.searchSections = {json.dumps(index, ensure_ascii=False)}\n')
         for file in [*self.folder.rglob('*.svg'), *self.folder.rglob('*.png'), self.folder/style]:
-            _write(out/file.relative_to(self.folder), file.read_bytes())
+            write(out/file.relative_to(self.folder), file.read_bytes())
         for name in ('site.css', 'site.js', 'minisearch.js'): shutil.copy(here/name, out/name)
 
 
@@ -213,7 +212,7 @@ def _inline(text):
     from markupsafe import Markup, escape
     return Markup(re.sub('`([^`]+)`', r'<code>\1</code>', str(escape(text))))
 
-def _write(path, data):
+def write(path, data):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.encode() if isinstance(data, str) else data)
 
