@@ -654,7 +654,7 @@ class Progress(NamedTuple):
     total: float | None = None  # Of how many, if that is known
     rate: float | None = None   # Things a second
     elapsed: float = 0.0        # Seconds since the beginning
-    description: str = ''
+    description: str = ''       # What is done
 
 # %% ../nbs/04b_calls.ipynb #d9084175
 _REPORT_PAUSE = 0.1  # seconds between two words on the progress

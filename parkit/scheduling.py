@@ -100,7 +100,7 @@ def _shifted(start: datetime, frequency: Frequency, n: int) -> datetime:
 class Periodic(Trigger):
     "Every `period` seconds, minutes, hours, days, weeks, months or years from `start` on"
     start: Any = 'now'                     # `'now'`, or a `datetime`, which is in the zone `tz` if it has none
-    frequency: Frequency = Frequency.Second
+    frequency: Frequency = Frequency.Second  # The unit of `period`
     period: int = 1                        # Of `frequency`
 
     def __post_init__(self) -> None:
@@ -148,7 +148,7 @@ class Cron(Trigger):
         self.after(time.time(), 0)
 
     def after(self, time: float, made: float) -> float | None:
-        "The first time after `time` that the line means; `None` if there is none in fifty years"
+        "The first time after `time` that the line means, whenever the schedule was `made`; `None` if there is none in fifty years"
         from cronsim import CronSim, CronSimError
         try: found = next(CronSim(self.expression, datetime.fromtimestamp(time, _zone(self.tz))), None)
         except CronSimError as e: raise ScheduleError(f'{self.expression!r} is no line of a crontab: {e}; for example, \'0 3 * * *\' is three o\'clock each day') from e
@@ -167,7 +167,7 @@ def _times(trigger: Trigger, start: float, made: float) -> Iterator[float]:
 
 # %% ../nbs/07_scheduling.ipynb #2b2db91f
 def upcoming(
-    trigger: Trigger,
+    trigger: Trigger,               # A `Periodic` or `Cron`
     n: int = 5,                     # How many
     *,
     start: datetime | None = None,  # From when on; `None` is now

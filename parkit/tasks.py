@@ -62,8 +62,8 @@ class Version(NamedTuple):
     version: str       # Twelve hexadecimal digits
     created: datetime  # When it was first defined, in local time
     current: bool      # Is it the one that a call runs?
-    signature: str
-    doc: str | None
+    signature: str     # As in the source
+    doc: str | None    # The docstring
 
 # %% ../nbs/05_tasks.ipynb #a1643472
 class _Definition(Object):
@@ -242,11 +242,11 @@ class Task(_Definition):
         return traces(task=self)
 
     def schedule(self, trigger: Any, /, *args: Any, **kwargs: Any) -> Any:
-        "Call the task with these arguments whenever `trigger`, a `Periodic` or `Cron`, says so; returns the `Schedule`"
+        "Call the task with `args` and `kwargs` whenever `trigger`, a `Periodic` or `Cron`, says so; returns the `Schedule`"
         return recall('new schedule', self, trigger, args, kwargs)  # of a layer above this one
 
     def unschedule(self, *schedules: Any) -> int:
-        "Make no further calls by these schedules of the task, or by any of them if none is given; returns how many there were"
+        "Make no further calls by these `schedules` of the task, or by any of them if none is given; returns how many there were"
         return recall('unschedule', self, schedules)
 
     @property

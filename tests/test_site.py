@@ -1,6 +1,7 @@
 "The documentation: every public name explained and shown, every link followed, every output there and stable"
 import ast, inspect, json, re
 from collections import Counter
+from enum import Enum
 from functools import cache
 from pathlib import PurePosixPath
 
@@ -46,7 +47,8 @@ def _unexplained(o):
     "The parameters of `o` that neither a docment nor the docstring, in backticks, explains"
     if inspect.isclass(o):
         builtin = not inspect.isfunction(showdoc._constructor(o)) and not hasattr(o, '_fields')
-        if o is parkit.AsyncTrace or issubclass(o, BaseException) or builtin: return []  # made by calls; taken over as it is
+        made_by_calls = o in (parkit.AsyncTrace, parkit.Schedule)
+        if made_by_calls or builtin or issubclass(o, BaseException | Enum): return []
     try: parameters = inspect.signature(o).parameters.values()
     except ValueError: return []  # a subclass of str
     spans = ' '.join(re.findall('`([^`]+)`', o.__doc__ or ''))

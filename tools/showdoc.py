@@ -91,12 +91,16 @@ def _signature(symbol, name, kind):
     return line if len(line) < 90 else start + ''.join(f'\n    {o},' for o in parameters).rstrip(',') + '\n' + end
 
 
+def _has_fields(cls):
+    "Are the parameters of `cls` the fields of a named tuple or dataclass?"
+    return hasattr(cls, '_fields') or hasattr(cls, '__dataclass_fields__') and '<' in cls.__init__.__code__.co_filename
+
 def _constructor(cls): return cls.__new__ if cls.__init__ is object.__init__ else cls.__init__
 
 def comments(symbol):
     "The docments of `symbol`: the comment behind each parameter, and behind the result"
     # fastcore's docments knows no positional-only parameters, and no fields of named tuples
-    fields = inspect.isclass(symbol) and ('__dataclass_fields__' in vars(symbol) or hasattr(symbol, '_fields'))
+    fields = inspect.isclass(symbol) and _has_fields(symbol)
     found = symbol if fields else inspect.unwrap(_constructor(symbol) if inspect.isclass(symbol) else symbol)
     if not fields and not inspect.isfunction(found): return {}
     source = textwrap.dedent(inspect.getsource(found))
@@ -109,7 +113,8 @@ def comments(symbol):
         returns = {node.returns.end_lineno: 'return'} if node.returns else {}
         lines, end = {**returns, **{a.lineno: a.arg for a in arguments}}, node.body[0].lineno
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {lines[t.start[0]]: t.string.lstrip('# ').strip() for t in tokens
+    inherited = comments(symbol.__base__) if fields and hasattr(symbol.__base__, '__dataclass_fields__') else {}
+    return inherited | {lines[t.start[0]]: t.string.lstrip('# ').strip() for t in tokens
             if t.type == tokenize.COMMENT and t.start[0] in lines and t.start[0] < end}
 
 
