@@ -533,3 +533,48 @@ def test_interrupt_ends_waiting_for_an_event(event):
         child.signal(signal.SIGINT)
         assert child.hear() - start < 1
         child.wait()
+
+
+# --- changes
+
+_changes_it = '''
+d = pk.Dict('n/d')
+for i in range(200):
+    d['i'] = i
+    if i % 20 == 0: hear()  # until the last change was seen
+hear()
+d.drop()
+'''
+
+def test_changes_of_other_processes_are_all_seen_in_their_order(scratch):
+    "Several at once as one; the last is never missed, and who waits is told of the drop"
+    d = pk.Dict('n/d')
+    async def main(child):
+        chain = [d.version]
+        with pytest.raises(pk.ObjectNotFoundError):
+            child.say()
+            async for now, previous in d.changes():
+                assert previous == chain[-1] < now
+                chain.append(now)
+                if now % 20 == 1 and now > 1 or now == 200: child.say()  # it waits there
+        return chain
+    with Child(scratch, _changes_it) as child:
+        chain = asyncio.run(asyncio.wait_for(main(child), 60))
+        child.wait()
+    assert chain[-1] == 200 and len(chain) >= 10
+
+
+def test_waiting_for_changes_takes_no_cpu(scratch):
+    code = """
+        import asyncio
+        d = pk.Dict('n/d')
+        async def main():
+            async for change in d.changes(): return change.version
+        say()
+        say(asyncio.run(main()))"""
+    d = pk.Dict('n/d')
+    with Child(scratch, code) as child:
+        child.hear()
+        assert sleeps(child.pid)
+        d['a'] = 1
+        assert child.hear() == 1
