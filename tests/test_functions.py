@@ -297,6 +297,19 @@ def test_call_of_another_pythons_task_is_for_the_interpreter_it_was_defined_with
         calls._runner[:] = before
 
 
+@pytest.mark.skipif('PARKIT_OTHER_PYTHON' not in os.environ, reason='PARKIT_OTHER_PYTHON names no interpreter of another version that has parkit')
+def test_task_defined_with_another_python(site):
+    "The real thing: its code is never loaded here, and a call of it is for that interpreter"
+    code = ('import sys, parkit as pk\npk.set_site(sys.argv[1])\nsource = "@pk.task\\ndef f(n: int = 3): return n\\nclass Box: pass"\nexec(source)\n'
+            'pk.Dict("made")["box"] = Box()\nprint(pk.calls._environment()[0].hex())')
+    done = subprocess.run([os.environ['PARKIT_OTHER_PYTHON'], '-c', code, site.path], capture_output=True, text=True, cwd='/', check=True)
+    f = pk.bind_task('f')
+    with pytest.raises(pk.TaskError, match='call it with sync=False, and a worker with Python 3'): f(1, sync=True)
+    with pytest.raises(pk.DecodeError, match='was stored by Python'): pk.Dict('made')['box']
+    assert str(inspect.signature(f)) == "(n: 'int' = 3)" and len(f.history()) == 1 and list(pk.Namespace('task')) == [f]
+    assert f(1)._record.environment.hex() == done.stdout.strip()
+
+
 # --- coroutines, generators, methods, lambdas
 
 def test_coroutine_runs_in_the_worker_and_is_returned_here(pool):
