@@ -300,7 +300,7 @@ def test_call_of_another_pythons_task_is_for_the_interpreter_it_was_defined_with
 @pytest.mark.skipif('PARKIT_OTHER_PYTHON' not in os.environ, reason='PARKIT_OTHER_PYTHON names no interpreter of another version that has parkit')
 def test_task_defined_with_another_python(site):
     "The real thing: its code is never loaded here, and a call of it is for that interpreter"
-    code = ('import sys, parkit as pk\npk.set_site(sys.argv[1])\nsource = "@pk.task\\ndef f(n: int = 3): return n\\nclass Box: pass"\nexec(source)\n'
+    code = ('import sys, parkit as pk\npk.set_site(sys.argv[1])\nsource = "@pk.task\\ndef f(n: int = 3): return n\\nclass Box:\\n    def v(self): return 1"\nexec(source)\n'
             'pk.Dict("made")["box"] = Box()\nprint(pk.calls._environment()[0].hex())')
     done = subprocess.run([os.environ['PARKIT_OTHER_PYTHON'], '-c', code, site.path], capture_output=True, text=True, cwd='/', check=True)
     f = pk.bind_task('f')
