@@ -4,20 +4,24 @@
 
 # %% ../nbs/05b_caching.ipynb #23c4c307
 from __future__ import annotations
-import struct, sys
+import inspect, os, struct, sys, threading, time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import partial
 from hashlib import blake2b
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any
-from .calls import AsyncTrace
-from .codecs import EncodeError, _array_data, _dtype_spec, type_name
-from .objects import _Identity, _is_by_value
-from .tasks import _code_version
+from typing import Any, NamedTuple
+from .calls import AsyncTrace, _environment, _ledger, _Record
+from .codecs import EncodeError, _array_data, _dtype_spec, decode, encode, register_opener, register_type, type_name
+from .objects import _ENTRY, Object, _Identity, _is_by_value, _join
+from .storage import Blob, Site
+from .system import ObjectNotFoundError
+from .tasks import Task, _code_version, _submit
+from .transactions import WaitTimeout, open_transaction, read, wait_until, write
 
 # %% auto #0
-__all__ = ['digest']
+__all__ = ['CACHE', 'digest', 'TaskCache']
 
 # %% ../nbs/05b_caching.ipynb #31d3a24b
 _PACK = struct.Struct('>q')
@@ -32,6 +36,7 @@ def _tagged(tag: str, *parts: bytes) -> bytes:
 # %% ../nbs/05b_caching.ipynb #982a49a8
 class _Digester:
     "Walks through a value; `open` are the objects on the way to where it is, so that a cycle ends"
+    met = False  # has an object of parkit been met?
     def __init__(self, versions: bool) -> None: self.versions, self.open = versions, dict[int, int]()
 
     def digest(self, value: Any) -> bytes:
@@ -49,7 +54,9 @@ class _Digester:
         if cls is dict: return _tagged('dict', *self.pairs(value.items()))
         if cls in (set, frozenset): return _tagged('set', *sorted(map(self.digest, value)))
         if cls.__module__ == 'numpy' and hasattr(value, 'dtype') and hasattr(value, 'tobytes'): return self.numpy(cls, value)
-        if isinstance(value, _Identity): return _tagged('object', value._uuid, self.digest(value.version) if self.versions else b'')  # type: ignore[attr-defined]
+        if isinstance(value, _Identity):
+            self.met = True
+            return _tagged('object', value._uuid, self.digest(value.version) if self.versions else b'')  # type: ignore[attr-defined]
         if isinstance(value, AsyncTrace): return _tagged('trace', value.id.encode())
         if isinstance(value, Enum): return _tagged('enum', type_name(cls).encode(), value.name.encode())
         if isinstance(value, ModuleType): return _tagged('module', value.__name__.encode())
@@ -104,3 +111,272 @@ def digest(
 ) -> bytes:
     "Sixteen bytes that equal values of the same types share, in any process; raises `EncodeError` for what cannot be told, such as a lock"
     return _Digester(versions).digest(value)
+
+# %% ../nbs/05b_caching.ipynb #ed45c014
+CACHE = '_cache'  # the namespace of the results
+_HELD_ENTRY, _VALUE = b'e', b'v'
+_LOOK = 1.0       # seconds between looks whether the process that computes what we wait for has died: that rings no bell
+
+class _Part(NamedTuple):
+    "What is known of one argument"
+    digest: bytes            # Of it, an object of parkit without its version
+    version: Any = None      # Of an object of parkit
+
+class _Entry(NamedTuple):
+    "What is known of one computation"
+    version: str             # Of the code
+    arguments: dict[str, _Part]
+    state: str               # `queued`, `running`, `done` or `failed`
+    process: str = ''        # Which runs it, as the site registers it
+    trace: str = ''          # Of the call, if it is one in the background
+    run: str = ''            # What tells it from any other
+    error: str = ''          # With which it failed
+
+    @staticmethod
+    def decoded(data: bytes) -> _Entry:
+        version, arguments, *rest = decode(data)
+        return _Entry(version, {k: _Part(*v) for k, v in arguments.items()}, *rest)
+
+    def encoded(self) -> bytes: return _join(encode((self.version, {k: tuple(v) for k, v in self.arguments.items()}, *self[2:])))
+
+# %% ../nbs/05b_caching.ipynb #3ad3ba36
+class _Results(Object):
+    "The results of the tasks of a site, and what is being computed"
+    def __init__(self, site: Site) -> None:
+        store = site.store(CACHE, True)
+        if not store.is_on_disk(): store.durable = True
+        self._open(f'{CACHE}/_results', True, True, None, site, reserved=True)
+
+    def _at(self, kind: bytes, key: bytes) -> bytes: return self._oid + _ENTRY + kind + key
+
+    def _find(self, txn: Any, zero_copy: bool, key: bytes) -> _Entry | None:
+        data = txn.get(self._at(_HELD_ENTRY, key))
+        return None if data is None else _Entry.decoded(data)
+
+    def _put(self, txn: Any, key: bytes, entry: _Entry) -> None:
+        txn.put(self._at(_HELD_ENTRY, key), entry.encoded())
+        self._changed(txn, self._head(txn))
+
+    def _of(self, txn: Any, zero_copy: bool, uuid: bytes) -> list[tuple[bytes, _Entry]]:
+        lo = self._at(_HELD_ENTRY, uuid)
+        return [(key[len(lo) - len(uuid):], _Entry.decoded(data)) for key, data in self._store.scan(txn, lo, lo + b'\xff'*17)]
+
+    def find(self, key: bytes) -> _Entry | None: return read(self._store, self._find, key)
+    def of(self, uuid: bytes) -> list[tuple[bytes, _Entry]]: return read(self._store, self._of, uuid)
+    def load(self, key: bytes) -> Any: return read(self._store, lambda txn, zero_copy: decode(self._store.load(txn.get(self._at(_VALUE, key)), True)))
+
+    def is_going(self, entry: _Entry) -> bool:
+        "Whether the computation waits or runs"
+        if entry.process == self.site.alive.enter() and entry.state == 'running': return entry.run in _active
+        if entry.state == 'running': return self.site.alive.is_alive(entry.process)
+        if entry.state != 'queued': return False
+        try: return _ledger(self.site).record(entry.trace).status in ('submitted', 'running')
+        except ObjectNotFoundError: return self.site.alive.is_alive(entry.process)  # it is about to submit it
+
+    def claim(self, key: bytes, entry: _Entry) -> _Entry:
+        "Note a computation that is to begin, unless it is done or going; returns what it is now"
+        found = self.find(key)
+        if found is not None and (found.state == 'done' or self._is_in_the_way(found, entry)): return found  # without the lock
+        return write(self._store, self._claim, key, entry)
+
+    def _claim(self, txn: Any, key: bytes, entry: _Entry) -> _Entry:
+        found = self._find(txn, False, key)
+        if found is not None and (found.state == 'done' or self._is_in_the_way(found, entry)): return found
+        self._put(txn, key, entry)
+        return entry
+
+    def _is_in_the_way(self, found: _Entry, entry: _Entry) -> bool:
+        "Whether another computation goes on; who runs goes before what is queued"
+        if found.run == entry.run and found.state == 'queued': return False  # it begins
+        return (found.state == 'running' or entry.state == 'queued') and self.is_going(found)
+
+    def finish(self, key: bytes, mine: _Entry, value: Any) -> None:
+        "Keep a result, if it can be"
+        try: prepared = self._store.prepare(encode(value))
+        except EncodeError: return self.fail(key, mine, 'the result could not be stored')
+        write(self._store, self._finish, key, mine, prepared)
+
+    def _finish(self, txn: Any, key: bytes, mine: _Entry, prepared: bytes | Blob) -> None:
+        if self._find(txn, False, key) != mine: return  # it was cleared meanwhile
+        old, record = txn.get(self._at(_VALUE, key)), txn.link(prepared)
+        txn.put(self._at(_VALUE, key), record)
+        if old is not None: txn.unlink(old)
+        self._put(txn, key, mine._replace(state='done', process=''))
+
+    def fail(self, key: bytes, mine: _Entry, error: str) -> None: write(self._store, self._fail, key, mine, error)
+
+    def _fail(self, txn: Any, key: bytes, mine: _Entry, error: str) -> None:
+        if self._find(txn, False, key) == mine: self._put(txn, key, mine._replace(state='failed', process='', error=error))
+
+    def change(self, key: bytes, before: _Entry, after: _Entry) -> None:
+        write(self._store, lambda txn: self._put(txn, key, after) if self._find(txn, False, key) == before else None)
+
+    def clear(self, uuid: bytes) -> int: return write(self._store, self._clear, uuid)
+
+    def _clear(self, txn: Any, uuid: bytes) -> int:
+        found = self._of(txn, False, uuid)
+        for key, _ in found:
+            value = txn.get(self._at(_VALUE, key))
+            if value is not None: txn.unlink(value)
+            for kind in (_HELD_ENTRY, _VALUE): txn.delete(self._at(kind, key))
+        if found: self._changed(txn, self._head(txn), freeing=True)
+        return sum(entry.state == 'done' for _, entry in found)
+
+# %% ../nbs/05b_caching.ipynb #cff84029
+register_type(_Results, 'parkit._Results')
+
+_caches: dict[Site, _Results] = {}
+
+def _results(site: Site) -> _Results:
+    "The results of `site`"
+    if site not in _caches or not _caches[site].exists: _caches[site] = _Results(site)
+    return _caches[site]
+
+# %% ../nbs/05b_caching.ipynb #08bd5ecc
+_mine = threading.local()  # the keys that this thread is computing: a function that calls itself does not wait for itself
+_active: set[str] = set()  # what this process is computing
+
+def _run_once(results: _Results, key: bytes, entry: _Entry, work: Callable[[], Any]) -> Any:
+    "The result of `work`, which is done unless it has been, or is being done by someone else"
+    computing: set[bytes] = _mine.__dict__.setdefault('keys', set())
+    if key in computing: return work()
+    _active.add(entry.run)
+    try: return _compute(results, key, entry, work, computing) if (found := _wait(results, key, entry)) == entry else results.load(key)
+    finally: _active.discard(entry.run)
+
+def _wait(results: _Results, key: bytes, entry: _Entry) -> _Entry:
+    "The entry when it is ours, or done"
+    found = results.claim(key, entry)
+    while found != entry and found.state != 'done':
+        going = found
+        try: wait_until(lambda: results.find(key) != going, _LOOK)
+        except WaitTimeout: pass
+        found = results.claim(key, entry)
+    return found
+
+def _compute(results: _Results, key: bytes, entry: _Entry, work: Callable[[], Any], computing: set[bytes]) -> Any:
+    computing.add(key)
+    try: value = work()
+    except BaseException as e:
+        results.fail(key, entry, f'{type(e).__name__}: {e}'[:200])
+        raise
+    finally: computing.discard(key)
+    results.finish(key, entry, value)
+    return value
+
+# %% ../nbs/05b_caching.ipynb #0a71a9b6
+def _bound(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, _Part]:
+    "The arguments as the function will see them; raises `TypeError` if it would not take them"
+    bound = inspect.signature(task).bind(*args, **kwargs)
+    bound.apply_defaults()
+    found = {}
+    for name, value in bound.arguments.items():
+        digester = _Digester(False)
+        try: found[name] = _Part(digester.digest(value), value.version if isinstance(value, _Identity) else digest(value) if digester.met else None)  # type: ignore[attr-defined]
+        except EncodeError as e: raise EncodeError(f'the argument {name!r} of {task.path} cannot be told from others, so that no result can be found by it: {e}') from e
+    return found
+
+def _key(task: Task, version: str, arguments: dict[str, _Part]) -> bytes:
+    "Where a result lies: first the task, then a digest of version and arguments"
+    return task._uuid + digest((version, {k: tuple(v) for k, v in arguments.items()}))
+
+# %% ../nbs/05b_caching.ipynb #5af3b4d0
+def _cached_call(task: Task, state: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    "A call of a cached task in this process"
+    work = partial(task._local(state.definition), *args, **kwargs)
+    arguments, results = _bound(task, args, kwargs), _results(task.site)
+    key = _key(task, state.version, arguments)
+    if open_transaction() is None: return _run_once(results, key, _Entry(state.version, arguments, 'running', task.site.alive.enter(), '', _new_id()), work)
+    found = results.find(key)
+    return results.load(key) if found is not None and found.state == 'done' else work()
+
+# %% ../nbs/05b_caching.ipynb #73a1912f
+def _cached_submit(task: Task, state: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...]) -> AsyncTrace:
+    "A call of a cached task in the background: a trace that there is, or a new one"
+    try: arguments = _bound(task, args, kwargs)
+    except (TypeError, EncodeError): return _submit(task, state, args, kwargs, options)  # which says what is wrong
+    results, key, id = _results(task.site), _key(task, state.version, arguments), _new_id()
+    entry = _Entry(state.version, arguments, 'queued', task.site.alive.enter(), id, id)
+    if open_transaction() is not None:
+        found = results.find(key) or entry
+        return _trace_of(task, state, results, key, found) if found.state == 'done' else _submit(task, state, args, kwargs, options, id, key)
+    found = results.claim(key, entry)
+    if found.state == 'done': return _trace_of(task, state, results, key, found)
+    if found != entry and found.trace and _is_known(results, found): return AsyncTrace(_ledger(task.site), found.trace)
+    # else it is ours or, if it runs in some process without a trace, our call will wait there for it
+    return _submit(task, state, args, kwargs, options, id, key)
+
+def _is_known(results: _Results, found: _Entry) -> bool:
+    "Whether the call is in the ledger, waiting for a moment for whoever is about to submit it"
+    ledger = _ledger(results.site)
+    def known() -> bool:
+        try: return bool(ledger.record(found.trace))
+        except ObjectNotFoundError: return False
+    try: return wait_until(known, _LOOK)
+    except WaitTimeout: return False
+
+def _trace_of(task: Task, state: Any, results: _Results, key: bytes, entry: _Entry) -> AsyncTrace:
+    "The trace of a call whose result is known: its own or, if that has gone or it had none, a new one that has ended"
+    ledger = _ledger(task.site)
+    try:
+        if entry.trace and ledger.record(entry.trace).status == 'finished': return AsyncTrace(ledger, entry.trace)
+    except ObjectNotFoundError: pass
+    id, now, (environment, _) = _new_id(), time.time(), _environment()
+    record = _Record(task.path or '', state.version, state.definition, b'', environment, now, start=now)
+    value = ledger._store.prepare(encode(results.load(key)))
+    write(ledger._store, ledger._end, '', id, record, 'finished', value)
+    results.change(key, entry, entry._replace(trace=id))
+    return AsyncTrace(ledger, id)
+
+# %% ../nbs/05b_caching.ipynb #6b8395ca
+def _cached_run(site: Site, record: Any, id: str, work: Callable[[], Any]) -> Any:
+    "A call of a cached task in a worker"
+    results = _results(site)
+    before = results.find(record.key)
+    if before is None: return work()  # made inside a transaction, or cleared meanwhile
+    return _run_once(results, record.key, _Entry(before.version, before.arguments, 'running', site.alive.enter(), id, id), work)
+
+# %% ../nbs/05b_caching.ipynb #83be8ac8
+class TaskCache:
+    "The results that are kept of a task"
+    def __init__(self, task: Task) -> None: self.task = task
+    def __repr__(self) -> str: return f'TaskCache({self.task.path!r}, {len(self)} results)'
+    def __len__(self) -> int: return sum(entry.state == 'done' for _, entry in _results(self.task.site).of(self.task._uuid))
+
+    def clear(self) -> int:
+        "Forget all results of the task, of all its versions; returns how many there were"
+        return _results(self.task.site).clear(self.task._uuid)
+
+    def explain(self, *args: Any, **kwargs: Any) -> str:
+        "Whether a call with these arguments would find its result and, if not, why: never called, other code, which argument, a changed object"
+        task, state = self.task, self.task._called()
+        if not state.cache: return f'{task.path} is not cached: define it with @task(cache=True)'
+        arguments, results = _bound(task, args, kwargs), _results(task.site)
+        known = results.of(task._uuid)
+        found = dict(known).get(_key(task, state.version, arguments))
+        if found is not None: return _explain_found(results, found)
+        if not known: return f'{task.path} has never been called, or its cache was cleared'
+        return _explain_nearest(state.version, arguments, [entry for _, entry in known])
+
+# %% ../nbs/05b_caching.ipynb #d06659e6
+def _explain_found(results: _Results, entry: _Entry) -> str:
+    if entry.state == 'done': return 'the result is there'
+    if entry.state == 'failed': return f'the last call with these arguments failed: {entry.error}'
+    return 'it is being computed' if results.is_going(entry) else 'the process that computed it has died'
+
+def _explain_nearest(version: str, arguments: dict[str, _Part], known: list[_Entry]) -> str:
+    "Why no entry is that of the call, by the one that is nearest"
+    def differing(entry: _Entry) -> list[str]: return [k for k in {**arguments, **entry.arguments} if arguments.get(k) != entry.arguments.get(k)]
+    nearest = min(reversed(known), key=lambda entry: (len(differing(entry)), entry.version != version))
+    said = [_explain_argument(k, arguments.get(k), nearest.arguments.get(k)) for k in differing(nearest)]
+    if nearest.version != version: said.insert(0, f'the code has changed from version {nearest.version} to {version}')
+    return '; '.join(said)
+
+def _explain_argument(name: str, now: _Part | None, then: _Part | None) -> str:
+    if now and then and now.digest == then.digest: return f'an object in {name!r} has changed' if isinstance(now.version, bytes) else f'{name!r} has changed: it was at version {then.version}, and is at {now.version}'
+    return f'{name!r} differs from that of the nearest call that is known'
+
+# %% ../nbs/05b_caching.ipynb #f0e74289
+def _new_id() -> str: return f'{time.time_ns():016x}{os.urandom(4).hex()}'  # sorts by time
+
+for _kind, _opener in {'cached call': _cached_call, 'cached submit': _cached_submit, 'cached run': _cached_run, 'cache': TaskCache}.items(): register_opener(_kind, _opener)

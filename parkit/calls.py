@@ -70,6 +70,7 @@ class _Record(NamedTuple):
     outbox: str = ''              # The namespace in whose transaction it was made
     output: int = 0               # Bytes that it has written
     stream: bool = False          # Does it yield its result, item by item?
+    key: bytes = b''              # Under which its result is cached
 
     @property
     def how(self) -> _Options: return _Options(*self.options)

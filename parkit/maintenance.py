@@ -246,7 +246,7 @@ _SUMS, _SUM = META + b'sum', struct.Struct('>QI')  # what the keys of checksums 
 
 def _is_counted(type_name: str) -> bool:
     "Whether the head of objects of this type says how many entries they have"
-    return type_name not in ('parkit.Task', 'parkit._Ledger', 'parkit._Agenda')
+    return type_name not in ('parkit.Task', 'parkit._Ledger', 'parkit._Agenda', 'parkit._Results')
 
 # %% ../nbs/06a_maintenance.ipynb #5ad5b989
 def _check_namespace(path: str, namespace: str) -> Findings:

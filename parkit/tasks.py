@@ -40,6 +40,7 @@ class _State(NamedTuple):
     kind: str                       # `function`, `coroutine` or `generator`
     python: tuple[int, ...] | None  # The Python that alone can run it; `None` if it is stored by name
     options: tuple[Any, ...] = ()   # How its calls in the background are run
+    cache: bool = False             # Are its results kept?
 
 # %% ../nbs/05_tasks.ipynb #9ffb3532
 class _Facts(NamedTuple):
@@ -89,12 +90,12 @@ class _Definition(Object):
         newest = self._state(txn, False)  # raises if the whole task is gone
         return TaskError(f'version number {definition} of {TASKS}/{self._name} is not kept any longer; the newest is {newest.newest}, and history() has those there are')
 
-    def _define(self, txn: Any, info: _Info, default_sync: bool, facts: _Facts, prepared: list[bytes | Blob], options: tuple[Any, ...] = ()) -> _State:
+    def _define(self, txn: Any, info: _Info, default_sync: bool, facts: _Facts, prepared: list[bytes | Blob], options: tuple[Any, ...] = (), cache: bool = False) -> _State:
         "Make or renew the task in one commit"
         oid, found, made = self._make(txn, info)
         if found.type != info.type: raise TypeError(f'{TASKS}/{info.name} is a {found.type}, not a {info.type}')
         self._oid, self._uuid = oid, found.uuid
-        state = (_State(False, '', 0, 0, '', None) if made else self._state(txn, False))._replace(default_sync=default_sync, options=options)
+        state = (_State(False, '', 0, 0, '', None) if made else self._state(txn, False))._replace(default_sync=default_sync, options=options, cache=cache)
         state = self._put_version(txn, state, facts, prepared)
         self._set_metadata(txn, info.metadata)
         return state
@@ -108,7 +109,7 @@ class _Definition(Object):
         "Store a version and make it the current one"
         known = txn.get(self._oid + _ENTRY + _NUMBER + facts.version.encode())
         definition = state.newest + 1 if known is None else decode(known)
-        state = _State(state.default_sync, facts.version, definition, max(state.newest, definition), facts.kind, facts.python, state.options)
+        state = _State(state.default_sync, facts.version, definition, max(state.newest, definition), facts.kind, facts.python, state.options, state.cache)
         txn.put(self._oid + _STATE, encode(tuple(state)))
         txn.put(self._oid + _ENTRY + _NUMBER + facts.version.encode(), encode(definition))
         for kind, record in zip((_FACTS, _CODE), prepared):  # of a version that is known too: its comments may be others
@@ -184,8 +185,14 @@ class Task(_Definition):
     def __call__(self, *args: Any, sync: bool | None = None, **kwargs: Any) -> Any:
         "The result if the call is synchronous, else its `AsyncTrace`; `sync=None` leaves that to the task's `default_sync`"
         state = self._called()
-        if sync or sync is None and state.default_sync: return self._local(state.definition)(*args, **kwargs)
-        return _submit(self, state, args, kwargs, state.options)
+        if sync or sync is None and state.default_sync:
+            if state.cache and state.kind == 'function': return recall('cached call', self, state, args, kwargs)  # of a layer above this one
+            return self._local(state.definition)(*args, **kwargs)
+        return self._in_background(state, args, kwargs, state.options)
+
+    def _in_background(self, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...]) -> AsyncTrace:
+        if state.cache: return recall('cached submit', self, state, args, kwargs, options)  # type: ignore[no-any-return]
+        return _submit(self, state, args, kwargs, options)
 
     def options(
         self,
@@ -241,6 +248,11 @@ class Task(_Definition):
         "The calls of this task that are kept, the newest first"
         return traces(task=self)
 
+    @property
+    def cache(self) -> Any:
+        "What is kept of its results, if it is defined with `cache=True`: `task.cache.explain(*args)`, `task.cache.clear()`, `len(task.cache)`"
+        return recall('cache', self)
+
     def schedule(self, trigger: Any, /, *args: Any, **kwargs: Any) -> Any:
         "Call the task with `args` and `kwargs` whenever `trigger`, a `Periodic` or `Cron`, says so; returns the `Schedule`"
         return recall('new schedule', self, trigger, args, kwargs)  # of a layer above this one
@@ -256,6 +268,7 @@ class Task(_Definition):
 
     def drop(self) -> None:
         "Remove the task and all its versions; other references to it then raise `ObjectNotFoundError`"
+        if read(self._store, self._state).cache: self.cache.clear()
         super().drop()
         _definers.pop((self._store.site.path, self._uuid), None)
 
@@ -363,12 +376,12 @@ def _environment_for(task: Task, state: _State) -> tuple[bytes, bytes]:
     return _environment() if state.python in (None, sys.version_info[:2]) else read(task._store, task._facts, state.definition).environment
 
 # %% ../nbs/05_tasks.ipynb #aee62f41
-def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...]) -> AsyncTrace:
-    "Queue a call and see to it that workers are there; a call that cannot be made is a trace that says why"
+def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...], id: str = '', key: bytes = b'') -> AsyncTrace:
+    "Queue a call, whose result is cached under `key`, and see to it that workers are there; a call that cannot be made is a trace that says why"
     ledger, now = _ledger(task.site), time.time_ns()
-    id = f'{now:016x}{os.urandom(4).hex()}'  # sorts by time
+    id = id or f'{now:016x}{os.urandom(4).hex()}'  # sorts by time
     (digest, context), (environment, interpreter) = _context(), _environment_for(task, state)
-    record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options, parent=_inside[-1][1] if _inside else '', stream=state.kind == 'generator')
+    record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options, parent=_inside[-1][1] if _inside else '', stream=state.kind == 'generator', key=key)
     if options and record.how.delay: record = record._replace(due=now/1e9 + record.how.delay)
     try: encoded, given = encode_arguments((args, kwargs))
     except EncodeError as e:
@@ -410,6 +423,7 @@ def _see_to(ledger: _Ledger, id: str, record: _Record) -> None:
 # %% ../nbs/05_tasks.ipynb #9e5f0a31
 def _perform(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], record: _Record, ledger: _Ledger, id: str) -> Any:
     "Run the function of a call to its end, in a worker: a coroutine in an event loop of its own, a generator into its queue"
+    if record.key: return recall('cached run', ledger.site, record, id, partial(_perform, function, args, kwargs, record._replace(key=b''), ledger, id))
     value = function(*args, **kwargs)
     if inspect.iscoroutine(value): return _run_coroutine(value)
     if not record.stream: return value
@@ -443,34 +457,36 @@ class TaskCall:
         "Call the task in the background; its `AsyncTrace`"
         if sync: raise TypeError('options are for calls in the background: leave out sync=True, or call the task without options')
         state = self.task._called()
-        return _submit(self.task, state, args, kwargs, _options(state.options, **self.given))
+        return self.task._in_background(state, args, kwargs, _options(state.options, **self.given))
 
 # %% ../nbs/05_tasks.ipynb #7ba916d5
 @overload
 def task(function: Callable[..., Any], /) -> Task: ...
 @overload
-def task(*, name: str | None = None, metadata: Mapping[str, Any] | None = None, default_sync: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Task]: ...
+def task(*, name: str | None = None, metadata: Mapping[str, Any] | None = None, default_sync: bool = False, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Task]: ...
 def task(
     function: Callable[..., Any] | None = None,  # When used as a bare `@task`
     /, *,
     name: str | None = None,                     # In the namespace `task`; `None` takes the function's `__name__`
     metadata: Mapping[str, Any] | None = None,   # Facts to store with it, such as the library it belongs to
     default_sync: bool = False,                  # Does a plain call run in the calling process, or in a worker?
+    cache: bool = False,                         # Keep results, and do not compute the same a second time?
     **options: Any,                              # How its calls in the background are run, as for `Task.options`
 ) -> Any:
     "Make a function a shared task, or a new version of the task that has its name; raises `EncodeError` if it cannot be stored"
     how = _options(**options)
-    if function is None: return lambda f: _make_task(f, name, metadata, default_sync, options=how)
-    return _make_task(function, name, metadata, default_sync, options=how)
+    if function is None: return lambda f: _make_task(f, name, metadata, default_sync, options=how, cache=cache)
+    return _make_task(function, name, metadata, default_sync, options=how, cache=cache)
 
 # %% ../nbs/05_tasks.ipynb #90444b4d
-def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping[str, Any] | None, default_sync: bool, hidden: Store | None = None, options: tuple[Any, ...] = ()) -> Task:
+def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping[str, Any] | None, default_sync: bool, hidden: Store | None = None, options: tuple[Any, ...] = (), cache: bool = False) -> Task:
     from parkit.objects import type_name
     if not callable(function): raise TypeError(f'@task needs a function, got {type(function).__name__}: {function!r}')
     name = str(name or _name_of(function))
     if not name.isidentifier(): raise InvalidNameError(f'{name!r} cannot name a task: it must be a Python identifier; pass name=')
     if name.startswith('_') and not hidden: raise InvalidNameError(f'{name!r} cannot name a task: names that begin with "_" are parkit\'s own; pass name=')
     _check_function(function, name)
+    if cache and kind_of(function) == 'generator': raise TypeError(f'cannot cache {name!r}: it is a generator, whose items are read once')
     store = hidden or current_site().store(TASKS)
     if _importing(store, name, function): return Task(f'{TASKS}/{name}')
     made: Task = Task._bound(store, b'', b'', name)
@@ -478,7 +494,7 @@ def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping
     if not store.env: store.open()
     anatomy = Anatomy(function)
     facts, prepared = _prepare(store, anatomy, name)
-    state = write_new(store, made._define, info, default_sync, facts, prepared, options)
+    state = write_new(store, made._define, info, default_sync, facts, prepared, options, cache)
     _definers[store.site.path, made._uuid] = _Definer(anatomy, state.definition)
     return made
 
