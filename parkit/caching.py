@@ -94,6 +94,7 @@ class _Digester:
         except Exception as e: raise EncodeError(f'cannot hash a value of type {cls.__qualname__!r}: {e}') from e
         if isinstance(parts, str): return _tagged('global', f'{getattr(value, "__module__", "")}.{parts}'.encode())
         make, args, state, items, pairs = (*parts, None, None, None)[:5]
+        if cls.__module__.startswith('pandas.'): state = _without_cache(state)
         seen = [self.digest(list(items)) if items is not None else b'']
         if pairs is not None: seen += [self.digest(list(pairs))] if isinstance(value, OrderedDict) else self.pairs(pairs)
         return _tagged('reduced', type_name(cls).encode(), self.digest(make), self.digest(args), self.digest(state), *seen)
@@ -104,6 +105,13 @@ _PLAIN: dict[type, Callable[[Any], bytes]] = {
     type(None): lambda v: b'', bool: lambda v: b'1' if v else b'0', int: lambda v: str(v).encode() if abs(v) < 10**4000 else hex(v).encode(),
     float: struct.Struct('>d').pack, complex: lambda v: struct.pack('>dd', v.real, v.imag), str: lambda v: v.encode('utf-8', 'surrogatepass'), bytes: bytes,
     bytearray: bytes, type(...): lambda v: b'', slice: lambda v: repr(v).encode(), range: lambda v: repr(v).encode()}
+
+def _without_cache(state: Any) -> Any:
+    "The state of an object of pandas, without what it has only computed and kept"
+    if isinstance(state, dict): return {k: v for k, v in state.items() if k != '_cache'}
+    if not isinstance(state, tuple) or not state or not isinstance(state[-1], dict): return state
+    own = _without_cache(state[-1])
+    return (*state[:-1], own) if own else state[:-1]
 
 def digest(
     value: Any,             # Anything that can be pickled
