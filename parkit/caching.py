@@ -375,13 +375,16 @@ def _explain_found(results: _Results, entry: _Entry) -> str:
 def _explain_nearest(version: str, arguments: dict[str, _Part], known: list[_Entry]) -> str:
     "Why no entry is that of the call, by the one that is nearest"
     def differing(entry: _Entry) -> list[str]: return [k for k in {**arguments, **entry.arguments} if arguments.get(k) != entry.arguments.get(k)]
-    nearest = min(reversed(known), key=lambda entry: (len(differing(entry)), entry.version != version))
+    def distance(entry: _Entry) -> int: return sum(1 if _same_object(arguments.get(k), entry.arguments.get(k)) else 2 for k in differing(entry))
+    nearest = min(known, key=lambda entry: (distance(entry), entry.version != version))
     said = [_explain_argument(k, arguments.get(k), nearest.arguments.get(k)) for k in differing(nearest)]
     if nearest.version != version: said.insert(0, f'the code has changed from version {nearest.version} to {version}')
     return '; '.join(said)
 
+def _same_object(a: _Part | None, b: _Part | None) -> bool: return a is not None and b is not None and a.digest == b.digest
+
 def _explain_argument(name: str, now: _Part | None, then: _Part | None) -> str:
-    if now and then and now.digest == then.digest: return f'an object in {name!r} has changed' if isinstance(now.version, bytes) else f'{name!r} has changed: it was at version {then.version}, and is at {now.version}'
+    if now and then and _same_object(now, then): return f'an object in {name!r} has changed' if isinstance(now.version, bytes) else f'{name!r} has changed: it was at version {then.version}, and is at {now.version}'
     return f'{name!r} differs from that of the nearest call that is known'
 
 # %% ../nbs/05b_caching.ipynb #f0e74289
