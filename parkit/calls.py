@@ -105,17 +105,10 @@ class _Entries(Object):
 
     def _put_record(self, txn: Any, id: str, record: _Record) -> None: txn.put(self._key(_RECORD, id), encode(tuple(record)))
 
-    def _put_value(self, txn: Any, kind: bytes, id: str, prepared: bytes | Blob) -> None:
-        "Store arguments or a result"
-        key = self._key(kind, id)
-        old, record = txn.get(key), txn.link(prepared)
-        txn.put(key, record)
-        if old is not None: txn.unlink(old)
-
-    def _count(self, txn: Any, waiting: int, changed: int = 0) -> None:
-        "Count the calls that wait, in the head; the ledger's version rises with each that is made"
+    def _count(self, txn: Any, waiting: int, delayed: int = 0, changed: int = 0) -> None:
+        "Count the calls that wait, and those of them that are not due, in the head; the ledger's version rises with each that is made"
         head = self._head(txn)
-        txn.put(self._oid, _HEAD.pack(head.size + waiting, head.first, head.next, head.version + changed), freeing=True)
+        txn.put(self._oid, _HEAD.pack(head.size + waiting, head.first + delayed, 0, head.version + changed), freeing=True)
 
     def record(self, id: str) -> _Record:
         "What is known of the call `id`; raises `ObjectNotFoundError`"
@@ -135,25 +128,35 @@ class _Waiting(_Entries):
         place = record.environment + bytes((127 - record.how.priority,))
         if record.due is None: txn.put(self._oid + _ENTRY + _QUEUED + place + id.encode(), b'')
         else: txn.put(self._oid + _ENTRY + _DELAYED + _TIME.pack(int(record.due*1e6)) + id.encode(), place)
+        self._count(txn, 1, record.due is not None, changed=1)
 
     def _delete_waiting(self, txn: Any, id: str, record: _Record) -> bool:
         "Take a call out of the queue; returns whether it was in it"
         place = record.environment + bytes((127 - record.how.priority,))
-        found = txn.delete(self._oid + _ENTRY + _QUEUED + place + id.encode())
-        if not found and record.due is not None: found = txn.delete(self._oid + _ENTRY + _DELAYED + _TIME.pack(int(record.due*1e6)) + id.encode())
-        if found: self._count(txn, -1)
-        return found
+        queued = txn.delete(self._oid + _ENTRY + _QUEUED + place + id.encode())
+        delayed = not queued and record.due is not None and txn.delete(self._oid + _ENTRY + _DELAYED + _TIME.pack(int(record.due*1e6)) + id.encode())
+        if queued or delayed: self._count(txn, -1, -delayed)
+        return queued or delayed
 
     def _move_due(self, txn: Any, now: float) -> None:
         "Put what is due into the queue"
-        for key, place in list(islice(self._scan(txn, _DELAYED, before=_TIME.pack(int(now*1e6) + 1)), 1000)):
+        due = list(islice(self._scan(txn, _DELAYED, before=_TIME.pack(int(now*1e6) + 1)), 1000))
+        for key, place in due:
             txn.delete(self._oid + _ENTRY + _DELAYED + key)
             txn.put(self._oid + _ENTRY + _QUEUED + place + key[8:], b'', freeing=True)
+        self._count(txn, 0, -len(due))
 
     def _first(self, txn: Any, zero_copy: bool, environment: bytes) -> str | None:
-        return next((key[9:].decode() for key, _ in self._scan(txn, _QUEUED, environment)), None)
+        at = self._oid + _ENTRY + _QUEUED
+        key = self._store.first_key(txn, at + environment, at + environment + b'\xff'*9 if environment else at[:-1] + b'r')
+        return None if key is None else key[len(at) + 9:].decode()
 
-    def _has_due(self, txn: Any, now: float) -> bool: return any(True for _ in self._scan(txn, _DELAYED, before=_TIME.pack(int(now*1e6) + 1)))
+    def _waits(self, txn: Any, zero_copy: bool, environment: bytes, now: float) -> bool:
+        "Whether there is, or may be, a call that can be run now"
+        head = self._head(txn)
+        if not head.size: return False
+        at = self._oid + _ENTRY + _DELAYED
+        return self._first(txn, False, environment) is not None or head.first > 0 and self._store.first_key(txn, at, at + _TIME.pack(int(now*1e6) + 1)) is not None
 
     def queued(self, environment: bytes = b'') -> str | None:
         "The id of the call that is next, if any, in one environment or in all"
@@ -195,7 +198,6 @@ class _Ledger(_Waiting):
         self._put_record(txn, id, record)
         txn.put(self._key(_CALL, id), txn.link(call))
         self._put_waiting(txn, id, record)
-        self._count(txn, 1, changed=1)
 
     def _deliver(self, txn: Any, posts: list[_Post], calls: list[bytes | Blob]) -> set[str]:
         "Queue the calls from an outbox that are not known yet; returns which are waiting or running"
@@ -216,18 +218,27 @@ class _Ledger(_Waiting):
 
     def claim(self, process: str, environment: bytes, now: float) -> str | None:
         "Take the next call off the queue for `process`, and return its id"
-        waits = read(self._store, lambda txn, zero_copy: self._first(txn, False, environment) is not None or self._has_due(txn, now))
+        waits = read(self._store, self._waits, environment, now)
         return write(self._store, self._claim, process, environment, now) if waits else None  # the look saves taking the lock
 
     def _claim(self, txn: Any, process: str, environment: bytes, now: float) -> str | None:
-        self._move_due(txn, now)
-        id = self._first(txn, False, environment)
+        head = self._head(txn)
+        if head.first: self._move_due(txn, now)
+        id = self._first(txn, False, environment) if head.size else None
         if id is None: return None
         record = _Record(*self._load(txn, False, _RECORD, id))
         self._delete_waiting(txn, id, record)
-        self._put_record(txn, id, record._replace(status='running', pid=os.getpid(), process=process, start=now))
+        record = record._replace(status='running', pid=os.getpid(), process=process, start=now)
+        self._put_record(txn, id, record)
         txn.put(self._key(_RUNNING, process), id.encode())
+        self._claimed = id, record
         return id
+
+    _claimed: tuple[str, _Record] | None = None
+
+    def in_hand(self, id: str) -> _Record:
+        "The record of a call that this process has claimed, and which it alone changes"
+        return self._claimed[1] if self._claimed and self._claimed[0] == id else self.record(id)
 
     def finish(self, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None = None, kinds: tuple[str, ...] = (), output: int = 0) -> str | None:
         "Record how a call ended, after an exception of `kinds`, and claim the next one of the environment `more` in the same commit"
@@ -235,7 +246,7 @@ class _Ledger(_Waiting):
 
     def _finish(self, txn: Any, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None, kinds: tuple[str, ...], output: int) -> str | None:
         if txn.get(self._key(_RUNNING, process)) != id.encode(): return None  # someone took us for dead
-        record = _Record(*self._load(txn, False, _RECORD, id))
+        record = self.in_hand(id)
         self._end(txn, process, id, record._replace(output=record.output + output), status, result, kinds)
         return None if more is None else self._claim(txn, process, more, time.time())
 
@@ -263,8 +274,9 @@ class _Ledger(_Waiting):
         if status in ('failed', 'crashed', 'timeout') and kinds and _is_retried(record, kinds): return self._retry(txn, id, record)
         now = time.time()
         self._put_record(txn, id, record._replace(status=status, end=now))
-        self._put_value(txn, _RESULT, id, result)
-        size = sum(_size_of(txn.get(self._key(kind, id))) for kind in (_CALL, _RESULT)) + record.output
+        stored = txn.link(result)
+        txn.put(self._key(_RESULT, id), stored)
+        size = _size_of(txn.get(self._key(_CALL, id))) + _size_of(stored) + record.output
         txn.put(self._oid + _ENTRY + _ENDED + _TIME.pack(int(now*1e6)) + id.encode(), _TIME.pack(size), freeing=True)
         self._add_total(txn, 1, size)
 
@@ -274,7 +286,6 @@ class _Ledger(_Waiting):
         again = record._replace(status='submitted', pid=None, process='', start=None, attempt=record.attempt + 1, due=time.time() + pause if pause else None)
         self._put_record(txn, id, again)
         self._put_waiting(txn, id, again)
-        self._count(txn, 1, changed=1)
 
     def _add_total(self, txn: Any, calls: int, size: int) -> None:
         before = _TOTALS.unpack(txn.get(self._key(_TOTAL, '')) or bytes(_TOTALS.size))
@@ -880,12 +891,13 @@ class AsyncTrace(_Facts):
     @property
     def result(self) -> Any:
         "What the task returned, waiting for it; raises what the task raised, the worker's traceback its cause. Of a generator, an iterator over what it yields"
-        if self._record.stream: return Stream(self)
-        self.wait()
+        record = self._record
+        if record.stream: return Stream(self)
+        if record.status in _GOING: self.wait()
         return self._result()
 
     def _result(self) -> Any:
-        error = self.error
+        error = None if self.status == 'finished' else self.error
         if error is not None: raise error
         return self._ledger.load(_RESULT, self.id)
 

@@ -557,6 +557,10 @@ class _Scanning(_Reading):
                     if lo <= key + rest[8:] < hi: yield key + rest[8:], v
             elif key >= lo: yield key, value
 
+    def first_key(self, txn: Any, lo: bytes, hi: bytes) -> bytes | None:
+        "The first key from `lo` on that is less than `hi`, both short: what `scan` would begin with, at a third of its price"
+        with getattr(txn, 'raw', txn).cursor() as cursor: return key if cursor.set_range(lo) and (key := cursor.key()) < hi else None
+
     def _steps(self, txn: Any, lo: bytes, hi: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         raw, seen, epoch, found = getattr(txn, 'raw', txn), getattr(txn, 'writes', 0), _fork.epoch, False
         try:

@@ -93,7 +93,7 @@ class _Running(_Surroundings):
 
     def _run(self, id: str) -> tuple[str, Any, tuple[str, ...]]:
         "The status and the record of what the call came to, and of which classes an exception is"
-        self.record = self.ledger.record(id)
+        self.record = self.ledger.in_hand(id)
         try:
             try: value = self._call(id)
             finally: self._rest()
