@@ -16,6 +16,6 @@ def test_two_builds_are_equal(): assert readme.build() == readme.build()
 
 def test_readme_opens_with_the_purpose_and_the_commands():
     built = readme.build()
-    parts = ['\n# parkit\n', 'Two notebooks', 'make demo', 'make test', 'pip install .', 'pk.Dict']
+    parts = ['\n# parkit\n', 'Two notebooks', 'pip install .', 'make demo', 'make test', 'pk.Dict']
     places = [built.index(o) for o in parts]
     assert places == sorted(places)
