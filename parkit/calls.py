@@ -108,7 +108,8 @@ class _Entries(Object):
     def _count(self, txn: Any, waiting: int, delayed: int = 0, changed: int = 0) -> None:
         "Count the calls that wait, and those of them that are not due, in the head; the ledger's version rises with each that is made"
         head = self._head(txn)
-        txn.put(self._oid, _HEAD.pack(head.size + waiting, head.first + delayed, 0, head.version + changed), freeing=True)
+        size, first = head.size + waiting, head.first + delayed
+        txn.put(self._oid, _HEAD.pack(size, first, first + size, head.version + changed), freeing=True)  # as a list's head that begins at `first`
 
     def record(self, id: str) -> _Record:
         "What is known of the call `id`; raises `ObjectNotFoundError`"
