@@ -8,7 +8,7 @@ import errno, fcntl, json, mmap, os, re, shutil, struct, sys, time, warnings
 import lmdb, threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,15 @@ from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 from .system import (copy_file, InvalidNameError, ObjectExistsError, ObjectNotFoundError, open_locked, replace_file, SiteError,
-    StorageFullError, TransactionError, _Alive, _boot_id, _check_directory, _check_exchange, _exchange,
+    StorageFullError, TransactionError, _Alive, _boot_id, _check_directory, _check_exchange, _exchange, _Exit,
     _file_lock, _find_open_files, _fork, _leak, _link_all, _map_file, _RECORD_SIZE, _sync, _watchers, _write_all,
     _write_new, _WriteLock)
 
 # %% auto #0
 __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'MAKING', 'READERS',
            'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'on_open', 'FORMAT', 'check_namespace', 'split_path',
-           'Blob', 'read_facts', 'verify_pages', 'Retired', 'check_current', 'WriteTxn', 'Store', 'Site', 'set_site',
-           'current_site']
+           'Blob', 'read_facts', 'verify_pages', 'Retired', 'check_current', 'reading', 'WriteTxn', 'Store', 'Site',
+           'set_site', 'current_site']
 
 # %% ../nbs/01_storage.ipynb #6940979c
 DEFAULT_NAMESPACE = 'default'
@@ -181,8 +181,9 @@ class _Files:
         raise NotImplementedError
 
     def _open_and_begin(self) -> ReadTxn:
-        self.active.pop()  # who changes the environment does not wait for one who waits for it
-        try: self.open(create=False)
+        try:  # in which an interrupt comes after the first call, at the earliest
+            self.active.pop()  # who changes the environment does not wait for one who waits for it
+            self.open(create=False)
         finally: self.active.append(1)
         return self.begin()
 
@@ -212,29 +213,28 @@ class _Opening(_Files):
 
     def _open_current(self, facts: dict[str, Any]) -> None:
         "Open the files that `facts` are about, unless these have been dropped or replaced; if by a process that could not end its work, end that"
-        heir, undo = None, ExitStack()
+        heir, env, bell, fd = None, None, -1, -1
         try:
-            with undo:
-                env = self._environment(facts)
-                undo.callback(env.close)
-                bell = os.open(self.bell_path, os.O_WRONLY)
-                undo.callback(os.close, bell)
-                record, fd = self.lock.open()
-                undo.callback(_fork.close, fd)
-                with env.begin() as txn: heir = txn.get(_RETIRED)
-                if heir is None and self._facts() == facts:  # else: some of them may be of other files
-                    self._use(env, bell, facts)
-                    self.lock.record, self.lock.fd = record, fd
-                    undo.pop_all()
+            env = self._environment(facts)
+            bell = os.open(self.bell_path, os.O_WRONLY)
+            record, fd = self.lock.open()
+            with env.begin() as txn: heir = txn.get(_RETIRED)
+            if heir is None and self._facts() == facts: self._use(env, bell, record, fd, facts)  # else: some of them may be of other files
         except (lmdb.Error, OSError) as e:
             if self._facts() == facts: raise self.explain(e) from e
+        finally:
+            if env is not None and env is not self.env:
+                if fd >= 0: _fork.close(fd)
+                if bell >= 0: os.close(bell)
+                env.close()
         if heir is not None: self._end_retired(heir, facts)
 
-    def _use(self, env: lmdb.Environment, bell: int, facts: dict[str, Any]) -> None:
+    def _use(self, env: lmdb.Environment, bell: int, record: mmap.mmap, fd: int, facts: dict[str, Any]) -> None:
         lineage = facts['lineage']
         if self.lineage not in ('', lineage):
             for o in list(self.opened.values()): o._lose()  # their ids may mean other objects here
-        self.lineage, self.durable, self._bell, self.env, self.begin = lineage, bool(facts['durable']), bell, env, env.begin
+        lock, durable = self.lock, bool(facts['durable'])
+        self.lineage, self.durable, self._bell, lock.record, lock.fd, self.env, self.begin = lineage, durable, bell, record, fd, env, env.begin  # at once: no interrupt comes in between
 
     def _end_retired(self, heir: bytes, facts: dict[str, Any]) -> None:
         with self.site.setting_up():
@@ -327,13 +327,16 @@ class _Opening(_Files):
     def close(self) -> None:
         "Close the files; the next use opens them again"
         with self._opening:
-            free = self.lock.mutex.acquire(blocking=False)
+            mine, free = self.lock.is_mine(), False
             try:
+                free = mine or self.lock.mutex.acquire(blocking=False)
                 if not free or self.active or self.reads or self.writing:
                     raise TransactionError(f'{self.namespace!r} has {len(self.active) + len(self.reads) + (not free or self.writing)} open transactions in this process; end them first')
                 self._close_files()
             finally:
-                if free: self.lock.mutex.release()
+                try:
+                    if not mine: self.lock.mutex.release()  # a single call: an interrupt may come before or after it
+                except RuntimeError: pass  # another thread has it
 
     def _close_files(self) -> None:
         "Close the environment and the files that go with it; nobody in this process may have a transaction"
@@ -421,6 +424,20 @@ def check_current(txn: Any) -> None:
     if txn.get(_RETIRED) is not None: raise Retired
 
 # %% ../nbs/01_storage.ipynb #303409c1
+class reading:
+    "A read transaction on a store, in a `with` block"
+    def __init__(self, store: Any) -> None: self.store, self.txn = store, None
+    def __enter__(self) -> ReadTxn:
+        self.txn = self.store.read()
+        return self.txn  # type: ignore[return-value]
+
+    __exit__ = _Exit()
+    def _exit(self, *args: Any) -> None: self._abandon()
+    def _abandoning(self) -> Callable[[], None]: return self._abandon
+    def _abandon(self) -> None:
+        if self.txn is not None: self.store.end(self.txn)
+        self.txn = None
+
 class _Reading(_Opening):
     "Read transactions and ordered scans"
     def read(self) -> ReadTxn:
@@ -451,8 +468,9 @@ class _Reading(_Opening):
 
     def again(self, e: Exception) -> ReadTxn:
         "A second attempt at `begin`, which raised `e`, by a caller who is in `active`"
-        self.active.pop()
-        try: self._recover(e)
+        try:
+            self.active.pop()
+            self._recover(e)
         finally: self.active.append(1)
         try: return self.begin()
         except lmdb.Error as e: raise self.explain(e) from e
@@ -509,17 +527,15 @@ class _Reading(_Opening):
 
     def wake(self) -> None:
         "Ring though nothing was committed"
-        self.end(self.read())  # opens what is there now
-        self.active.append(1)  # nobody lets go of the files
-        try:
+        with reading(self):  # which opens what is there now; and nobody lets go of the files
             if self.env: self.ring()
-        finally: self.active.pop()
 
     def _when_changed(self) -> ReadTxn:
         "Begin a transaction once the environment has changed"
-        self.active.pop()
-        with self._opening: pass
-        self.active.append(1)
+        try:
+            self.active.pop()
+            with self._opening: pass
+        finally: self.active.append(1)
         return self.begin()
 
 # %% ../nbs/01_storage.ipynb #e5c23e48
@@ -807,13 +823,19 @@ class WriteTxn:
         store, lock = self.store, self.store.lock
         if self.ended or not lock.mutex._is_owned(): return
         try:
-            if not self.committed: self._abort()
-            for b in self.blobs: b.done()
+            if self.blobs or not self.committed: self._undo()
+        except BaseException:
+            self._undo()  # an interrupt, perhaps, has kept it from its end
+            raise
         finally:
             store.writing = False
             if lock.fd >= 0: fcntl.flock(lock.fd, fcntl.LOCK_UN)
             self.ended = True
             lock.mutex.release()  # a call of C: no interrupt can come between this and the line before
+
+    def _undo(self) -> None:
+        if not self.committed: self._abort()
+        for b in self.blobs: b.done()
 
     def _abort(self) -> None:
         "Abort what is open of LMDB's transactions; if none is, the interrupt came after the commit"
@@ -943,18 +965,17 @@ class Store(_Blobs):
 
     def copy_data(self, path: str, durable: bool, share: bool) -> None:
         "Write what is committed now to `data.mdb` and `blobs` in the directory `path`, compacted; with `share`, blobs on the same disk are shared"
-        txn = self.read()
-        try:
-            self.env.copy(path, compact=True, txn=txn)  # type: ignore[union-attr, call-arg]
-            os.chmod(os.path.join(path, 'data.mdb'), 0o600)
-            for key, _ in self.scan(txn, BLOBS, TRASH):
-                source, target = self.blob_path(key[1:]), os.path.join(path, 'blobs', key[1:].hex())
-                copy_file(source, target, share)
-                if durable: _sync(target)
-            if durable:
-                for name in ('data.mdb', 'blobs', ''): _sync(os.path.join(path, name))
-        except (lmdb.Error, OSError) as e: raise self.explain(e) if self.heir() is None else self._dropped() from e
-        finally: self.end(txn)
+        with reading(self) as txn:
+            try:
+                self.env.copy(path, compact=True, txn=txn)  # type: ignore[union-attr, call-arg]
+                os.chmod(os.path.join(path, 'data.mdb'), 0o600)
+                for key, _ in self.scan(txn, BLOBS, TRASH):
+                    source, target = self.blob_path(key[1:]), os.path.join(path, 'blobs', key[1:].hex())
+                    copy_file(source, target, share)
+                    if durable: _sync(target)
+                if durable:
+                    for name in ('data.mdb', 'blobs', ''): _sync(os.path.join(path, name))
+            except (lmdb.Error, OSError) as e: raise self.explain(e) if self.heir() is None else self._dropped() from e
 
     def copy(
         self,

@@ -4,12 +4,13 @@
 
 # %% ../nbs/04a_synchronization.ipynb #97dfcf46
 from __future__ import annotations
-import fcntl, os, struct, time
+import fcntl, os, struct, threading, time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from .codecs import encode, register_type
 from .objects import _ENTRY, Object, _join
-from .system import ObjectNotFoundError, _fork, _try_lock
+from .system import ObjectNotFoundError, _Exit, _fork, _try_lock
 from .transactions import WaitTimeout, _check_waiting, read, wait_until, wait_until_async, write
 
 # %% auto #0
@@ -22,6 +23,7 @@ _LOOK = 0.25  # seconds between looks of one who waits for a limited time: a hol
 # %% ../nbs/04a_synchronization.ipynb #aa9fd343
 class Lock(Object):
     "A lock that one thread of one process can hold at a time; it is released when its holder ends"
+    _thread = 0      # which has taken it
     _held = (-1, 0)  # the descriptor that holds the lock, and the epoch of the process that opened it
 
     def acquire(
@@ -41,10 +43,16 @@ class Lock(Object):
 
     def release(self) -> None:
         "Let go of the lock, from any thread; raises `RuntimeError` if this object does not hold it"
-        (fd, epoch), self._held = self._held, (-1, 0)
+        fd, epoch = self._held
         if fd < 0 or epoch != _fork.epoch: raise RuntimeError(f'{self!r} is not held through this object')
-        os.pwrite(fd, _HOLDER.pack(0), 0)
-        _fork.close(fd)
+        try: os.pwrite(fd, _HOLDER.pack(0), 0)
+        finally:  # after an interrupt, too; a call of C is done when one comes
+            try: fcntl.flock(fd, fcntl.LOCK_UN)
+            finally: object.__setattr__(self, '_held', (-1, 0))
+        try: _fork.close(fd)
+        except BaseException:
+            _fork.close(fd)
+            raise
         with suppress(ObjectNotFoundError): self._store.wake()  # else: its namespace was dropped or renamed
 
     def locked(self) -> bool:
@@ -66,7 +74,15 @@ class Lock(Object):
         return _HOLDER.unpack(data)[0] or None if len(data) == _HOLDER.size else None
 
     def __enter__(self) -> bool: return self.acquire()
-    def __exit__(self, *args: Any) -> None: self.release()
+    __exit__ = _Exit()
+    def _exit(self, *args: Any) -> None: self.release()
+
+    def _abandoning(self) -> Callable[[], None]:
+        "What releases the lock if the block that is being entered takes it and cannot release it as it should"
+        before, thread = self._held, threading.get_ident()
+        def abandon() -> None:
+            if self._held[0] >= 0 and self._held != before and self._thread == thread: self.release()
+        return abandon
 
     async def __aenter__(self) -> bool:
         "Take the lock without holding up the event loop"
@@ -111,7 +127,7 @@ class Lock(Object):
         "Note who holds the lock"
         read(self._store, self._read_head)  # it may have been dropped while we waited
         os.pwrite(fd, _HOLDER.pack(os.getpid()), 0)
-        self._held = fd, _fork.epoch
+        self._held, self._thread = (fd, _fork.epoch), threading.get_ident()
         return True
 
     def _give_up(self, fd: int) -> bool:

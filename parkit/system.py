@@ -6,8 +6,8 @@
 from __future__ import annotations
 import ctypes, errno, gc, json, mmap, os, re, select, shutil, stat, struct, sys, threading, time, warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from functools import lru_cache
+from contextlib import suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -57,14 +57,18 @@ class _Fork:
         "A descriptor of a file that is to be locked"
         with self.gate:
             fd = os.open(path, flags, 0o600)
-            self.descriptors.add(fd)
+            try: self.descriptors.add(fd)
+            except BaseException:
+                self.close(fd)
+                raise
         return fd
 
     def close(self, fd: int) -> None:
         "Close what `open` has opened; its lock goes with it"
         with self.gate:
-            self.descriptors.discard(fd)
-            os.close(fd)
+            if fd not in self.descriptors: return  # an interrupted call has been here
+            try: self.descriptors.discard(fd)
+            finally: os.close(fd)
 
     def before(self) -> None:
         self.gate.acquire()
@@ -127,14 +131,34 @@ def open_locked(path: str, wait: bool = True) -> int | None:
         _fork.close(fd)  # another process removed the file between open and lock
 
 # %% ../nbs/00a_system.ipynb #ca3ca746
-@contextmanager
-def _file_lock(path: str) -> Iterator[None]:
-    "Hold the `flock` on the file at `path`"
-    fd, epoch = open_locked(path), _fork.epoch
-    assert fd is not None
-    try: yield
-    finally:
-        if epoch == _fork.epoch: _fork.close(fd)
+class _Bound:
+    "What a `with` statement holds of a block beside its `__exit__`: when it is freed the statement is left, whether `__exit__` came to run or not"
+    abandon: Callable[[], None] | None = None
+    def __init__(self, abandon: Callable[[], None]) -> None: self.abandon = abandon
+    def __del__(self) -> None:
+        if self.abandon is not None: self.abandon()
+
+class _Exit:
+    """`__exit__`, which calls `_exit`. An interrupt may come before its first line, and the traceback, which a notebook keeps, then keeps its frame and all that refers to;
+    what it is bound to goes with the `with` statement, and has what `_abandoning` returns, if anything, called"""
+    def __get__(self, block: Any, cls: Any) -> Callable[..., None]:
+        if block is None: return cls._exit  # type: ignore[no-any-return]
+        bound, abandon = partial(cls._exit, block), block._abandoning()
+        if abandon: bound.bound = _Bound(abandon)  # type: ignore[attr-defined]
+        return bound
+
+class _file_lock:
+    "Hold the `flock` on the file at `path` in a `with` block. A class: a generator's `with` would live on in the traceback of an interrupt"
+    fd: int | None = None
+    def __init__(self, path: str) -> None: self.path, self.epoch = path, _fork.epoch
+    def __enter__(self) -> None: self.fd = open_locked(self.path)
+
+    __exit__ = _Exit()
+    def _exit(self, *args: Any) -> None: self._abandon()
+    def _abandoning(self) -> Callable[[], None]: return self._abandon
+    def _abandon(self) -> None:
+        if self.fd is not None and self.epoch == _fork.epoch: _fork.close(self.fd)
+        self.fd = None
 
 # %% ../nbs/00a_system.ipynb #4251887e
 @lru_cache(1)

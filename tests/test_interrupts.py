@@ -1,8 +1,9 @@
 """Ctrl-C at any moment of a write, which takes a process of its own to be interrupted."""
-import os
+import json, os, subprocess, sys
 
 import parkit as pk
-from helpers import Child
+import pytest
+from helpers import Child, root
 from parkit.storage import BLOBS, TRASH
 import select, signal, time
 
@@ -50,3 +51,16 @@ def test_interrupted_writes_are_whole_or_undone_and_hold_no_lock(site):
     store.end(txn)
     assert os.listdir(os.path.join(store.path, 'new')) == []
     assert len(os.listdir(os.path.join(store.path, 'blobs'))) <= known
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize('works', ['small several undone put', 'snapshot locked reopen new_space new_site make'])
+def test_interrupt_at_every_moment_leaves_nothing_half_done_nor_locked(tmp_path, works):
+    """One after the other, at every moment at which Python looks for signals in parkit's code. Afterwards, though the traceback is kept as a notebook keeps it, this thread and another can
+    write, the lock is free, the site can be closed (so nothing of LMDB's is open), and what is stored is what was before or what was to be. Other works: `torture/moments.py`"""
+    torture = root/'tests'/'torture'
+    env = {**os.environ, 'PYTHONPATH': f'{root}{os.pathsep}{torture}', 'OPENBLAS_NUM_THREADS': '1'}
+    done = subprocess.run([sys.executable, torture/'moments.py', tmp_path/'site', 'interrupt', '1', '1', *works.split()], env=env, capture_output=True, text=True, timeout=390)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert found['moments'] > 100*len(works.split()) and not found['problems'], '\n'.join(found['problems'])

@@ -2,7 +2,7 @@
 which Python takes a signal. What is there afterwards must be what was before or what was to be, and all must go on.
 
 A notebook keeps the traceback of an interrupt, and with it all frames that it went through; so does this."""
-import gc, json, os, random, signal, sys, threading, traceback
+import faulthandler, gc, json, os, random, shutil, signal, sys, threading, traceback
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Scene:
         if not self.e.exists: self.e = pk.Dict('n/e')
         if pk.Namespace('m').exists: pk.Namespace('m').drop()
         if pk.Namespace('o').exists: pk.Namespace('o').drop()
+        shutil.rmtree(f'{self.site.path}.other', ignore_errors=True)
         self.d.clear()
         self.d.update({'a': 1, 'big': big, 'L'*900: big, 'list': [1]})
         self.e.update(a=big, b=1)
@@ -48,18 +49,19 @@ class Scene:
         found = {o.name: [(k, seen(v)) for k, v in o.items()] for o in pk.Namespace('n') if isinstance(o, pk.Dict)}
         found |= {o.name: [seen(v) for v in o] for o in pk.Namespace('n') if isinstance(o, pk.Array)}
         found |= dict(queue=of_queue(self.queue), lifo=of_queue(self.lifo), x=self.d.x, file=seen(np.frombuffer(self.file.content, np.uint64)), event=self.event.is_set())
-        for ns in 'mo': found[ns] = [f'{o.name} {[(k, seen(v)) for k, v in o.items()]}' for o in pk.Namespace(ns)] if pk.Namespace(ns).exists else None
+        for ns in 'mo': found[ns] = [f'{o.name} {[(k, seen(v)) for k, v in o.items()] if isinstance(o, pk.Dict) else o}' for o in pk.Namespace(ns)] if pk.Namespace(ns).exists else None
         return json.dumps(found)
 
     def sound(self, swept):
         "What is wrong with the files: there is one for each blob, and no other but those whose writers will be swept"
         store = self.d._store
         txn = store.read()
-        known = {key[1:].hex() for key, _ in store.scan(txn, pk.storage.BLOBS, pk.storage.TRASH)} | {key[9:].hex() for key, _ in store.scan(txn, pk.storage.TRASH, pk.storage.META)}
+        used = {key[1:].hex() for key, _ in store.scan(txn, pk.storage.BLOBS, pk.storage.TRASH)}
+        trash = {key[9:].hex() for key, _ in store.scan(txn, pk.storage.TRASH, pk.storage.META)}  # whose files may be gone: they are unlinked before the commit that forgets them
         store.end(txn)
         files, new = set(os.listdir(f'{store.path}/blobs')), {name[:32] for name in os.listdir(f'{store.path}/new')}
-        if known - files: return f'blobs without a file: {known - files}'
-        if files - known - (set() if swept else new): return f'files without an entry: {files - known}'
+        if used - files: return f'blobs without a file: {used - files}'
+        if files - used - trash - (set() if swept else new): return f'files without an entry: {files - used - trash}'
         if swept and new: return f'left in new/: {new}'
 
 
@@ -73,7 +75,7 @@ def pop(s): s.d.pop('big')
 def update(s): s.d.update({'a': 2, 'big': other, 'L'*901: 3, 'new': big})
 def clear(s): s.d.clear()
 def default(s): s.d.setdefault('new', other)
-def attribute(s): s.d.x = big[0]
+def attribute(s): s.d.x = 2
 def edit(s):
     with s.d.edit('list') as v: v.append(2)
 
@@ -142,11 +144,12 @@ def reopen(s):
     s.site.close()
     s.d['a'] = 2
 def new_space(s): pk.Namespace('m', durable=True)
+def new_site(s): pk.Site(f'{s.site.path}.other').close()
 def copy_space(s): pk.Namespace('n').copy('m')
 def compact(s): pk.compact('n')
 
 WORKS = [small, blob, long_key, away, pop, update, clear, default, attribute, edit, several, undone, half_undone, extend, popleft, turn, put, take, take_last, write, change,
-         given_up, locked, event, make, drop, rename, copy, nameless, snapshot, iterate, wait, reopen, new_space, copy_space, compact]
+         given_up, locked, event, make, drop, rename, copy, nameless, snapshot, iterate, wait, reopen, new_space, new_site, copy_space, compact]
 
 
 # --- how it is cut off
@@ -187,6 +190,7 @@ def goes_on(scene):
 
 def cut(scene, work, n, how):
     "Cut `work` off at its moment `n`; returns what is wrong afterwards, and whether the work had ended before"
+    faulthandler.dump_traceback_later(20, exit=True)  # it hangs: a lock is held still
     scene.reset()
     before = scene.state()
     scene.site.close()  # so that what makes it usable again is cut off too
@@ -204,20 +208,22 @@ def cut(scene, work, n, how):
 
 AFTER = {}
 
-def main(path, how, part, seed):
-    "Every moment, or one of each `part` of them"
+def main(path, how, part, seed, *names):
+    "Every moment, or one of each `part` of them, of the works that have these names, or of all"
     signal.signal(signal.SIGINT, signal.default_int_handler)
     scene, rng, moments, problems = Scene(path), random.Random(seed), 0, []
-    for work in WORKS:
-        wrong, _ = cut(scene, work, 10**9, how)  # uninterrupted
-        problems += wrong
-        n, ended = rng.randrange(int(part)) + 1, False
-        while not ended and len(problems) < 20:
-            wrong, ended = cut(scene, work, n, how)
-            moments, problems, n = moments + 1, problems + wrong, n + int(part)
-        gc.collect()
+    try:
+        for work in [w for w in WORKS if not names or w.__name__ in names]:
+            wrong, _ = cut(scene, work, 10**9, how)  # uninterrupted
+            problems += wrong
+            n, ended = rng.randrange(int(part)) + 1, False
+            if os.environ.get('PARKIT_SAY'): print(work.__name__, file=sys.stderr, flush=True)
+            while not ended and len(problems) < 20:
+                wrong, ended = cut(scene, work, n, how)
+                moments, problems, n = moments + 1, problems + wrong, n + int(part)
+            gc.collect()
+    finally: print(json.dumps(dict(moments=moments, problems=problems)))
     scene.reset()
     scene.site.close()
-    print(json.dumps(dict(moments=moments, problems=problems)))
 
 if __name__ == '__main__': main(*sys.argv[1:])

@@ -3,7 +3,7 @@
 Each operation is a generator: it decides everything by its actor's own random numbers, yields the decision, which goes into
 the journal, then does what it has decided, and returns what it found, which goes into the journal too. An exception that
 it does not expect is a failure of parkit's."""
-import asyncio, contextvars, faulthandler, gc, os, pickle, queue, random, shutil, signal, sys, threading, traceback
+import asyncio, contextlib, contextvars, faulthandler, gc, os, pickle, queue, random, shutil, signal, sys, threading, traceback
 from contextlib import ExitStack, nullcontext
 from datetime import date
 from decimal import Decimal
@@ -942,12 +942,12 @@ def _child(a, name, fate, steps, line):
         code = 71
     finally: os._exit(code)
 
-def fall(n, number, folder=os.path.dirname(pk.__file__)):
+def fall(n, number, folders=(os.path.dirname(pk.__file__), contextlib.__file__)):
     """Have this process hit by a signal: SIGKILL at the `n`th line of parkit's that it comes to; another at the `n`th moment
-    at which Python looks for signals amid parkit's code: as a function begins, or one of C's has returned"""
+    at which Python looks for signals amid parkit's code, or contextlib's: as a function begins, or one of C's has returned"""
     def look(frame, event, arg):
         nonlocal n
-        if not frame.f_code.co_filename.startswith(folder): return None
+        if not frame.f_code.co_filename.startswith(folders): return None
         n -= event in seen
         if n <= 0:
             watch(None)
