@@ -147,6 +147,7 @@ class _Exit:
         if abandon: bound.bound = _Bound(abandon)  # type: ignore[attr-defined]
         return bound
 
+# %% ../nbs/00a_system.ipynb #50387cdb
 class _file_lock:
     "Hold the `flock` on the file at `path` in a `with` block. A class: a generator's `with` would live on in the traceback of an interrupt"
     fd: int | None = None

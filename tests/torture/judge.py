@@ -151,7 +151,7 @@ class Judge:
         for op, sure in self.happened('clear'):
             if op.args[0] != ns: continue
             for r in keys.values(): r.remove(op, sure)
-            changed(sure)
+            changed(False)  # if there was something in it: to clear nothing is no change
         for op, _ in self.happened('transact'):
             if op.args[0] != ns: continue
             for i, (k, act) in enumerate(zip(*op.args[1:3])):
