@@ -13,7 +13,7 @@ from .containers import _CONTENT
 from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
 from .system import _file_system, _file_lock, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
-    MAKING, META, NAMES, OBJECTS, READERS, TRASH, Site, Store, check_current, current_site, verify_pages)
+    MAKING, META, NAMES, OBJECTS, READERS, TRASH, Site, Store, check_current, current_site, reading, verify_pages)
 from .synchronization import Lock
 from .calls import _CANCEL, _DELAYED, _ENDED, _QUEUED, _RUNNING, _TOTAL, _ledger
 from .transactions import read, store_of, write
@@ -55,9 +55,7 @@ def _open_stores(site: Site) -> Iterator[Store]:
 # %% ../nbs/06a_maintenance.ipynb #dfb5a575
 def _now(store: Store, work: Any) -> Any:
     "`work(txn)` in a snapshot of its own, whatever the running code has open"
-    txn = store.read()
-    try: return work(txn)
-    finally: store.end(txn)
+    with reading(store) as txn: return work(txn)
 
 def _unless_dropped(store: Store, work: Callable[[], T]) -> T | None:
     "What `work()` returns; `None` if the namespace has been dropped meanwhile"

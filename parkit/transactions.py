@@ -7,10 +7,9 @@ from __future__ import annotations
 import asyncio, sys, threading, time
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import partial
 from typing import Any, TypeVar
 from .codecs import ParkitError
-from .system import Listener, ObjectNotFoundError, TransactionError, TransactionTimeout, _fork
+from .system import Listener, ObjectNotFoundError, TransactionError, TransactionTimeout, _Exit, _fork
 from .storage import DEFAULT_NAMESPACE, Retired, Store, check_namespace, current_site
 
 # %% auto #0
@@ -84,10 +83,13 @@ def write(
         return work(frame.txn, *args)
     txn = store.write()
     try:
-        result = work(txn, *args)
-        txn.commit()
+        try:
+            result = work(txn, *args)
+            txn.commit()
+        finally:
+            if not txn.ended: txn.close()
     finally:
-        if not txn.ended: txn.close()
+        if not txn.ended: txn.close()  # an interrupt came before the first line of `close`
     return result
 
 # %% ../nbs/02_transactions.ipynb #93304e94
@@ -170,21 +172,7 @@ def store_of(
     if not isinstance(where, str): raise TypeError(f'expected a namespace, its path or an object, got {type(where).__name__}: {where!r}')
     return current_site().store(check_namespace(where, reserved), reserved)
 
-class _Bound:
-    "What a `with` statement holds of a block beside its `__exit__`: when it is freed the statement is left, whether `__exit__` came to run or not"
-    block: _Block | None = None
-    def __init__(self, block: _Block) -> None: self.block = block
-    def __del__(self) -> None:
-        if self.block is not None: self.block._abandon()
 
-class _Exit:
-    """`__exit__`. An interrupt may come before its first line, and the traceback, which a notebook keeps, then keeps its frame and all that refers to;
-    what it is bound to goes with the `with` statement"""
-    def __get__(self, block: _Block | None, cls: type[_Block]) -> Callable[..., None]:
-        if block is None: return cls._exit
-        bound = partial(cls._exit, block)
-        if not block._frame: bound.bound = _Bound(block)  # type: ignore[attr-defined]
-        return bound
 
 # %% ../nbs/02_transactions.ipynb #0ed42665
 class _Block:
@@ -228,6 +216,7 @@ class _Block:
         return outer is not None
 
     __exit__ = _Exit()
+    def _abandoning(self) -> Callable[[], None] | None: return None if self._frame else self._abandon
 
     def _exit(self, kind: Any = None, error: Any = None, traceback: Any = None) -> None: raise NotImplementedError
 
