@@ -122,6 +122,10 @@ def _closure_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()): yield name, cell.cell_contents if _is_filled(cell) else _MISSING
 
 # %% ../nbs/04c_functions.ipynb #e383d1d3
+def _is_own(o: Any) -> bool:
+    "Whether it is a module of the user's"
+    return isinstance(o, ModuleType) and is_own_module(o.__name__)
+
 def _used_of(function: FunctionType, module: ModuleType) -> dict[str, Any]:
     "What a function may use of a module of the user's: all in it that has one of the names in the function's code"
     return {name: vars(module)[name] for name in sorted(_all_names(function.__code__)) if name in vars(module) and not name.startswith('__')}
@@ -205,7 +209,14 @@ class Anatomy:
             self.names.append((f.__globals__, name, value))
             self._note(name)
             self._add(value)
-            if isinstance(value, ModuleType) and is_own_module(value.__name__): self._add_used(_used_of(f, value), vars(value))
+            if _is_own(value): self._add_module(f, value, frozenset())
+
+    def _add_module(self, f: FunctionType, module: ModuleType, outer: frozenset[str]) -> None:
+        "Add what a function uses of a module, and of the modules in that"
+        used, outer = _used_of(f, module), outer | {module.__name__}
+        self._add_used(used, vars(module))
+        for value in used.values():
+            if _is_own(value) and value.__name__ not in outer: self._add_module(f, value, outer)
 
     def _add_used(self, used: Mapping[str, Any], names: Mapping[str, Any]) -> None:
         for name, value in used.items():
@@ -286,9 +297,13 @@ def _function_pickler() -> Any:
             parts = self._dynamic_function_reduce(f)
             slots = parts[2][1]
             found = {k: v for k, v in _globals_of(f) if v is not _MISSING and not (f is self.root and k == self.own)}
-            slots['__globals__'] = {k: _Used(v, _used_of(f, v)) if isinstance(v, ModuleType) and is_own_module(v.__name__) else v
-                                    for k, v in self.shown(f.__module__, found).items()}
+            slots['__globals__'] = {k: self.used(f, v, frozenset()) if _is_own(v) else v for k, v in self.shown(f.__module__, found).items()}
             return parts
+
+        def used(self, f: FunctionType, module: ModuleType, outer: frozenset[str]) -> _Used:
+            if module.__name__ in outer: return _Used(module, {})
+            outer |= {module.__name__}
+            return _Used(module, {k: self.used(f, v, outer) if _is_own(v) else v for k, v in _used_of(f, module).items()})
 
         def shown(self, module: str, names: dict[str, Any]) -> dict[str, Any]: return {k: _Named(module, k) if (module, k) in self.by_name else v for k, v in names.items()}
         def stand_in(self, name: str) -> Any: return self.stand_ins.setdefault(name, _StandIn(name))
@@ -318,12 +333,18 @@ class _Culprit(NamedTuple):
     module: str
 
 # %% ../nbs/04c_functions.ipynb #16075bd9
+def _parts_of_module(f: FunctionType, module: ModuleType, outer: frozenset[str]) -> Iterator[_Culprit]:
+    outer |= {module.__name__}
+    for name, value in _used_of(f, module).items():
+        if not _is_own(value): yield _Culprit(f, 'global', name, value, module.__name__)
+        elif value.__name__ not in outer: yield from _parts_of_module(f, value, outer)
+
 def _parts_of(f: FunctionType, own: str) -> Iterator[_Culprit]:
     "What is stored with a function"
     for name, value in _globals_of(f):
         if value is _MISSING or name == own: continue
-        if not (isinstance(value, ModuleType) and is_own_module(value.__name__)): yield _Culprit(f, 'global', name, value, f.__module__)
-        else: yield from (_Culprit(f, 'global', k, v, value.__name__) for k, v in _used_of(f, value).items())
+        if _is_own(value): yield from _parts_of_module(f, value, frozenset())
+        else: yield _Culprit(f, 'global', name, value, f.__module__)
     for name, value in _closure_of(f):
         if value is not _MISSING: yield _Culprit(f, 'closure variable', name, value, '')
     for name, p in inspect.signature(f, follow_wrapped=False).parameters.items():

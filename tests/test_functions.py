@@ -171,6 +171,20 @@ def test_module_being_edited_reaches_the_workers(tmp_path):
         assert text(kernel.run('f(Box()).result[:3]')) == '(1, 1, 1)'  # functions go back; the class is the file's
 
 
+def test_package_being_edited_reaches_the_workers(site, tmp_path):
+    "A module in a package of the user's, which imports the package itself"
+    pk.Pool().resize(1)
+    (tmp_path/'own_package').mkdir()
+    (tmp_path/'own_package'/'__init__.py').write_text('from own_package import inner, deep\n')
+    (tmp_path/'own_package'/'deep.py').write_text('import threading\nlock = threading.Lock()\n')
+    (tmp_path/'own_package'/'inner.py').write_text('import own_package\ndef helper():\n    with own_package.deep.lock: return "old"\n')
+    with interpreters(1, site, tmp_path) as (one,):
+        one.run('import own_package\n@pk.task\ndef f(): return own_package.inner.helper()')
+        assert one.value('f().result') == 'old'
+        one.run('def helper(): return "new"\nhelper.__module__ = "own_package.inner"\nown_package.inner.helper = helper')
+        assert one.value('f().result, len(f.history())') == ('new', 2)
+
+
 def test_functions_of_installed_packages_and_of_parkit_go_by_name(site):
     import json
     from parkit.functions import is_by_value, is_own_module
