@@ -21,9 +21,9 @@ from urllib.parse import quote, unquote
 from .codecs import BLOB, ParkitError, decode, encode, recall, register_opener, register_type
 from .objects import _ENTRY, _HEAD, Namespace, NamespacePath, Object, _join, release_trace
 from .containers import Queue
-from .system import SAFETY_NET, Listener, ObjectNotFoundError, TransactionError, _fork, _sync
+from .system import SAFETY_NET, Alarm, Bell, Listener, ObjectNotFoundError, TransactionError, _fork, _sync
 from .storage import INTERNAL, MAKING, META, Blob, Site, Store, _blob_of, check_current, current_site, on_open
-from .transactions import WaitTimeout, is_interactive, open_transaction, read, wait_until, wait_until_async, write
+from .transactions import WaitTimeout, is_interactive, open_transaction, read, unwatched, wait_until, wait_until_async, watch, write
 
 # %% auto #0
 __all__ = ['TRACES', 'STATUSES', 'T', 'prune', 'sweep_output', 'keep_house', 'TaskError', 'WorkerCrashedError',
@@ -117,6 +117,11 @@ class _Entries(Object):
         except KeyError: raise ObjectNotFoundError(f'the trace {id} does not exist any longer in {self.site.path}') from None
 
     def load(self, kind: bytes, id: str) -> Any: return read(self._store, self._load, kind, id)
+
+    @property
+    def end_bell(self) -> Bell:
+        "Rung when a call has ended"
+        return self.site.keep('end.bell', Bell)  # type: ignore[no-any-return]
 
     def fact(self, digest: bytes) -> Any:
         "A caller's working directory and import path, or an interpreter's executable, prefix and version"
@@ -212,6 +217,7 @@ class _Ledger(_Waiting):
     def refuse(self, id: str, record: _Record, error: BaseException) -> None:
         "Record a call that will never run, and why"
         write(self._store, self._refuse, id, record, self._store.prepare(_encode_error(error)))
+        self.end_bell.ring()
 
     def _refuse(self, txn: Any, id: str, record: _Record, result: bytes | Blob) -> None:
         queued, known = self._delete_waiting(txn, id, record), txn.get(self._key(_RECORD, id)) is not None
@@ -243,7 +249,9 @@ class _Ledger(_Waiting):
 
     def finish(self, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None = None, kinds: tuple[str, ...] = (), output: int = 0) -> str | None:
         "Record how a call ended, after an exception of `kinds`, and claim the next one of the environment `more` in the same commit"
-        return write(self._store, self._finish, process, id, status, result, more, kinds, output)
+        next = write(self._store, self._finish, process, id, status, result, more, kinds, output)
+        self.end_bell.ring()
+        return next
 
     def _finish(self, txn: Any, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None, kinds: tuple[str, ...], output: int) -> str | None:
         if txn.get(self._key(_RUNNING, process)) != id.encode(): return None  # someone took us for dead
@@ -254,7 +262,9 @@ class _Ledger(_Waiting):
     def cancel(self, id: str) -> str:
         "End a call that waits, or note that one that runs is to be ended; returns what the status is now"
         status = write(self._store, self._cancel, id)
-        if status == 'cancelled': settle(self, id)
+        if status == 'cancelled':
+            self.end_bell.ring()
+            settle(self, id)
         return status
 
     def _cancel(self, txn: Any, id: str) -> str:
@@ -292,17 +302,19 @@ class _Ledger(_Waiting):
         before = _TOTALS.unpack(txn.get(self._key(_TOTAL, '')) or bytes(_TOTALS.size))
         txn.put(self._key(_TOTAL, ''), _TOTALS.pack(before[0] + calls, before[1] + size), freeing=True)
 
-    def sweep(self, reasons: Mapping[int, str]) -> int:
-        "Mark what dead processes were running as `crashed`, with the reason by pid; returns how many they were"
+    def sweep(self, reasons: Mapping[int, str], environment: bytes = b'') -> int:
+        "Mark what dead processes were running as `crashed`, with the reason by pid, in one environment or in all; returns how many they were"
         dead = [p for p in self.running() if not self.site.alive.is_alive(p)]
-        ended = [id for p in dead if (id := write(self._store, self._sweep, p, reasons))]
+        ended = [id for p in dead if (id := write(self._store, self._sweep, p, reasons, environment))]
+        self.end_bell.ring()  # also for those who ended their call and died before they rang
         for id in ended: settle(self, id)
         return len(ended)
 
-    def _sweep(self, txn: Any, process: str, reasons: Mapping[int, str]) -> str:
+    def _sweep(self, txn: Any, process: str, reasons: Mapping[int, str], environment: bytes) -> str:
         found = txn.get(self._key(_RUNNING, process))
         if found is None: return ''
         id, record = found.decode(), _Record(*self._load(txn, False, _RECORD, found.decode()))
+        if not record.environment.startswith(environment): return ''  # another supervisor knows how that one ended
         record = record._replace(output=record.output + _keep_output(self.site, process, id))
         status, error = _death(record, reasons.get(record.pid or 0, 'ended'))
         self._end(txn, process, id, record, status, _join(_encode_error(error)), _kinds(error))
@@ -311,6 +323,10 @@ class _Ledger(_Waiting):
     def running(self) -> list[str]:
         "The processes that have a call in hand"
         return read(self._store, lambda txn, zero_copy: [key.decode() for key, _ in self._scan(txn, _RUNNING)])
+
+    def running_records(self) -> list[_Record]:
+        "What is known of the calls that run"
+        return read(self._store, lambda txn, zero_copy: [_Record(*self._load(txn, False, _RECORD, bytes(id).decode())) for _, id in self._scan(txn, _RUNNING)])
 
     def is_idle(self) -> bool:
         "Whether nothing waits and nothing runs"
@@ -457,6 +473,9 @@ class Runner(Protocol):
     def ensure(self, site: Site) -> None:
         "Called when a call waits; raises `TaskError` if it cannot be run"
 
+    def attend(self, site: Site, environment: bytes) -> Alarm | None:
+        "Called when someone waits for a call, whether it runs or not. Returns what ends the wait if there is nobody any longer who would run it"
+
     def cancel(self, site: Site, id: str) -> None:
         "Called when the call `id`, which is running, is to be ended"
 
@@ -476,6 +495,11 @@ def _the_runner() -> Runner:
     return _runner[0]
 
 def _ensure(site: Site) -> None: _the_runner().ensure(site)
+
+def _attend(site: Site, environment: bytes) -> list[Alarm]:
+    "See to it that workers are there while someone waits for a call; returns what is to be listened to, beside bells"
+    alarm = _the_runner().attend(site, environment)
+    return [] if alarm is None else [alarm]
 
 # %% ../nbs/04b_calls.ipynb #79b7ddfd
 _POSTED, _POSTED_CALL = META + b'o', META + b'p'  # then comes the id of a call, in the tables of its namespace
@@ -859,8 +883,10 @@ class AsyncTrace(_Facts):
     @property
     def done(self) -> bool:
         "Whether the call has ended, in whatever way; while it has not, sees to it that workers are there"
-        if self.status not in _GOING: return True
-        if open_transaction() is None: _ensure(self._ledger.site)
+        watch(self._ledger.end_bell)
+        record = unwatched(lambda: self._record)
+        if record.status not in _GOING: return True
+        if open_transaction() is None: watch(*_attend(self._ledger.site, record.environment))
         return False
 
     @property
@@ -955,12 +981,11 @@ class _Reader:
         data, self.record = self.trace._written(self.seen)
         self.seen += len(data)
         self.ended = self.record.status not in _GOING
-        if not self.ended: _ensure(self.trace._ledger.site)
         return self.decoder.decode(data, self.ended)
 
     def listen(self, listener: Listener) -> bool:
         "Have `listener` wait for more; returns whether it did not before"
-        sources: list[Any] = [self.trace._ledger._store]
+        sources: list[Any] = [self.trace._ledger._store, *_attend(self.trace._ledger.site, self.record.environment)]
         if self.record.process: sources.append(_Growing(_output_path(self.trace._ledger.site, self.record.process), self.record.attempt))
         return any([listener.add(s) for s in sources])
 
@@ -1127,9 +1152,8 @@ class _Futures:
                 if time.monotonic() - looked > SAFETY_NET: ids, looked = [id for id in list(self.open) if self.ledger.record(id).status not in _GOING], time.monotonic()
                 else: ids, seen = self.ledger.ended(seen)
                 self._resolve(ids)
-                if not ids and not listener.add(self.ledger._store):
-                    _ensure(self.ledger.site)
-                    listener.wait()
+                sources = [] if ids else [self.ledger._store, *_attend(self.ledger.site, _environment()[0])]
+                if sources and not any([listener.add(s) for s in sources]): listener.wait()
 
 # %% ../nbs/04b_calls.ipynb #55776ead
 _futures: dict[Site, _Futures] = {}

@@ -11,7 +11,7 @@ from contextvars import Context
 from functools import partial
 from itertools import islice
 from typing import Any
-from .calls import AsyncTrace, TaskError, _ensure, _ledger, _the_runner, settle
+from .calls import AsyncTrace, TaskError, _attend, _environment, _ledger, _the_runner, settle
 from .objects import _read_if_any
 from .storage import Site, current_site
 from .system import Listener, ObjectNotFoundError
@@ -147,8 +147,8 @@ class _Calls:
             while True:
                 try:
                     while self.settle(): self.submit()
-                    if self.futures: _ensure(self.site)
-                    if not listener.add(self.ledger._store): listener.wait(None if self.futures else 0 if self.closed else _LINGER)
+                    sources = [self.ledger._store, *(_attend(self.site, _environment()[0]) if self.futures else ())]
+                    if not any([listener.add(s) for s in sources]): listener.wait(None if self.futures else 0 if self.closed else _LINGER)
                 except BaseException as e: self.fail(e)
                 with self.lock:
                     if not self.futures and not self.waiting:

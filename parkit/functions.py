@@ -29,7 +29,7 @@ def _installed() -> tuple[str, ...]:
 
 # %% ../nbs/04c_functions.ipynb #5ca95a17
 @lru_cache(4096)
-def _is_own_file(file: str) -> bool: return not os.path.abspath(file).startswith(_installed()) and not file.startswith('<')
+def _is_own_file(file: str) -> bool: return not file.startswith('<') and not os.path.abspath(file).startswith(_installed()) and not {'site-packages', 'dist-packages'}.intersection(file.split(os.sep))
 
 # %% ../nbs/04c_functions.ipynb #d8bd0e6c
 def is_own_module(name: str | None) -> bool:

@@ -1188,13 +1188,19 @@ class Site:
         if found is None or found.uuid != facts['uuid']:
             found = _sites[path] = object.__new__(cls)
             found.path, found.uuid, found.map_size, found.inline_limit = path, facts['uuid'], facts['map_size'], facts['inline_limit']
-            found.alive, found._stores = _Alive(os.path.join(path, INTERNAL, 'alive')), {}
+            found.alive, found._stores, found._kept = _Alive(os.path.join(path, INTERNAL, 'alive')), {}, {}
         return found
 
     def __repr__(self) -> str: return f'Site({self.path!r})'
     def __reduce__(self) -> tuple[type[Site], tuple[str]]: return Site, (self.path,)
 
     _stores: dict[str, Store]
+    _kept: dict[str, Any]
+
+    def keep(self, name: str, make: Callable[[str], Any]) -> Any:
+        "What `make` makes of a path among the internals of the site, once; it is closed with the site"
+        try: return self._kept[name]
+        except KeyError: return self._kept.setdefault(name, make(os.path.join(self.path, INTERNAL, name)))
 
     def store(
         self,
@@ -1245,7 +1251,7 @@ class Site:
     def close(self) -> None:
         "Close all files of this site in this process; the next use opens them again"
         stores = list(self._stores.values())
-        for s in stores: s.close()
+        for s in [*stores, *self._kept.values()]: s.close()
         with self.alive.gate:  # unless another thread has begun something meanwhile
             if not any(s.held or s.registered or any(b.path for b in list(s.prepared)) for s in stores): self.alive.leave()
         _watchers.close()

@@ -16,7 +16,8 @@ from .codecs import Buffer, DecodeError, ParkitError
 
 # %% auto #0
 __all__ = ['SAFETY_NET', 'SiteError', 'StorageFullError', 'InvalidNameError', 'ObjectNotFoundError', 'ObjectExistsError',
-           'TransactionError', 'TransactionTimeout', 'open_locked', 'Listener', 'replace_file', 'copy_file']
+           'TransactionError', 'TransactionTimeout', 'open_locked', 'Bell', 'Alarm', 'Listener', 'replace_file',
+           'copy_file']
 
 # %% ../nbs/00a_system.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -506,17 +507,92 @@ SAFETY_NET = 30.0  # seconds after which a waiter looks again though no bell has
 _BACK_OFF = (0.001, 0.05)  # seconds: first and longest pause where there is no watch
 
 # %% ../nbs/00a_system.ipynb #053e2c40
+_SPIN = 0.0001  # seconds for which a waiter looks at counts before it sleeps
+_RUNG = struct.Struct('=Q')
+_BELL_SIZE = 24  # the count; until when someone may be listening; until when someone is looking
+
+class Bell:
+    "A bell in a file of its own, with the number of its rings"
+    generation = 0
+    def __init__(self, path: str) -> None:
+        self.bell_path, self.fd = path, -1
+        self.record: mmap.mmap | None = None
+        _fork.forgetful.add(self)
+
+    def _forget(self) -> None: self.fd, self.record = -1, None
+
+    def close(self) -> None:
+        "Close the file; the next use opens it again"
+        (fd, self.fd), self.record = (self.fd, -1), None
+        if fd >= 0: _fork.close(fd)
+
+    def _mapped(self) -> mmap.mmap:
+        if (record := self.record) is not None: return record
+        with _fork.gate:
+            if self.record is None:
+                self.fd = _fork.open(self.bell_path, os.O_CREAT | os.O_RDWR)
+                if os.fstat(self.fd).st_size < _BELL_SIZE: os.pwrite(self.fd, b'\0', _BELL_SIZE - 1)
+                self.record = mmap.mmap(self.fd, _BELL_SIZE)
+            return self.record
+
+    def count(self) -> int:
+        "How often it was rung"
+        return _RUNG.unpack_from(self._mapped())[0]  # type: ignore[no-any-return]
+
+    def listen(self) -> None:
+        "Have those who ring wake sleepers from now on, for as long as a waiter sleeps at most and as much again"
+        _MOMENT.pack_into(self._mapped(), 8, time.time() + 2*SAFETY_NET)
+
+    def look(self, seconds: float) -> bool:
+        "Look at the count for so long; returns whether it has risen"
+        record, now = self._mapped(), time.monotonic
+        before, limit = record[:8], now() + seconds
+        _MOMENT.pack_into(record, 16, limit)
+        while record[:8] == before:
+            if now() > limit: break
+        _MOMENT.pack_into(record, 16, 0.0)
+        return record[:8] != before
+
+    def is_looked_at(self) -> bool:
+        "Whether someone looks at the count now, and so need not be woken; says so once"
+        record = self._mapped()
+        if _MOMENT.unpack_from(record, 16)[0] < time.monotonic(): return False
+        _MOMENT.pack_into(record, 16, 0.0)
+        return True
+
+    def ring(self) -> None:
+        "Wake everyone who listens"
+        record = self._mapped()
+        count = _RUNG.pack(_RUNG.unpack_from(record)[0] + 1)
+        if _MOMENT.unpack_from(record, 8)[0] > time.time(): os.pwrite(self.fd, count, 0)
+        else: record[:8] = count
+
+# %% ../nbs/00a_system.ipynb #cfcd0e6a
+class Alarm:
+    "Something beside bells that ends a wait: a descriptor that becomes readable, or whose other end is closed"
+    fd = -1
+    def begin(self) -> None:
+        "Called when a wait begins"
+
+    def end(self) -> None:
+        "Called when it ends"
+
+# %% ../nbs/00a_system.ipynb #a5286b4f
 class Listener:
     "Waits for the bells of namespaces; a context manager"
     def __init__(self) -> None:
         self.watcher, self.watches, self.pause, self.epoch = _watchers.take(), dict[tuple[str, int], int](), _BACK_OFF[0], _fork.epoch
         self.stores: set[Any] = set()
+        self.counts: dict[Bell, int] = {}
+        self.alarms: list[Alarm] = []
 
     def __enter__(self) -> Listener: return self
     def __exit__(self, *args: Any) -> None: self.close()
 
     def add(self, store: Any) -> bool:
-        "Listen to the bell of `store` too; returns whether it is a new one. Check what you wait for *after* adding"
+        "Listen to the bell of `store`, a `Bell` or an `Alarm` too; returns whether it is a new one. Check what you wait for *after* adding"
+        if isinstance(store, Alarm): return self._add_alarm(store)
+        if isinstance(store, Bell) and store not in self.counts: self.counts[store] = store.count()
         bell = store.bell_path, store.generation
         if self.watches.get(bell, -1) >= 0: return False
         known = bell in self.watches
@@ -532,9 +608,32 @@ class Listener:
         wake: Iterable[int] = (),       # Further descriptors whose readiness ends the wait
     ) -> None:
         "Sleep until a bell rings, or until it is time to look again"
-        timeout, poll = self._announce(timeout), select.poll()
-        for fd in [*wake, *([self.watcher.fd] if self.watcher else [])]: poll.register(fd, select.POLLIN)
-        poll.poll(timeout*1000)
+        timeout = self._announce(timeout)
+        if not self.counts or not self._has_rung(timeout):
+            poll = select.poll()
+            for fd in [*wake, *self._descriptors()]: poll.register(fd, select.POLLIN)
+            poll.poll(timeout*1000)
+        self._clear()
+
+    def _add_alarm(self, alarm: Alarm) -> bool:
+        if alarm in self.alarms: return False
+        self.alarms.append(alarm)
+        alarm.begin()
+        return True
+
+    def _has_rung(self, timeout: float) -> bool:
+        "Look for a moment whether one of the bells that count is rung"
+        now = time.perf_counter
+        limit, counts = now() + min(timeout, _SPIN), list(self.counts.items())
+        while now() < limit:
+            for bell, before in counts:
+                if bell.count() != before: return True
+        return False
+
+    def _descriptors(self) -> list[int]: return [fd for o in (self.watcher, *self.alarms) if o and (fd := o.fd) >= 0]
+
+    def _clear(self) -> None:
+        for bell in self.counts: self.counts[bell] = bell.count()
         if self.watcher: self.watcher.clear()
 
     async def wait_async(
@@ -547,14 +646,15 @@ class Listener:
         rung = loop.create_future()  # not `wait_for`: before Python 3.12 that may swallow a cancellation, and what is then taken for the cancelled task is lost
         def wake() -> None:
             if not rung.done(): rung.set_result(None)
-        timer = loop.call_later(timeout, wake)
-        if self.watcher: loop.add_reader(self.watcher.fd, wake)
+        timer, descriptors = loop.call_later(timeout, wake), [os.dup(fd) for fd in self._descriptors()]  # of its own: a loop knows one reader for each
+        for fd in descriptors: loop.add_reader(fd, wake)
         try: await rung
         finally:
             timer.cancel()
-            if self.watcher:
-                loop.remove_reader(self.watcher.fd)
-                self.watcher.clear()
+            for fd in descriptors:
+                loop.remove_reader(fd)
+                os.close(fd)
+            self._clear()
 
     def _announce(self, timeout: float | None) -> float:
         "Have the writers ring, and return for how long to sleep at most"
@@ -573,6 +673,7 @@ class Listener:
             self.watcher.clear()
             _watchers.idle.append(self.watcher)
         self.watcher = None
+        while self.alarms: self.alarms.pop().end()
 
 # %% ../nbs/00a_system.ipynb #620432f0
 def _write_all(fd: int, buffers: Iterable[Buffer]) -> None:

@@ -14,7 +14,8 @@ from .storage import DEFAULT_NAMESPACE, Retired, Store, check_namespace, current
 
 # %% auto #0
 __all__ = ['T', 'read', 'write', 'write_new', 'write_async', 'is_interactive', 'noting', 'in_transaction', 'open_transaction',
-           'is_writing', 'store_of', 'snapshot', 'transaction', 'WaitTimeout', 'wait_until', 'wait_until_async']
+           'is_writing', 'store_of', 'snapshot', 'transaction', 'WaitTimeout', 'is_watched', 'watch', 'unwatched',
+           'wait_until', 'wait_until_async']
 
 # %% ../nbs/02_transactions.ipynb #31007eba
 class _Frame:
@@ -360,6 +361,23 @@ def _watch(predicate: Callable[[], T]) -> tuple[T, set[Store]]:
     _frame.set(_Frame(None, None, False, False, reads))
     try: return predicate(), reads
     finally: _frame.set(outer)
+
+# %% ../nbs/02_transactions.ipynb #265f465c
+def is_watched() -> bool:
+    "Whether the running code is a predicate of `wait_until`, outside any transaction"
+    frame = _frame.get()
+    return frame is not None and frame.reads is not None and frame.owner == _owner()
+
+def watch(*sources: Any) -> None:
+    "Have `wait_until`, if the running code is its predicate, listen to these too"
+    if is_watched(): _frame.get().reads.update(sources)  # type: ignore[union-attr]
+
+def unwatched(work: Callable[..., T], *args: Any) -> T:
+    "`work(*args)`, of whose reads `wait_until` takes no notice: the predicate says by itself what to wait for"
+    if not is_watched(): return work(*args)
+    token = _frame.set(None)
+    try: return work(*args)
+    finally: _frame.reset(token)
 
 # %% ../nbs/02_transactions.ipynb #6969d7a1
 def _check_waiting() -> None:

@@ -4,14 +4,14 @@
 
 # %% ../nbs/06_workers.ipynb #10511e6c
 from __future__ import annotations
-import faulthandler, fcntl, os, select, signal, subprocess, sys, time, traceback
-from collections.abc import Callable
+import errno, faulthandler, fcntl, os, re, resource, select, signal, struct, subprocess, sys, time, traceback
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 from .codecs import encode
 from .objects import Object, register_type
-from .system import SAFETY_NET, _fork, Listener, _try_lock, open_locked
+from .system import SAFETY_NET, Alarm, Bell, _fork, Listener, _try_lock, open_locked
 from .storage import INTERNAL, Site, current_site, set_site
 from .transactions import transaction
 from .functions import OwnModules
@@ -145,31 +145,163 @@ class Worker(_Running):
     "Takes calls from the ledger of a site and runs them, one at a time"
     leaving = False
     claimed: str | None = None
-    ran = 0  # calls
+    ran = 0  # calls that it has run
+    max_tasks: int | None = None   # calls after which it leaves
+    max_memory: int | None = None  # bytes; if it has more after a call, it leaves
+    rested = True  # has it had nothing to do since its last call?
     def __init__(
         self,
         site: Site,  # Whose ledger is worked on
+        clock: Callable[[], float] = time.time,  # Seconds since the epoch; calls are due by it
+        call: Callable[[], None] = lambda: None,  # Wakes another worker
     ) -> None:
         super().__init__()
         self.ledger, self.process, self.environment = _ledger(site), site.alive.enter(), _environment()[0]
+        self.clock, self.call = clock, call
         _worker[0] = True
 
     def step(self) -> bool:
         "Run one call, if there is one; returns whether there was"
-        id = self.claimed or self.ledger.claim(self.process, self.environment, time.time())
+        id = self.claimed or self.take()
         if id is None: return False
         status, result, kinds = self._run(id)
         output = self.capture.take(id) if self.capture else 0
+        self.ran += 1
+        self.leaving = self.leaving or self.is_spent()
         self.claimed = self.ledger.finish(self.process, id, status, result, None if self.leaving else self.environment, kinds, output)
         if self.given or self.record.outbox: settle(self.ledger, id)
-        self.ran += 1
         if not self.ran % _PRUNE_EVERY: prune(self.ledger)
         return True
+
+    def take(self) -> str | None:
+        "Claim the next call; who comes from a rest wakes another worker if more wait, so that to wake one is enough, however many calls come"
+        id = self.ledger.claim(self.process, self.environment, self.clock())
+        if id and self.rested and self.ledger.count_queued(): self.call()
+        self.rested = id is None
+        return id
+
+    def is_spent(self) -> bool:
+        "Whether another should come in its place"
+        return self.max_tasks is not None and self.ran >= self.max_tasks or self.max_memory is not None and _memory() > self.max_memory
 
     def pause(self) -> float | None:
         "Seconds until a call is due that is to wait; `None` if there is none"
         due = self.ledger.next_due()
-        return None if due is None else max(0.0, due - time.time())
+        return None if due is None else max(0.0, due - self.clock())
+
+# %% ../nbs/06_workers.ipynb #aa83e167
+def _memory() -> int:
+    "Bytes of memory that this process has now; where the system does not say, the most it has had"
+    try: return int(Path('/proc/self/statm').read_text().split()[1])*resource.getpagesize()
+    except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+# %% ../nbs/06_workers.ipynb #d12f7bd9
+class _Line(Alarm):
+    "Connects the processes that use a site with the workers of one environment"
+    def __init__(self, site: Site, environment: bytes, path: str) -> None:
+        self.site, self.environment, self.path, self.bell = site, environment, path, Bell(f'{path}.bell')
+        self.life = self.calls = -1
+        self.waits = 0        # by this process
+        self.stopped = False  # was the pool stopped during these?
+        _fork.forgetful.add(self)
+
+    def _forget(self) -> None: self.life, self.calls, self.waits = -1, -1, 0
+
+    @property
+    def fd(self) -> int:  # type: ignore[override]
+        "What ends when the supervisor does"
+        return -1 if self.stopped else self.life
+
+    def close(self) -> None:
+        "Close the files; the next use opens them again"
+        fds, self.life, self.calls = (self.life, self.calls), -1, -1
+        for fd in fds:
+            if fd >= 0: _fork.close(fd)
+        self.bell.close()
+
+    def make(self) -> None:
+        "Make the pipes"
+        for path in (f'{self.path}.life', f'{self.path}.calls'):
+            try: os.mkfifo(path, 0o600)
+            except FileExistsError: pass
+
+    def is_alive(self) -> bool:
+        "Whether a supervisor is there"
+        with _fork.gate:
+            try:
+                if self.life < 0: self.life = _fork.open(f'{self.path}.life', os.O_RDONLY | os.O_NONBLOCK)
+                os.read(self.life, 1)  # nobody writes anything: it ends if nobody can
+                return False
+            except BlockingIOError: return True
+            except FileNotFoundError: return False
+
+    def call(self) -> None:
+        "Wake a worker, if one sleeps"
+        self.bell.ring()
+        if self.bell.is_looked_at(): return
+        with _fork.gate:
+            try:
+                if self.calls < 0: self.calls = _fork.open(f'{self.path}.calls', os.O_WRONLY | os.O_NONBLOCK)
+                os.write(self.calls, b'.')
+            except BlockingIOError: pass  # there are thousands in it
+            except OSError as e:
+                if e.errno not in (errno.ENXIO, errno.EPIPE, errno.ENOENT): raise  # nobody is there: who comes looks into the ledger
+
+    def begin(self) -> None: self._count(1)
+    def end(self) -> None: self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with _fork.gate:
+            self.waits += change
+            self.stopped = self.stopped and self.waits > 0
+            _note_waiting(change)
+
+# %% ../nbs/06_workers.ipynb #241f5396
+def _line(site: Site, environment: bytes = b'') -> _Line:
+    "The line to the workers of an environment; this process's own if it is not given"
+    environment = environment or _environment()[0]
+    return site.keep(f'pool-{environment.hex()}', lambda path: _Line(site, environment, path))  # type: ignore[no-any-return]
+
+# %% ../nbs/06_workers.ipynb #645012f6
+_NOTE = struct.Struct('=ii')  # pid, and 1 if it waits, -1 if no longer
+_notes: list[int] = []        # in a worker, the descriptor that leads to the supervisor
+_waits = [0]                  # how many of its threads wait for a call
+
+def _note_waiting(change: int) -> None:
+    if not _notes: return
+    before, _waits[0] = _waits[0], _waits[0] + change
+    if bool(before) != bool(_waits[0]):
+        try: os.write(_notes[0], _NOTE.pack(os.getpid(), change))
+        except OSError: pass  # the supervisor is dead, and this worker is nobody's any longer
+
+# %% ../nbs/06_workers.ipynb #dd5f0467
+_LOOK = 0.0001  # seconds for which a worker looks out for a call before it sleeps
+
+class _Rest:
+    "Where a worker waits for calls; a context manager"
+    def __init__(self, line: _Line, wake: Iterable[int]) -> None:
+        self.line, self.fd = line, os.open(f'{line.path}.calls', os.O_RDWR | os.O_NONBLOCK)
+        self.poll: Any = select.epoll() if hasattr(select, 'epoll') else select.poll()
+        self.unit = 1 if hasattr(select, 'epoll') else 1000  # of time limits, a second
+        self.poll.register(self.fd, select.EPOLLIN | select.EPOLLEXCLUSIVE if hasattr(select, 'epoll') else select.POLLIN)
+        for fd in wake: self.poll.register(fd, select.POLLIN)
+
+    def __enter__(self) -> _Rest: return self
+    def __exit__(self, *args: Any) -> None:
+        if hasattr(self.poll, 'close'): self.poll.close()
+        os.close(self.fd)
+
+    def drain(self) -> None:
+        "Forget the calls of which there was word: whoever finds the ledger empty after this may sleep"
+        try:
+            while len(os.read(self.fd, 2**16)) == 2**16: pass
+        except BlockingIOError: pass
+
+    def wait(self, timeout: float | None) -> None:
+        "Sleep until there is word of a call, or something else to do"
+        timeout = SAFETY_NET if timeout is None else min(timeout, SAFETY_NET)
+        if self.line.bell.look(min(_LOOK, timeout)): return
+        self.poll.poll(timeout*self.unit)
 
 # %% ../nbs/06_workers.ipynb #d32cb0a5
 class _Signals:
@@ -200,29 +332,42 @@ class _Signals:
         for fd in (self.fd, self.writer): os.close(fd)
 
 # %% ../nbs/06_workers.ipynb #f94dfe18
-def _work(site: Site, lifeline: int) -> None:
+def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, int | None]) -> None:
     "The life of a worker process"
-    signals, worker, watched, supervisor = _Signals(signal.SIGTERM), Worker(site), select.poll(), os.getppid()
+    line, signals, watched, supervisor = _line(site), _Signals(signal.SIGTERM), select.poll(), os.getppid()
+    worker = Worker(site, call=line.call)
+    worker.max_tasks, worker.max_memory = limits
+    _notes[:] = [notes]
     for fd in (lifeline, signals.fd): watched.register(fd, select.POLLIN)
     signal.signal(signal.SIGINT, worker.interrupt)
     signal.signal(signal.SIGTERM, lambda number, frame: (signals._note(number, frame), worker.interrupt(number, frame)))
+    orphaned = False
     _watch_tqdm()
-    with _Capture(site, worker.process) as worker.capture, Listener() as listener:
+    with _Capture(site, worker.process) as worker.capture, _Rest(line, [lifeline, signals.fd]) as rest:
         while not worker.leaving:
-            if not worker.step() and not signals.seen and not listener.add(worker.ledger._store): listener.wait(worker.pause(), [lifeline, signals.fd])
+            if not worker.claimed: _rest(worker, rest)
+            if worker.claimed: worker.step()
             events = watched.poll(0)
             if events: signals.clear()
-            worker.leaving = bool(signals.seen) or any(fd == lifeline for fd, _ in events)
+            orphaned = any(fd == lifeline for fd, _ in events)
+            worker.leaving = worker.leaving or bool(signals.seen) or orphaned
         if worker.claimed: worker.step()
-    if not signals.seen and os.path.exists(os.path.join(site.path, 'site.json')): _replace(site, supervisor)
+    if orphaned and os.path.exists(os.path.join(site.path, 'site.json')): _replace(site, supervisor)
     site.close()
 
 # %% ../nbs/06_workers.ipynb #afdfd294
+def _rest(worker: Worker, rest: _Rest) -> None:
+    "Claim a call, or sleep until there may be one"
+    rest.drain()
+    worker.claimed = worker.take()
+    if not worker.claimed: rest.wait(worker.pause())
+
+# %% ../nbs/06_workers.ipynb #32dd1ad9
 def _replace(site: Site, dead: int) -> None:
     "Start a supervisor in place of the one that has died; its pipe breaks a moment before its lock is free"
     for _ in range(200):
         if not is_supervised(site): return _ensure(site)
-        if _Control(site).supervisor != dead: return  # another worker was quicker
+        if _Team(site).supervisor != dead: return  # another worker was quicker
         time.sleep(0.01)
 
 # %% ../nbs/06_workers.ipynb #75f5649b
@@ -234,29 +379,36 @@ _STOP_POLL = 0.01     # seconds between looks whether a supervisor that was told
 
 # %% ../nbs/06_workers.ipynb #5fca8f8f
 class _Control(Object):
-    "What a pool is to be, where its supervisor sees it"
+    "What the pool of a site is to be, where its supervisors see it"
     wanted: str = 'run'                 # or 'stop'
     size: int | None = None             # workers; `None` for one each core
     idle_timeout: float = IDLE_TIMEOUT  # seconds
-    supervisor: int | None = None       # pid
-    workers: tuple[int, ...] = ()       # pids
+    max_tasks: int | None = None        # calls after which a worker is replaced
+    max_memory: int | None = None       # bytes; a worker that has more after a call is replaced
     to_cancel: tuple[str, ...] = ()     # calls that run and are to be ended
     def __init__(self, site: Site | None = None) -> None: self._open('_pool/control', True, True, None, site, reserved=True)
 
 # %% ../nbs/06_workers.ipynb #ccb98fab
+class _Team(Object):
+    "A supervisor and its workers, where others see them"
+    supervisor: int | None = None       # pid
+    workers: tuple[int, ...] = ()       # pids
+    def __init__(self, site: Site | None = None, environment: bytes = b'') -> None:
+        self._open(f'_pool/{(environment or _environment()[0]).hex()}', True, True, None, site, reserved=True)
+
+# %% ../nbs/06_workers.ipynb #de3458d5
 register_type(_Control, 'parkit._Control')
+register_type(_Team, 'parkit._Team')
 
 def _cores() -> int:
     "Processors this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-# %% ../nbs/06_workers.ipynb #de3458d5
-def _how(status: int) -> str:
-    "How a process ended, in words"
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0: return f'ended with exit code {code}'
-    hint = ' (likely out of memory)' if -code == signal.SIGKILL else ''
-    return f'was killed by {signal.Signals(-code).name}{hint}'
+# %% ../nbs/06_workers.ipynb #2649cf02
+def _out_of_memory() -> int | None:
+    "How often the system has killed a process for want of memory; `None` where it does not say"
+    try: return int(re.findall(r'^oom_kill (\d+)$', Path('/proc/vmstat').read_text(), re.M)[0])
+    except (OSError, IndexError): return None
 
 # %% ../nbs/06_workers.ipynb #7d1e5c02
 Duty = Callable[[Site, float], Union[float, None]]
@@ -279,95 +431,70 @@ def _attend(site: Site, now: float) -> float | None:
     return min((d for d in due if d is not None), default=None)
 
 # %% ../nbs/06_workers.ipynb #ad7cc81f
-class Supervisor:
-    "Keeps as many workers as wanted on one site"
-    def __init__(
-        self,
-        site: Site,
-        lock: int,  # The descriptor that holds the supervisor's lock
-    ) -> None:
-        self.site, self.lock, self.control, self.ledger = site, lock, _Control(site), _ledger(site)
+def _how(status: int, memory: int = 0, starved: bool = True) -> str:
+    "How a process ended, in words: its status as of `os.wait`, the most bytes of memory it had, and whether the system may have killed it for want of these"
+    code, peak = os.waitstatus_to_exitcode(status), f'its memory was {memory/2**20:.0f} MiB at most' if memory else ''
+    if code >= 0: return f'ended with exit code {code}' + f' ({peak})'*bool(peak)
+    hints = ['likely out of memory']*(code == -signal.SIGKILL and starved) + [peak]*bool(peak)
+    return f'was killed by {signal.Signals(-code).name}' + f' ({"; ".join(hints)})'*bool(hints)
+
+# %% ../nbs/06_workers.ipynb #7c994ca1
+class _Children:
+    "The workers of a supervisor: forked, told apart, and collected when they have died"
+    site: Site
+    clock: Callable[[], float]
+    not_before = 0.0  # when a worker may be forked again, after one has died at birth
+    def __init__(self) -> None:
         self.lifeline, self.end = os.pipe()
-        self.signals = _Signals(signal.SIGCHLD, signal.SIGTERM)
+        self.notes, self.told = os.pipe()
+        os.set_blocking(self.notes, False)
         self.born: dict[int, float] = {}  # pid -> when
-        self.not_before = 0.0
-        self.due: float | None = None     # when there is a duty to be done, in seconds since the epoch
-        self.cancelling: dict[str, tuple[int, float]] = {}  # call -> signals sent, and when to send the next
-        self.control.supervisor = os.getpid()
-        self.ledger.sweep({})
-        self.housekeeping = 0.0  # when to see to what is kept
-        self._rest()
+        self.waiting: set[int] = set()    # those whose task waits for another call
+        self.retiring: set[int] = set()   # those that were sent home
+        self.killed: dict[int, str] = {}  # those that we have killed, and why
+        self.starved = _out_of_memory()
 
-    def _rest(self) -> None: self.version, self.since = self.ledger.version, time.monotonic()
-
-    def step(self) -> bool:
-        "One turn: bury the dead, mark their calls, replace them; returns whether to go on"
-        self.signals.clear()
-        if self.is_homeless(): return False
-        reasons = self.bury()
-        if reasons: self.ledger.sweep(reasons)
-        self.cancel()
-        if self.control.wanted == 'stop' or signal.SIGTERM in self.signals.seen: return False
-        self.due = _attend(self.site, time.time())
-        if self.is_idle(): return False
-        self.fill()
-        if time.monotonic() >= self.housekeeping:
-            self.housekeeping = time.monotonic() + SAFETY_NET
-            keep_house(self.ledger)
-        return True
-
-    def is_homeless(self) -> bool:
-        "Whether the site has been removed, or another put in its place"
-        try: return not os.path.samestat(os.stat(_lock_path(self.site)), os.fstat(self.lock)) or not os.path.exists(self.control._store.bell_path)
-        except FileNotFoundError: return True
+    def hear(self) -> None:
+        "Take note of who waits"
+        try: notes = os.read(self.notes, _NOTE.size*4096)
+        except BlockingIOError: return
+        for pid, change in _NOTE.iter_unpack(notes): (self.waiting.add if change > 0 else self.waiting.discard)(pid)
 
     def bury(self) -> dict[int, str]:
         "Collect the workers that have died, and how"
         reasons = {}
         for pid, born in list(self.born.items()):
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if found:
-                del self.born[pid]
-                reasons[pid] = _how(status)
-                if time.monotonic() - born < _RETRY: self.not_before = time.monotonic() + _RETRY
+            found, status, usage = os.wait4(pid, os.WNOHANG)
+            if not found: continue
+            del self.born[pid]
+            for group in (self.waiting, self.retiring): group.discard(pid)
+            before, self.starved = self.starved, _out_of_memory()
+            reasons[pid] = self.killed.pop(pid, '') or _how(status, usage.ru_maxrss*(1 if sys.platform == 'darwin' else 1024), before is None or before != self.starved)
+            if status and self.clock() - born < _RETRY: self.not_before = self.clock() + _RETRY
         return reasons
 
-    def cancel(self) -> None:
-        "Send each call that is to be ended its next signal: an interrupt, then one to terminate, then one to kill"
-        for id in self.control.to_cancel: self.cancelling.setdefault(id, (0, 0.0))
-        for id, (sent, due) in list(self.cancelling.items()):
-            record = self.ledger.record(id)
-            if record.status != 'running': self._cancelled(id)
-            elif record.pid in self.born and time.monotonic() >= due:
-                os.kill(record.pid, _CANCELLING[sent])
-                self.cancelling[id] = min(sent + 1, len(_CANCELLING) - 1), time.monotonic() + _GRACE
+    def retire(self, pid: int) -> None:
+        "Send a worker home, once it has ended the call in its hands"
+        self.retiring.add(pid)
+        os.kill(pid, signal.SIGTERM)
 
-    def _cancelled(self, id: str) -> None:
-        del self.cancelling[id]
-        with transaction(self.control): self.control.to_cancel = tuple(i for i in self.control.to_cancel if i != id)
+    def set_number(self, size: int, limits: tuple[int | None, int | None]) -> None:
+        "Have so many workers that do not wait: send home those too many, fork those that are missing"
+        active = [p for p in self.born if p not in self.waiting and p not in self.retiring]
+        for pid in active[size:]: self.retire(pid)
+        if len(active) < size and self.clock() < self.not_before: return
+        for _ in range(size - len(active)): self.fork(limits)
 
-    def is_idle(self) -> bool:
-        "Whether nothing has happened for so long that the supervisor should leave"
-        if self.due is not None or self.ledger.version != self.version or not self.ledger.is_idle(): self._rest()
-        return time.monotonic() - self.since >= self.control.idle_timeout
-
-    def fill(self) -> None:
-        "Fork the workers that are missing, and send home those too many"
-        size = self.control.size or _cores()
-        for pid in list(self.born)[size:]: os.kill(pid, signal.SIGTERM)
-        if len(self.born) < size and time.monotonic() < self.not_before: return
-        while len(self.born) < size: self.fork()
-        if tuple(self.born) != self.control.workers: self.control.workers = tuple(self.born)
-
-    def fork(self) -> None:
+    def fork(self, limits: tuple[int | None, int | None]) -> None:
         "Start one worker"
         pid = os.fork()
         if pid:
-            self.born[pid] = time.monotonic()
+            self.born[pid] = self.clock()
+            self.waiting.discard(pid)
             return
         try:
-            os.close(self.end)  # what tells that the supervisor is alive must end with it
-            _work(self.site, self.lifeline)
+            for fd in (self.end, self.notes): os.close(fd)  # what tells that the supervisor is alive must end with it
+            _work(self.site, self.lifeline, self.told, limits)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -376,89 +503,211 @@ class Supervisor:
             sys.stderr.flush()
             os._exit(0)
 
+# %% ../nbs/06_workers.ipynb #723387ff
+class _Orphans:
+    "Workers of a supervisor that was killed, which are yet to end the call in their hands"
+    def __init__(self, ledger: Any, environment: bytes) -> None:
+        self.fds = dict[int, int]()  # a descriptor that tells of the death -> pid
+        if not hasattr(os, 'pidfd_open'): return
+        for record in ledger.running_records():
+            if record.environment != environment: continue
+            try: fd = os.pidfd_open(record.pid)
+            except ProcessLookupError: continue
+            if ledger.site.alive.is_alive(record.process): self.fds[fd] = record.pid
+            else: os.close(fd)
+
+    def bury(self) -> bool:
+        "Whether one of them has died"
+        poll = select.poll()
+        for fd in self.fds: poll.register(fd, select.POLLIN)
+        dead = [fd for fd, _ in poll.poll(0)] if self.fds else []
+        for fd in dead:
+            del self.fds[fd]
+            os.close(fd)
+        return bool(dead)
+
+# %% ../nbs/06_workers.ipynb #3524606b
+class Supervisor(_Children):
+    "Keeps as many workers as wanted on one site, for one environment"
+    def __init__(
+        self,
+        site: Site,
+        lock: int,  # The descriptor that holds the supervisor's lock
+        clock: Callable[[], float] = time.monotonic,  # Seconds
+    ) -> None:
+        super().__init__()
+        self.site, self.lock, self.clock, self.environment = site, lock, clock, _environment()[0]
+        self.control, self.team, self.ledger, self.line = _Control(site), _Team(site), _ledger(site), _line(site)
+        self.line.make()
+        self.life = _fork.open(f'{self.line.path}.life')
+        self.signals = _Signals(signal.SIGCHLD, signal.SIGTERM)
+        self.due: float | None = None     # when there is a duty to be done, in seconds since the epoch
+        self.cancelling: dict[str, tuple[int, float]] = {}  # call -> signals sent, and when to send the next
+        self.team.supervisor, self.team.workers = os.getpid(), ()
+        self.ledger.sweep({}, self.environment)
+        self.orphans, self.limits = _Orphans(self.ledger, self.environment), (self.control.max_tasks, self.control.max_memory)
+        self.housekeeping = 0.0  # when to see to what is kept
+        self._start_idling()
+
+    def _start_idling(self) -> None: self.version, self.since = self.ledger.version, self.clock()
+
+    def step(self) -> bool:
+        "One turn: bury the dead, mark their calls, replace them; returns whether to go on"
+        self.signals.clear()
+        if self.is_homeless(): return False
+        self.hear()
+        reasons, bereft = self.bury(), self.orphans.bury()
+        if reasons or bereft: self.ledger.sweep(reasons, self.environment)
+        self.cancel()
+        if self.control.wanted == 'stop' or signal.SIGTERM in self.signals.seen: return False
+        self.due = _attend(self.site, time.time())
+        if self.is_idle(): return False
+        self.fill()
+        if self.clock() >= self.housekeeping:
+            self.housekeeping = self.clock() + SAFETY_NET
+            keep_house(self.ledger)
+        return True
+
+    def is_homeless(self) -> bool:
+        "Whether the site has been removed, or another put in its place"
+        try: return not os.path.samestat(os.stat(_lock_path(self.site)), os.fstat(self.lock)) or not os.path.exists(self.control._store.bell_path)
+        except FileNotFoundError: return True
+
+    def cancel(self) -> None:
+        "Send each call that is to be ended its next signal: an interrupt, then one to terminate, then one to kill"
+        for id in self.control.to_cancel: self.cancelling.setdefault(id, (0, 0.0))
+        for id, (sent, due) in list(self.cancelling.items()):
+            record = self.ledger.record(id)
+            if record.status != 'running': self._cancelled(id)
+            elif record.pid and self.is_here(record) and self.clock() >= due:
+                os.kill(record.pid, _CANCELLING[sent])
+                self.cancelling[id] = min(sent + 1, len(_CANCELLING) - 1), self.clock() + _GRACE
+
+    def is_here(self, record: Any) -> bool:
+        "Whether a worker of this supervisor, or of one before it, has the call"
+        return record.environment == self.environment and (record.pid in self.born or self.site.alive.is_alive(record.process))
+
+    def _cancelled(self, id: str) -> None:
+        del self.cancelling[id]
+        with transaction(self.control): self.control.to_cancel = tuple(i for i in self.control.to_cancel if i != id)
+
+    def is_idle(self) -> bool:
+        "Whether nothing has happened for so long that the supervisor should leave"
+        if self.due is not None or self.ledger.version != self.version or not self.ledger.is_idle(): self._start_idling()
+        return self.clock() - self.since >= self.control.idle_timeout
+
+    def fill(self) -> None:
+        "Have the workers that are wanted"
+        limits = self.control.max_tasks, self.control.max_memory
+        if limits != self.limits:
+            for pid in set(self.born) - self.retiring: self.retire(pid)
+            self.limits = limits
+        self.set_number(self.control.size or _cores(), limits)
+        if tuple(self.born) != self.team.workers: self.team.workers = tuple(self.born)
+
     def pause(self) -> float:
         "Seconds until there may be something to do though nothing wakes us"
         until = self.since + self.control.idle_timeout
-        if self.not_before > time.monotonic(): until = min(until, self.not_before)
-        if self.due is not None: until = min(until, time.monotonic() + self.due - time.time())
+        if self.not_before > self.clock(): until = min(until, self.not_before)
+        if self.due is not None: until = min(until, self.clock() + self.due - time.time())
         until = min([until, *(due for _, due in self.cancelling.values())])
-        return max(0.01, min(until - time.monotonic(), SAFETY_NET))
+        return max(0.01, min(until - self.clock(), SAFETY_NET))
 
     def loop(self) -> None:
         "Supervise until it is time to leave"
         with Listener() as listener:
             listener.add(self.control._store)
             while self.step():
-                if not listener.add(self.control._store): listener.wait(self.pause(), [self.signals.fd])
+                if not listener.add(self.control._store): listener.wait(self.pause(), [self.signals.fd, self.notes, *self.orphans.fds])
         self.stop()
 
     def stop(self) -> None:
         "Send the workers home, killing those that do not go, and let go of the lock"
-        limit = time.monotonic() + _GRACE
+        limit = self.clock() + _GRACE
         for pid in self.born: os.kill(pid, signal.SIGTERM)
         reasons: dict[int, str] = {}
         while self.born:
             reasons = self.bury() | reasons
-            if time.monotonic() > limit:
+            if self.clock() > limit:
                 for pid in self.born:
+                    self.killed[pid] = 'was stopped with its pool'
                     os.kill(pid, signal.SIGKILL)
-                    reasons[pid] = 'was stopped with its pool'
             poll = select.poll()
             poll.register(self.signals.fd, select.POLLIN)
             if self.born: poll.poll(50)
             self.signals.clear()
         homeless = self.is_homeless()
         if not homeless:
-            self.ledger.sweep(reasons)
+            self.ledger.sweep(reasons, self.environment)
             sweep_output(self.ledger)
-        _fork.close(self.lock)
-        if not homeless and self.control.wanted == 'run' and self.ledger.queued(): _ensure(self.site)  # it came while we were leaving
+        for fd in (self.lock, self.life): _fork.close(fd)  # in this order: who sees that nobody lives can take the lock
+        if not homeless and self.control.wanted == 'run' and self.ledger.queued(self.environment): _ensure(self.site)  # it came while we were leaving
 
 # %% ../nbs/06_workers.ipynb #8b9a6a69
-def _lock_path(site: Site) -> str: return os.path.join(site.path, INTERNAL, 'supervisor.lock')
+def _lock_path(site: Site, environment: bytes = b'') -> str: return f'{_line(site, environment).path}.lock'
 
-def is_supervised(site: Site) -> bool:
-    "Whether a supervisor is alive on `site`"
-    try: fd = _fork.open(_lock_path(site))
+def is_supervised(site: Site, environment: bytes = b'') -> bool:
+    "Whether a supervisor is alive on `site`, for one environment; this process's own if it is not given"
+    return _is_locked(_lock_path(site, environment))
+
+def _is_locked(path: str) -> bool:
+    try: fd = _fork.open(path)
     except FileNotFoundError: return False
     try: return not _try_lock(fd, fcntl.LOCK_SH)
     finally: _fork.close(fd)
 
+def _supervised(site: Site) -> list[bytes]:
+    "The environments that have a supervisor"
+    names = re.findall(r'^pool-([0-9a-f]+)\.lock$', '\n'.join(os.listdir(os.path.join(site.path, INTERNAL))), re.M)
+    return [e for e in map(bytes.fromhex, names) if is_supervised(site, e)]
+
 # %% ../nbs/06_workers.ipynb #699e3b1d
 def _take_lock(site: Site) -> int | None:
-    "The supervisor's lock, unless there is one already; whoever asks whether there is holds it for a moment"
-    for _ in range(100):
+    "The supervisor's lock, unless there is one already. Whoever asks whether there is holds it for a moment, and one that was killed a moment longer than it lives"
+    line = _line(site)
+    for _ in range(400):
         lock = open_locked(_lock_path(site), wait=False)
-        if lock is not None or is_supervised(site): return lock
+        if lock is not None or is_supervised(site) and line.is_alive(): return lock
         time.sleep(0.005)
     return None
 
 # %% ../nbs/06_workers.ipynb #9808972b
-def _main(path: str, ready: int) -> None:
+def _main(path: str, environment: str, ready: int) -> None:
     "The life of a supervisor process"
     if os.fork(): os._exit(0)  # not the caller's child, so that the caller need not collect it
+    if _environment()[0].hex() != environment: raise TaskError(f'the interpreter {sys.executable} is no longer the one that the calls were made with; it is Python {sys.version.split()[0]} now')
     import cloudpickle, parkit.scheduling  # noqa: F401  workers are forked with the one loaded; the other adds a duty
     site = set_site(Site(path, create=False))  # one that was removed meanwhile must not come back
     lock = _take_lock(site)
     supervisor = None if lock is None else Supervisor(site, lock)
-    os.write(ready, b'ready\n')
+    with suppress(BrokenPipeError): os.write(ready, b'ready\n')  # else: who has started it was killed
     os.close(ready)
     if supervisor: supervisor.loop()
 
 # %% ../nbs/06_workers.ipynb #a9bdc711
+def _interpreter(site: Site, environment: bytes) -> tuple[str, list[str]]:
+    "The executable of an environment, and where it finds modules"
+    if environment == _environment()[0]: return sys.executable, _import_path()
+    ledger = _ledger(site)
+    queued = ledger.queued(environment)
+    records = [ledger.record(queued)] if queued else [r for r in ledger.running_records() if r.environment == environment]
+    return ledger.fact(environment)[0], ledger.fact(records[0].context)[1] if records else []
+
+# %% ../nbs/06_workers.ipynb #2214f3ef
 _START_LIMIT = 60_000  # milliseconds a supervisor may take to start
 
-def _start(site: Site) -> None:
+def _start(site: Site, environment: bytes) -> None:
     "Start a supervisor and wait until it is there; raises `TaskError` with the end of its log"
     log, control = Path(site.path, INTERNAL, 'workers.log'), _Control(site)
     if control.wanted != 'run': control.wanted = 'run'
     before = log.stat().st_size if log.exists() else 0
     reader, writer = os.pipe()
-    path = _import_path()
-    program = f'import sys; sys.path[:] = {path!r}; from parkit.workers import _main; _main({site.path!r}, {writer})'
+    executable, path = _interpreter(site, environment)
+    program = f'import sys; sys.path[:] = {path!r} or sys.path; from parkit.workers import _main; _main({site.path!r}, {environment.hex()!r}, {writer})'
+    env = None if environment == _environment()[0] else {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME')}
     try:
         with open(log, 'ab') as out:
-            process = subprocess.Popen([sys.executable, '-c', program], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd='/',
+            process = subprocess.Popen([executable, '-c', program], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd='/', env=env,
                                        start_new_session=True, pass_fds=[writer])
         os.close(writer)
         writer = -1
@@ -473,18 +722,27 @@ def _start(site: Site) -> None:
         if writer >= 0: os.close(writer)
     if answer: return
     said = log.read_bytes()[before:][-500:].decode(errors='replace').strip() or 'nothing'
-    raise TaskError(f'the workers could not be started: {sys.executable} ended with exit code {code}; its log, {log}, says: {said}')
+    raise TaskError(f'the workers could not be started: {executable} ended with exit code {code}; its log, {log}, says: {said}')
 
-# %% ../nbs/06_workers.ipynb #2214f3ef
+# %% ../nbs/06_workers.ipynb #2eeb9ae0
 class _Processes:
     "The runner that uses worker processes"
     def ensure(self, site: Site) -> None:
-        if not is_supervised(site): _start(site)
+        line = _line(site)
+        if not line.is_alive(): _start(site, line.environment)
+        line.call()
+
+    def attend(self, site: Site, environment: bytes) -> Alarm:
+        line = _line(site, environment)
+        if line.is_alive(): line.stopped = False
+        elif line.waits and _Control(site).wanted == 'stop': line.stopped = True  # a wait does not bring back what was stopped after it had begun
+        else: _start(site, environment)
+        return line
 
     def cancel(self, site: Site, id: str) -> None:
         control = _Control(site)
         with transaction(control): control.to_cancel = (*control.to_cancel, id)
-        self.ensure(site)
+        self.attend(site, _ledger(site).record(id).environment)
 
     def size(self, site: Site) -> int: return _Control(site).size or _cores()
 
@@ -499,6 +757,11 @@ class PoolStatus(NamedTuple):
     queued: int               # Calls that wait
 
 # %% ../nbs/06_workers.ipynb #aece99e7
+def _positive(name: str, n: int | None) -> int | None:
+    if n is not None and n < 1: raise ValueError(f'{name} must be at least 1, or None for no limit, got {n}')
+    return n if n is None else int(n)
+
+# %% ../nbs/06_workers.ipynb #bd93f59e
 class Pool:
     "The workers of a site"
     def __init__(
@@ -511,7 +774,7 @@ class Pool:
 
     @property
     def size(self) -> int:
-        "The number of workers wanted; one for each core, unless `resize` has changed it"
+        "The number of workers wanted, beside those whose task waits for another call; one for each core, unless `resize` has changed it"
         return _Control(self.site).size or _cores()
 
     @property
@@ -521,6 +784,22 @@ class Pool:
 
     @idle_timeout.setter
     def idle_timeout(self, seconds: float) -> None: _Control(self.site).idle_timeout = float(seconds)
+
+    @property
+    def max_tasks_per_worker(self) -> int | None:
+        "Calls after which a worker is replaced by a new one; `None`, unless assigned to, is never"
+        return _Control(self.site).max_tasks
+
+    @max_tasks_per_worker.setter
+    def max_tasks_per_worker(self, n: int | None) -> None: _Control(self.site).max_tasks = _positive('max_tasks_per_worker', n)
+
+    @property
+    def max_memory(self) -> int | None:
+        "Bytes; a worker that has more after a call is replaced by a new one. `None`, unless assigned to, sets no limit"
+        return _Control(self.site).max_memory
+
+    @max_memory.setter
+    def max_memory(self, n: int | None) -> None: _Control(self.site).max_memory = _positive('max_memory', n)
 
     @property
     def keep_traces(self) -> int:
@@ -552,9 +831,9 @@ class Pool:
 
     def stop(self) -> None:
         "Let the workers finish what they have in hand, for 5 s at most, and end them; what waits stays in the queue"
-        if not is_supervised(self.site): return
+        if not _supervised(self.site): return
         control = _Control(self.site)
-        while is_supervised(self.site):
+        while _supervised(self.site):
             if control.wanted != 'stop': control.wanted = 'stop'  # again, if someone has just started it
             time.sleep(_STOP_POLL)
 
@@ -568,6 +847,6 @@ class Pool:
 
     @property
     def status(self) -> PoolStatus:
-        "What the pool is doing now"
-        control, ledger, alive = _Control(self.site), _ledger(self.site), is_supervised(self.site)
-        return PoolStatus(control.supervisor if alive else None, control.workers if alive else (), len(ledger.running()), ledger.count_queued())
+        "What the pool is doing now; supervisor and workers are those for this process's interpreter"
+        team, ledger, alive = _Team(self.site), _ledger(self.site), is_supervised(self.site)
+        return PoolStatus(team.supervisor if alive else None, team.workers if alive else (), len(ledger.running()), ledger.count_queued())

@@ -12,7 +12,7 @@ import parkit as pk
 from parkit.calls import _RECORD, _ledger
 from parkit.scheduling import _agenda
 from parkit.transactions import read
-from parkit.workers import _Control, is_supervised
+from parkit.workers import _Team, is_supervised
 
 BERLIN = ZoneInfo('Europe/Berlin')
 HOUR, DAY = 3600, 86400
@@ -226,10 +226,10 @@ if 'parkit.workers' in ' '.join(sys.orig_argv) and not os.path.exists({str(tmp_p
 def test_a_supervisor_that_is_killed_is_brought_back(site):
     s = make_task().schedule(pk.Periodic(frequency=pk.Frequency.Second, period=1))
     assert wait_for(lambda: s.count >= 1 and s.last.status == 'finished', 30)
-    os.kill(_Control(site).supervisor, signal.SIGKILL)  # a worker sees it
+    os.kill(_Team(site).supervisor, signal.SIGKILL)  # a worker sees it
     count = s.count
     assert wait_for(lambda: s.count >= count + 2, 30)
-    for pid in [_Control(site).supervisor, *_Control(site).workers]: os.kill(pid, signal.SIGKILL)  # nobody does
+    for pid in [_Team(site).supervisor, *_Team(site).workers]: os.kill(pid, signal.SIGKILL)  # nobody does
     assert wait_for(lambda: not is_supervised(site))
     count = s.count
     assert pk.bind_task('report')().result
@@ -239,7 +239,7 @@ def test_a_supervisor_that_is_killed_is_brought_back(site):
 def test_the_supervisor_stays_while_something_is_scheduled(site):
     pk.Pool().idle_timeout = 0.1
     s = make_task().schedule(later())
-    pid = _Control(site).supervisor
+    pid = _Team(site).supervisor
     cpu = psutil.Process(pid).cpu_times()
     assert not wait_for(lambda: not is_supervised(site), 1.5)
     used = psutil.Process(pid).cpu_times()

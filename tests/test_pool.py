@@ -1,0 +1,365 @@
+"""The pool under what happens to it: calls that wait for calls, workers that end, environments, and a hundred thousand calls.
+
+Real processes, real signals; how workers begin and end is in test_workers.py."""
+import os, random, shutil, signal, subprocess, sys, time, venv
+from pathlib import Path
+
+import parkit as pk, psutil, pytest
+from conftest import wait_for
+from kernels import root
+from parkit.calls import _environment, _ledger
+from parkit.workers import _how, _line, is_supervised
+from task_helpers import (ended, event_loop, in_thread, interpreters, is_gone,  # noqa: F401  a fixture
+                          pool_processes, started, supervisors)
+
+
+@pytest.fixture
+def single(site):
+    "A pool of one worker"
+    pool = pk.Pool()
+    pool.resize(1)
+    return pool
+
+@pytest.fixture
+def double(site):
+    @pk.task
+    def double(n): return 2*n
+    return double
+
+def _workers(pool, n):
+    "Wait until exactly `n` workers live and are known; returns their pids"
+    def settled(): return len(pool.status.workers) == n and len(pool_processes(pool.site)) == n + 1
+    assert wait_for(settled, 20), (pool.status, pool_processes(pool.site))
+    return pool.status.workers
+
+
+# --- calls that wait for calls
+
+def test_calls_that_wait_for_calls_do_not_fill_the_pool(single):
+    "Also with one worker, also ten deep; and the pool is then as small as before"
+    @pk.task
+    def depth(n):
+        import parkit as pk
+        return 0 if n == 0 else 1 + pk.bind_task('depth')(n - 1).result
+    assert depth(10).result == 10
+    _workers(single, 1)
+
+
+@pytest.mark.parametrize('wait', ['trace.wait()', 'pk.wait_until(lambda: trace.done)', 'asyncio.run(wait(trace))',
+                                  'pk.wait_until(lambda: trace.status == "finished" or trace.done)'])
+def test_every_way_to_wait_gives_the_place_away(single, double, wait):
+    @pk.task
+    def outer(wait):
+        import asyncio
+        import parkit as pk
+        async def waiting(trace): return await trace
+        trace = pk.bind_task('double')(21)
+        exec(wait, dict(pk=pk, trace=trace, asyncio=asyncio, wait=waiting))
+        return trace.result
+    assert outer(wait).result == 42
+    _workers(single, 1)
+
+
+def test_two_calls_never_run_at_once_in_a_pool_of_one(single, tmp_path):
+    "A worker that waits gives its place to one more, not to any number"
+    @pk.task
+    def leaf(folder):
+        import os, time
+        from pathlib import Path
+        mine = Path(folder, str(os.getpid()))
+        mine.touch()
+        time.sleep(0.01)
+        n = len(list(Path(folder).iterdir()))
+        mine.unlink()
+        return n
+    @pk.task
+    def outer(folder):
+        import parkit as pk
+        return max(trace.result for trace in [pk.bind_task('leaf')(folder) for _ in range(5)])
+    folder = tmp_path/'running'
+    folder.mkdir()
+    assert outer(str(folder)).result == 1
+
+
+def test_waiting_worker_whose_supervisor_is_killed_brings_another(single, double, tmp_path):
+    "The nested call would wait for ever: nobody but the worker that waits is left"
+    @pk.task
+    def outer(ready, go):
+        import os, time
+        import parkit as pk
+        from pathlib import Path
+        Path(ready).touch()
+        while not os.path.exists(go): time.sleep(0.01)
+        return pk.bind_task('double')(4).result
+    trace = outer(str(tmp_path/'ready'), str(tmp_path/'go'))
+    started(tmp_path/'ready')
+    old = single.status.supervisor
+    os.kill(old, signal.SIGKILL)
+    assert wait_for(lambda: is_gone(old))
+    (tmp_path/'go').touch()
+    assert ended(trace) == 'finished' and trace.result == 8
+    assert wait_for(lambda: len(supervisors(single.site)) == 1)
+    _workers(single, 1)
+
+
+# --- death
+
+def test_all_processes_killed_at_once_and_nothing_is_lost(site):
+    "Queued calls run, running ones are crashed, and who waits does not sleep for long"
+    pool = pk.Pool()
+    pool.resize(2)
+    @pk.task
+    def slow(n):
+        import time
+        time.sleep(0.05)
+        return n
+    chance = random.Random(1)
+    for turn in range(3):
+        traces = [slow(i) for i in range(10)]
+        pk.wait_until(lambda: any(o.done for o in traces), 20)
+        time.sleep(chance.uniform(0, 0.2))
+        with in_thread(lambda: traces[-1].wait()):
+            time.sleep(0.1)  # it sleeps by now, most likely
+            for process in pool_processes(site): process.kill()
+            began = time.monotonic()
+        seconds = time.monotonic() - began
+        assert seconds < 15, f'who waited slept for {seconds:.1f} s'
+        statuses = [ended(o) for o in traces]
+        assert set(statuses) <= {'finished', 'crashed'} and statuses.count('crashed') <= 2, statuses
+        assert all(o.result == i for i, o in enumerate(traces) if o.status == 'finished')
+
+
+def test_supervisors_killed_again_and_again_and_each_call_runs_once(site, tmp_path):
+    pool = pk.Pool()
+    pool.resize(2)
+    @pk.task
+    def mark(file):
+        with open(file, 'a') as f: f.write('x')
+    chance, traces = random.Random(2), []
+    for i in range(60):
+        traces.append(mark(str(tmp_path/str(i))))
+        if i % 10 == 5:
+            time.sleep(chance.uniform(0, 0.1))
+            if (pid := pool.status.supervisor) and not is_gone(pid): os.kill(pid, signal.SIGKILL)
+    for i, trace in enumerate(traces):
+        trace.wait(30)
+        assert (trace.status, (tmp_path/str(i)).read_text()) == ('finished', 'x')
+    assert wait_for(lambda: len(supervisors(site)) == 1)
+
+
+def test_orphan_that_dies_is_noticed(single, double, tmp_path):
+    "The worker of a supervisor that was killed has another one to tell of its death"
+    @pk.task
+    def stay(ready):
+        import time
+        from pathlib import Path
+        Path(ready).touch()
+        time.sleep(600)
+    trace = stay(str(tmp_path/'ready'))
+    started(tmp_path/'ready')
+    os.kill(single.status.supervisor, signal.SIGKILL)
+    assert double(4).result == 8  # by a new one
+    os.kill(trace.pid, signal.SIGKILL)
+    assert ended(trace) == 'crashed' and trace.status == 'crashed'
+
+
+def test_orphan_can_be_cancelled(single, double, tmp_path):
+    @pk.task
+    def stay(ready):
+        import time
+        from pathlib import Path
+        Path(ready).touch()
+        time.sleep(600)
+    trace = stay(str(tmp_path/'ready'))
+    started(tmp_path/'ready')
+    os.kill(single.status.supervisor, signal.SIGKILL)
+    assert double(4).result == 8
+    assert trace.cancel() and ended(trace) == 'cancelled'
+
+
+def test_crashed_call_tells_signal_and_peak_memory(single):
+    @pk.task
+    def grow():
+        import os, signal
+        held = bytearray(300*2**20)
+        for i in range(0, len(held), 4096): held[i] = 1
+        os.kill(os.getpid(), signal.SIGSEGV)
+    trace = grow()
+    assert ended(trace) == 'crashed'
+    message = str(trace.error)
+    assert 'was killed by SIGSEGV' in message
+    assert int(message.split('memory was ')[1].split(' MiB')[0]) >= 300
+
+
+def test_only_what_the_system_has_killed_is_likely_out_of_memory():
+    assert 'likely out of memory' in _how(signal.SIGKILL, starved=True)
+    assert 'memory' not in _how(signal.SIGKILL, starved=False) and 'memory' not in _how(signal.SIGSEGV, starved=True)
+
+
+# --- workers that have done enough
+
+def test_worker_is_replaced_after_so_many_calls(single):
+    single.max_tasks_per_worker = 3
+    @pk.task
+    def who():
+        import os
+        return os.getpid()
+    pids = [trace.result for trace in [who() for _ in range(9)]]
+    assert [pids.count(p) for p in dict.fromkeys(pids)] == [3, 3, 3]
+    single.max_tasks_per_worker = None
+    _workers(single, 1)
+    assert len({who().result for _ in range(7)}) == 1
+
+
+def test_worker_that_keeps_too_much_memory_is_replaced(single, double):
+    single.max_memory = 500*2**20
+    @pk.task
+    def keep(n):
+        import os, sys
+        sys.kept = b'x'*n
+        return os.getpid()
+    small, big = keep(2**20).result, keep(600*2**20).result
+    assert small == big
+    assert wait_for(lambda: is_gone(big)) and double(4).result == 8
+
+
+@pytest.mark.parametrize('name', ['max_tasks_per_worker', 'max_memory'])
+def test_limits_must_be_positive(single, name):
+    with pytest.raises(ValueError, match=f'{name} must be at least 1, or None'): setattr(single, name, 0)
+
+
+# --- environments
+
+def _environment_with(folder, name, python=sys.executable):
+    "A virtual environment that has parkit's own packages, and one more, called `name`"
+    subprocess.run([python, '-m', 'venv', '--without-pip', folder], check=True)
+    packages = subprocess.run([folder/'bin'/'python', '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'], capture_output=True, text=True, check=True).stdout.strip()
+    Path(packages, f'{name}.py').write_text(f'where = {str(folder)!r}\n')
+    ours = [p for p in sys.path if p.endswith('site-packages')]
+    Path(packages, 'ours.pth').write_text('\n'.join([str(root), *ours]) + '\n')
+    return folder/'bin'/'python'
+
+
+def _call_from(python, site):
+    "Have another interpreter make a call of a task of its own"
+    code = f'''
+import parkit as pk
+pk.set_site({str(site.path)!r})
+@pk.task
+def elsewhere():
+    import only_here, os, sys
+    return only_here.where, sys.prefix, os.getpid()
+trace = elsewhere()
+pk.Dict('found')['trace'] = trace
+print(trace.result[0])
+'''
+    done = subprocess.run([python, '-c', code], capture_output=True, text=True, cwd='/', env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_each_environment_has_workers_of_its_own(single, double, tmp_path):
+    assert double(1).result == 2
+    python = _environment_with(tmp_path/'other', 'only_here')
+    assert _call_from(python, single.site) == str(tmp_path/'other')
+    assert len(supervisors(single.site)) == 2
+    trace = pk.Dict('found')['trace']
+    where, prefix, pid = trace.result
+    assert where == prefix == str(tmp_path/'other') and pid == trace.pid and pid not in single.status.workers
+    single.stop()
+    assert wait_for(lambda: not pool_processes(single.site))
+
+
+def test_waiting_for_a_call_of_another_environment_starts_its_workers(single, tmp_path):
+    "Its caller is gone, and all its workers were killed"
+    python = _environment_with(tmp_path/'other', 'only_here')
+    code = f'''
+import parkit as pk
+from parkit.calls import set_runner
+class Nobody:
+    def ensure(self, site): pass
+set_runner(Nobody())
+pk.set_site({str(single.site.path)!r})
+@pk.task
+def elsewhere():
+    import only_here
+    return only_here.where
+pk.Dict('found')['trace'] = elsewhere()
+'''
+    subprocess.run([python, '-c', code], check=True, cwd='/')
+    trace = pk.Dict('found')['trace']
+    assert trace.status == 'submitted' and not pool_processes(single.site)
+    assert trace.result == str(tmp_path/'other')
+    assert single.status.supervisor is None and len(supervisors(single.site)) == 1
+
+
+def test_environment_that_is_gone_is_an_error_that_names_it(single, tmp_path):
+    python = _environment_with(tmp_path/'other', 'only_here')
+    code = f'''
+import parkit as pk
+from parkit.calls import set_runner
+class Nobody:
+    def ensure(self, site): pass
+set_runner(Nobody())
+pk.set_site({str(single.site.path)!r})
+@pk.task
+def elsewhere(): pass
+pk.Dict('found')['trace'] = elsewhere()
+'''
+    subprocess.run([python, '-c', code], check=True, cwd='/')
+    shutil.rmtree(tmp_path/'other')
+    with pytest.raises(pk.TaskError, match='could not be started.*other/bin/python'): pk.Dict('found')['trace'].result
+
+
+# --- rest
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs /proc')
+def test_idle_pool_is_not_switched_to(single, double):
+    "Nor is it by calls of others: the supervisor sleeps through them"
+    single.resize(2)
+    assert double(4).result == 8
+    _workers(single, 2)
+    processes = pool_processes(single.site)
+    supervisor = psutil.Process(single.status.supervisor)
+    wait_for(lambda: all(o.status() == psutil.STATUS_SLEEPING for o in processes))
+    def switches(): return [o.num_ctx_switches().voluntary for o in processes]
+    time.sleep(1)
+    before = switches()
+    time.sleep(5)
+    assert all(b - a <= 1 for a, b in zip(before, switches())), (before, switches())
+    before = supervisor.num_ctx_switches().voluntary
+    for i in range(50): assert double(i).result == 2*i
+    assert supervisor.num_ctx_switches().voluntary - before <= 2
+
+
+def test_very_many_calls(site):
+    "PARKIT_CALLS=100000 for the whole"
+    pool, n = pk.Pool(), int(os.environ.get('PARKIT_CALLS', 5000))
+    pool.resize(2)
+    @pk.task
+    def nothing(): pass
+    pool.stop()
+    from parkit.calls import _runner, set_runner
+    class Nobody:
+        def ensure(self, site): pass
+        def attend(self, site, environment): pass
+    runner = _runner[0]
+    set_runner(Nobody())
+    try:
+        tenth, times = n//10, []
+        for part in range(10):
+            began = time.perf_counter()
+            traces = [nothing() for _ in range(tenth)]
+            times.append((time.perf_counter() - began)/tenth)
+        began = time.perf_counter()
+        status = pool.status
+        looked = time.perf_counter() - began
+    finally: set_runner(runner)
+    assert status.queued == n
+    began = time.perf_counter()
+    assert wait_for(lambda: not traces[-1].done, 0) is True
+    pk.wait_until(lambda: traces[-1].done, 600)
+    drained = time.perf_counter() - began
+    print(f'{n} calls: submitted in {1e6*times[0]:.0f} µs each at first, {1e6*times[-1]:.0f} µs in the end; status in {1e6*looked:.0f} µs; drained in {1e6*drained/n:.0f} µs each')
+    assert wait_for(lambda: pool.status.queued == pool.status.running == 0)
+    assert looked < 1
