@@ -106,7 +106,7 @@ def preview(port):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f'http://127.0.0.1:{port}/ (Ctrl-C ends it)', flush=True)
     for changes in watch(nbs, root/'tools', root/'_quarto.yml', raise_interrupt=False):
-        if all(path.endswith('sidebar.yml') for _, path in changes): continue
+        if {Path(path).name for _, path in changes} <= {'sidebar.yml', 'nbdev.yml'}: continue  # the build writes these
         print('building:', ', '.join(sorted(Path(path).name for _, path in changes)), flush=True)
         # in a process of its own: the tools may have changed
         subprocess.run([sys.executable, __file__, '--site-only'])
