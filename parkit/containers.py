@@ -13,8 +13,8 @@ from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, 
                            register_type, split_key, with_key)
 from .objects import _ENTRY, _HEAD, Object, _join
 from .system import TransactionError, _fork
-from .storage import KEY_LIMIT, Blob, ParkitError, Site, _after
-from .transactions import WaitTimeout, _find, _frame, noting, read, in_transaction, transaction, wait_until, wait_until_async, write, write_async
+from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, _after
+from .transactions import WaitTimeout, _find, _frame, noting, read, in_transaction, transaction, wait_until, wait_until_async, write, write_async, write_whole
 
 # %% auto #0
 __all__ = ['T', 'K', 'V', 'Dict', 'Array', 'QueueShutDown', 'Queue', 'LifoQueue', 'FileChangedError', 'File']
@@ -312,7 +312,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
     def update(self, other: Any = (), /, **named: Any) -> None:
         "Set many entries in one transaction: `other` is a mapping or pairs, `named` are entries whose keys are strings"
         pairs = [*_pairs(other), *named.items()]
-        write(self._store, self._put_all, [(k, self._prepare(v), encode_key(k)) for k, v in pairs])
+        write_whole(self._store, self._put_all, [(k, self._prepare(v), encode_key(k)) for k, v in pairs])
 
     def clear(self) -> None:
         "Remove all entries"
@@ -523,7 +523,7 @@ class Array(_ArrayItems, Sequence[V]):
 
     def extend(self, values: Iterable[V]) -> None:
         "Add all of `values` at the end, in one transaction"
-        write(self._store, self._extend, self._prepare_all(values))
+        write_whole(self._store, self._extend, self._prepare_all(values))
 
     def pop(
         self,
@@ -682,8 +682,8 @@ class Queue(_QueueItems, Generic[V]):
         "Put all `items` in one transaction; waits until there is room for all. Raises `ValueError` if there can never be"
         prepared = self._fitting(items)
         _check_timeout(block, timeout)
-        if write(self._store, self._put_all, prepared): return
-        self._wait(lambda: read(self._store, self._room, len(prepared)) and write(self._store, self._put_all, prepared), block, timeout, queue.Full)
+        if write_whole(self._store, self._put_all, prepared): return
+        self._wait(lambda: read(self._store, self._room, len(prepared)) and write_whole(self._store, self._put_all, prepared), block, timeout, queue.Full)
 
     def get(
         self,
@@ -773,6 +773,20 @@ register_type(Queue, 'parkit.Queue')
 register_type(LifoQueue, 'parkit.LifoQueue')
 
 # %% ../nbs/04_containers.ipynb #1221479a
+class _Draft(io.FileIO):
+    "A file that is written to: that there is no room is said as elsewhere"
+    def __init__(self, store: Store, fd: int, mode: str) -> None:
+        self._parkit_store = store
+        super().__init__(fd, mode)
+
+    def write(self, data: Any) -> int:
+        try: return super().write(data)
+        except OSError as e: raise self._parkit_store.explain(e) from e
+
+    def truncate(self, size: int | None = None) -> int:
+        try: return super().truncate(size)
+        except OSError as e: raise self._parkit_store.explain(e) from e
+
 class _Storing(io.BufferedIOBase):
     "A buffered file that becomes the content of a `File` when it is closed"
     _blob: Blob | None = None
@@ -780,7 +794,7 @@ class _Storing(io.BufferedIOBase):
         self._owner, self._blob, self._before, self._epoch = owner, blob, before, _fork.epoch
         append = os.O_APPEND if 'a' in kind else 0
         mode = ('a+' if append else 'r+') if '+' in kind else ('a' if append else 'w')
-        super().__init__(io.FileIO(os.open(blob.path, os.O_RDWR | append), mode))  # type: ignore[call-arg]
+        super().__init__(_Draft(owner._store, os.open(blob.path, os.O_RDWR | append), mode))  # type: ignore[call-arg]
         if append: self.seek(0, os.SEEK_END)
 
     def close(self) -> None:
@@ -797,7 +811,9 @@ class _Storing(io.BufferedIOBase):
         blob, store = self._blob, self._owner._store
         assert blob is not None
         blob.size = os.fstat(self.fileno()).st_size
-        if store.durable: os.fsync(self.fileno())
+        try:
+            if store.durable: os.fsync(self.fileno())
+        except OSError as e: raise store.explain(e) from e
         write(store, self._owner._save, blob, self._before)
 
     def _let_be(self) -> None:
@@ -873,7 +889,9 @@ class _FileContent(Object):
             if keep and record is not None: shutil.copyfile(self._store.blob_of(record), blob.path)
             else: os.close(os.open(blob.path, os.O_CREAT | os.O_EXCL, 0o600))
             os.chmod(blob.path, 0o600)
-        except OSError as e: raise self._store.explain(e) from e
+        except OSError as e:
+            blob.done()  # the traceback, which a notebook keeps, refers to it
+            raise self._store.explain(e) from e
         return blob, record or b''
 
 # %% ../nbs/04_containers.ipynb #e9e67312

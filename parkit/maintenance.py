@@ -11,7 +11,7 @@ from uuid import uuid4
 from .codecs import ARRAY, BLOB, Buffer, DecodeError, decode, split_key, verify, verify_key
 from .containers import _CONTENT
 from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
-from .system import _file_system, _file_lock, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError
+from .system import _file_system, _fork, _try_lock, is_full, no_room, _file_lock, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
     MAKING, META, NAMES, OBJECTS, READERS, TRASH, Site, Store, check_current, current_site, reading, verify_pages)
 from .synchronization import Lock
@@ -290,10 +290,13 @@ def _copy_site(source: Site, path: str) -> list[str]:
     path = os.path.realpath(path)
     if os.path.commonpath([path, source.path]) in (path, source.path): raise SiteError(errno.EINVAL, 'a copy of a site cannot lie in the site, nor the site in it; choose another directory', path)
     if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)): raise SiteError(errno.ENOTEMPTY, 'this directory holds something already; choose another', path)
-    partial = f'{path}.{uuid4().hex}'
+    _remove_left(path)
+    partial, lock = f'{path}.{uuid4().hex}', -1
     facts = {k: v for k, v in _facts(source.path).items() if k != 'format'}
     try:
         os.makedirs(partial, 0o700)
+        lock = _fork.open(partial, os.O_RDONLY)
+        _try_lock(lock)  # for as long as this process lives, what is half made is not left over
         _make_site(partial, facts)
         made, copied = Site(partial), []
         for store in _open_stores(source):
@@ -302,11 +305,26 @@ def _copy_site(source: Site, path: str) -> list[str]:
         _sync(partial)
         os.rename(partial, path)
         _sync(os.path.dirname(path))
+    except OSError as e:
+        if not is_full(e): raise
+        raise no_room(os.path.dirname(path), f'a copy of the site {source.path} at {path}') from e
     finally:
+        if lock >= 0: _fork.close(lock)
         left = _sites.pop(partial, None)
         if left: left.close()
         shutil.rmtree(partial, ignore_errors=True)
     return copied
+
+def _remove_left(path: str) -> None:
+    "Remove what copies to `path` have left that were killed"
+    folder, name = os.path.split(path)
+    for left in os.listdir(folder) if os.path.isdir(folder) else ():
+        partial = os.path.join(folder, left)
+        if not re.fullmatch(re.escape(name) + r'\.[0-9a-f]{32}', left) or not os.path.isdir(os.path.join(partial, INTERNAL)): continue
+        lock = _fork.open(partial, os.O_RDONLY)
+        try:
+            if _try_lock(lock): shutil.rmtree(partial, ignore_errors=True)
+        finally: _fork.close(lock)
 
 # %% ../nbs/06a_maintenance.ipynb #76370fa2
 def backup(

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type, registered_type, split_key, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
 from .storage import CLASSES, HOLDS, NAMES, OBJECTS, Site, Store, _after, _sites, check_current, check_namespace, current_site, split_path
-from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write, write_new
+from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write, write_new, write_whole
 
 # %% auto #0
 __all__ = ['ANONYMOUS', 'KEPT', 'AttributeNameError', 'NamespacePath', 'remove_holder', 'encode_arguments', 'hold_for_trace',
@@ -501,7 +501,7 @@ class Object(_Reading):
         return read(self._store, self._read_info).metadata
 
     @metadata.setter
-    def metadata(self, value: Mapping[str, Any]) -> None: write(self._store, self._set_metadata, dict(value))
+    def metadata(self, value: Mapping[str, Any]) -> None: write_whole(self._store, self._set_metadata, dict(value))
 
     def _set_metadata(self, txn: Any, value: dict[str, Any]) -> None:
         info = self._read_info(txn, False)
@@ -575,7 +575,7 @@ class Object(_Reading):
         if self._name is None: raise InvalidNameError('an anonymous object cannot be renamed; copy it to a path')
         namespace, name = split_path(name if '/' in name else f'{mine}/{name}')
         if namespace != mine: raise InvalidNameError(f'{self.path} cannot move to the namespace {namespace!r} by a change of its name; copy it to there, then drop it here')
-        write(self._store, self._rename, name)
+        write_whole(self._store, self._rename, name)
         self._name = name
 
     def _rename(self, txn: Any, name: str) -> None:
@@ -597,7 +597,7 @@ class Object(_Reading):
         namespace, name = (ANONYMOUS, None) if path is None else split_path(path)
         store = (site or self.site).store(namespace, True)
         made = type(self)._bound(store, b'', b'', name)
-        if store is self._store: write(store, self._copy_within, made)
+        if store is self._store: write_whole(store, self._copy_within, made)
         else: read(self._store, self._copy_across, made)
         return made
 

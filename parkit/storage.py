@@ -8,14 +8,14 @@ import errno, fcntl, json, mmap, os, re, shutil, struct, sys, time, warnings
 import lmdb, threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
-from .system import (copy_file, InvalidNameError, ObjectExistsError, ObjectNotFoundError, open_locked, replace_file, SiteError,
+from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, ObjectExistsError, ObjectNotFoundError, open_locked, replace_file, SiteError,
     StorageFullError, TransactionError, _Alive, _boot_id, _check_directory, _check_exchange, _exchange, _Exit,
     _file_lock, _find_open_files, _fork, _leak, _link_all, _map_file, _RECORD_SIZE, _sync, _watchers, _write_all,
     _write_new, _WriteLock)
@@ -96,6 +96,8 @@ class Blob:
 # %% ../nbs/01_storage.ipynb #d3e7bb54
 NAMES, OBJECTS, CLASSES, BLOBS, TRASH, META, HOLDS = (bytes((n,)) for n in range(1, 8))  # the tables beside the entries
 _RETIRED = META + b'retired'  # in files that are to be used no longer: the path in the site of those in their place, or nothing
+_RESERVE = 2**17        # bytes of a file in each namespace that gives its room to what deletes on a full disk
+_COMMIT = 2**16         # bytes that a commit may take up beside what is put: copies of the pages on the way to it
 _PATIENCE = 1.0         # seconds for which snapshots in the way are waited for: implicit ones end at once
 MAKING = '_making'      # in whose namespaces copies are made
 READERS = 2048          # snapshots that can be open at once in one namespace, over all processes
@@ -203,13 +205,17 @@ class _Opening(_Files):
             while not self.env:
                 opened, facts = True, self._facts()
                 if facts is None and not create: raise ObjectNotFoundError(f'there is no namespace {self.namespace!r} in {self.site.path}')
-                with self.site.alive.gate:
-                    self.registered = True
-                    self.site.alive.enter()
+                with suppress(StorageFullError): self._register()  # one can read without
                 if self._is_current(facts): self._open_current(facts)  # type: ignore[arg-type]
                 else: self._make()
         if opened:
             for work in on_open: work(self)
+
+    def _register(self) -> None:
+        with self.site.alive.gate:
+            self.registered = True
+            try: self.site.alive.enter()
+            except OSError as e: raise self.explain(e) from e
 
     def _open_current(self, facts: dict[str, Any]) -> None:
         "Open the files that `facts` are about, unless these have been dropped or replaced; if by a process that could not end its work, end that"
@@ -242,13 +248,13 @@ class _Opening(_Files):
 
     def _make_way(self, heir: bytes) -> None:
         "Put the files of another store into the place of these, or nothing if `heir` is empty, and remove these"
-        gone = os.path.join(self.site.path, os.fsdecode(heir)) if heir else os.path.join(self.site.path, self.site.new_path(), INTERNAL)
+        gone = os.path.join(self.site.path, os.fsdecode(heir) if heir else self.site.new_path())
         if heir:
             _link_all(self.path, gone, 'locks')  # whoever holds one holds it on
             _exchange(self.path, gone)
             _link_all(gone, self.path, 'new')  # blobs on their way into an entry
         else:
-            os.makedirs(os.path.dirname(gone), 0o700)
+            os.makedirs(os.path.dirname(gone), 0o700, exist_ok=True)
             os.rename(self.path, gone)
         _sync(os.path.dirname(self.path))
         shutil.rmtree(gone, ignore_errors=True)
@@ -263,7 +269,15 @@ class _Opening(_Files):
             if facts: self.durable = facts['durable']
             else: self.check_lost()
             try: self._make_files(_new_facts(self.durable))
-            except OSError as e: raise self.explain(e) from e  # what is half made is made again by the next
+            except BaseException as e:
+                if not self.is_on_disk(): self._remove()
+                if isinstance(e, OSError): raise self.explain(e) from e
+                raise
+
+    def _remove(self) -> None:
+        "Remove the files, and the directories that are empty then"
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.site.prune(os.path.dirname(self.path))
 
     def check_lost(self) -> None:
         "Raise `SiteError` where only `store.json` is missing: nothing is committed before that is there"
@@ -275,8 +289,10 @@ class _Opening(_Files):
         "Make the files of a new namespace, with the content that `original` has in a transaction of its own"
         shutil.rmtree(self.path, ignore_errors=True)  # left by a maker that died, or by another boot
         for d in ('blobs', 'new'): os.makedirs(os.path.join(self.path, d), 0o700)
+        os.makedirs(os.path.join(self.site.path, MAKING), 0o700, exist_ok=True)  # now: to drop a namespace must take up no room
         for path, size in ((self.bell_path, 1), (self.lock.path, _RECORD_SIZE)): _write_new(path, bytes(size))
-        self._reserve_lock_file()
+        allocate(os.path.join(self.path, 'lock.mdb'), (READERS - 1)*64 + 192)  # LMDB maps it, and a sparse one kills the process when the disk is full
+        allocate(os.path.join(self.path, 'reserve'), _RESERVE)
         if original: original.copy_data(self.path, facts['durable'], share)
         else:
             env = self._environment(facts, create=True)
@@ -285,12 +301,6 @@ class _Opening(_Files):
         _sync(self.path)
         self.site.sync_above(self.path)
         replace_file(os.path.join(self.path, 'store.json'), json.dumps(facts))  # last: who finds it finds all the rest
-
-    def _reserve_lock_file(self) -> None:
-        "Give LMDB's lock file its blocks: it is mapped, and a sparse one kills the process when the disk is full"
-        fd = os.open(os.path.join(self.path, 'lock.mdb'), os.O_CREAT | os.O_RDWR, 0o600)
-        try: os.posix_fallocate(fd, 0, (READERS - 1)*64 + 192) if hasattr(os, 'posix_fallocate') else os.write(fd, bytes(READERS*64 + 128))
-        finally: os.close(fd)
 
     def _environment(self, facts: dict[str, Any], create: bool = False) -> lmdb.Environment:
         options: dict[str, Any] = dict(lib_version=0) if hasattr(lmdb.Environment, 'lib_version') else {}  # the 0.9 format
@@ -346,12 +356,14 @@ class _Opening(_Files):
 
     def ring(self) -> None:
         "Wake everyone who listens"
-        if self._bell >= 0 and self.lock.is_listened(): os.pwrite(self._bell, b'\n', 0)
+        try:
+            if self._bell >= 0 and self.lock.is_listened(): os.pwrite(self._bell, b'\n', 0)
+        except OSError: pass  # what was committed is committed; who waits looks again after a while
 
     def _is_disk_full(self, e: BaseException) -> bool:
         "Whether an error means that the disk is full; LMDB calls a short write an input/output error"
-        if isinstance(e, lmdb.DiskError) or getattr(e, 'errno', 0) in (errno.ENOSPC, errno.EDQUOT) or 'No space' in str(e): return True
-        return 'Input/output' in str(e) and shutil.disk_usage(self.site.path).free < 2**20
+        if isinstance(e, lmdb.DiskError) or is_full(e) or 'No space' in str(e): return True
+        return 'Input/output' in str(e) and isinstance(e, lmdb.Error) and shutil.disk_usage(self.site.path).free < 2**20
 
     def explain(self, e: BaseException) -> ParkitError:
         "An error of LMDB or the system, as one of ours that says what to do"
@@ -360,9 +372,7 @@ class _Opening(_Files):
                                                                      'snapshots still read cannot be used again; delete entries, or end old snapshots')
         if isinstance(e, ParkitError): return e
         if isinstance(e, (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError)): return SiteError(f'{os.path.join(self.path, "data.mdb")} is damaged; restore the namespace from a backup ({e})')
-        if self._is_disk_full(e):
-            u = shutil.disk_usage(self.site.path)
-            return StorageFullError(errno.ENOSPC, f'no room on the disk for {where}: {u.free} of {u.total} bytes are free; free some and try again')
+        if self._is_disk_full(e): return no_room(self.site.path, where)
         if isinstance(e, lmdb.ReadersFullError): return TransactionError(f'{where} has {READERS} snapshots open; end some, they last until their `with` block ends')
         if isinstance(e, lmdb.BadTxnError): return TransactionError(f'an earlier error has ended this transaction on {where}; leave its `with` block')
         return SiteError(f'{where} cannot be used: {e}')
@@ -638,6 +648,7 @@ class _Blobs(_Scanning):
         if not os.path.exists(self.bell_path): self.renew()  # it was dropped
         id = uuid4().bytes
         with self.site.alive.gate:
+            self._register()
             blob = Blob(id, size, os.path.join(self.path, 'new', f'{id.hex()}.{self.site.alive.enter()}'))
             self.prepared.add(blob)
         return blob
@@ -653,7 +664,9 @@ class _Blobs(_Scanning):
         try:
             copy_file(path, blob.path, True)
             if self.durable: _sync(blob.path)
-        except OSError as e: raise self.explain(e) from e
+        except OSError as e:
+            blob.done()
+            raise self.explain(e) from e
         return blob
 
     def blob_path(self, id: bytes) -> str: return os.path.join(self.path, 'blobs', id.hex())
@@ -696,6 +709,7 @@ class WriteTxn:
     notes: tuple[Callable[[WriteTxn], None], ...] = ()  # to be called before an explicit transaction commits
     then: tuple[Callable[[], None], ...] = ()             # to be called when it has committed and let go of the lock
     blobs: tuple[Blob, ...] = ()                          # linked, to be unlinked if this comes to nothing
+    broken: BaseException | None = None  # what has stopped an operation half-way: the innermost transaction can only be undone
     outer: tuple[tuple[lmdb.Transaction, int], ...] = ()  # the transactions around the innermost, and the blobs each had
     committed = failed = ended = False  # has LMDB committed, or refused to; is the lock released?
     raw: Any = None          # LMDB's transaction, the innermost
@@ -740,6 +754,7 @@ class WriteTxn:
 
     def savepoint(self) -> None:
         "Begin an inner transaction"
+        self.check_whole()
         outer = self.outer
         self.outer += ((self.raw, len(self.blobs)),)
         try:
@@ -750,12 +765,24 @@ class WriteTxn:
             if isinstance(e, lmdb.Error): raise self.store.explain(e) from e
             raise
 
+    def check_whole(self) -> None:
+        "Raise if an operation was stopped half-way: what it did must not be committed"
+        if self.broken is None: return
+        text = f'an operation in this transaction on {self.store.namespace!r} was stopped half-way, so all of the transaction is undone: {self.broken}'
+        if isinstance(self.broken, StorageFullError): raise StorageFullError(errno.ENOSPC, text) from self.broken
+        raise TransactionError(text) from self.broken
+
     def keep(self) -> None:
         "End the inner transaction and keep what it did"
+        try: self.check_whole()
+        except BaseException:
+            self.undo()
+            raise
         self._end_inner(self.raw.commit)
 
     def undo(self) -> None:
         "End the inner transaction and undo what it did"
+        self.broken = None
         mark = self.outer[-1][1]
         self._end_inner(self.raw.abort)
         self._drop_blobs(mark)
@@ -785,11 +812,18 @@ class WriteTxn:
         if not isinstance(prepared, Blob): return prepared
         self.blobs += (prepared,)
         prepared.linked = True
-        try: os.link(prepared.path, self.store.blob_path(prepared.id))
-        except FileNotFoundError:
-            with self.store.site.setting_up(): os.link(prepared.path, self.store.blob_path(prepared.id))  # it was just being carried over to here
+        try: self._link(prepared.path, self.store.blob_path(prepared.id))
+        except OSError as e:
+            self.blobs, prepared.linked = self.blobs[:-1], False
+            prepared.done()  # the traceback, which a notebook keeps, refers to it
+            raise self.store.explain(e) from e
         self.put(BLOBS + prepared.id, _ID.pack(prepared.size), freeing=True)
         return prepared.record()
+
+    def _link(self, source: str, target: str) -> None:
+        try: os.link(source, target)
+        except FileNotFoundError:
+            with self.store.site.setting_up(): os.link(source, target)  # it was just being carried over to here
 
     def unlink(self, record: bytes) -> None:
         "Note that an entry no longer refers to its blob, if it has one; the file goes when no reader is older"
@@ -802,7 +836,12 @@ class WriteTxn:
     def commit(self) -> None:
         "Make everything visible at once, release the lock and ring the bell"
         store = self.store
+        disk = None
         try:
+            self.check_whole()
+            if self.freed or self.writes and not self.pending:
+                with suppress(FileNotFoundError): disk = os.statvfs(store.path)  # else someone has just dropped the namespace
+            if disk and not self.pending: store.yield_reserve(disk)
             if self.blobs and store.durable: _sync(os.path.join(store.path, 'blobs'))
             self.raw.commit()
             self.committed = True
@@ -813,9 +852,9 @@ class WriteTxn:
             raise store.explain(e) from e
         else: store.ring()  # before the lock is released: then nobody has let go of the bell
         finally: self.close()
-        if store.allowance: store.allowance -= self.pending
+        if store.allowance: store.allowance -= self.pending + _COMMIT
         if self.trashed: store.empty_trash(self.trashed)
-        if self.freed: store.turn_over()
+        if self.freed and disk: store.turn_over(disk)
         for work in self.then: work()
 
     def close(self) -> None:
@@ -975,7 +1014,7 @@ class Store(_Blobs):
                     if durable: _sync(target)
                 if durable:
                     for name in ('data.mdb', 'blobs', ''): _sync(os.path.join(path, name))
-            except (lmdb.Error, OSError) as e: raise self.explain(e) if self.heir() is None else self._dropped() from e
+            except FileNotFoundError as e: raise self.explain(e) if self.heir() is None else self._dropped() from e
 
     def copy(
         self,
@@ -1009,8 +1048,9 @@ class Store(_Blobs):
             finally: txn.close()
             made.close()
         except BaseException as e:
+            error = no_room(site.path, f'a copy of the namespace {self.namespace!r} in the site {site.path}') if self._is_disk_full(e) else e
             made.discard()
-            raise self.explain(e) if isinstance(e, OSError) else e
+            raise self.explain(error) if isinstance(error, (lmdb.Error, OSError)) else error
         return made
 
     def discard(self) -> None:
@@ -1046,7 +1086,9 @@ class Store(_Blobs):
             try:
                 if heir: _check_exchange(os.path.dirname(heir.path))
                 with self._alone('', 1), self.site.setting_up():
-                    if heir: self._check_unread()
+                    if heir:
+                        self._check_unread()
+                        _link_all(self.path, heir.path, 'locks')  # now, since it may find no room; those that come meanwhile follow
                     mark = os.fsencode(os.path.relpath(heir.path, self.site.path)) if heir else b''
                     txn.raw.drop(self.env.open_db(), delete=False)  # type: ignore[union-attr]
                     txn.put(_RETIRED, mark, freeing=True)
@@ -1069,10 +1111,21 @@ class Store(_Blobs):
         self.env.reader_check()  # type: ignore[union-attr]
         return {line for line in self.env.readers().splitlines()[1:] if line and line.split()[-1].isdigit()}  # type: ignore[union-attr]
 
-    def turn_over(self) -> None:
+    def yield_reserve(self, disk: os.statvfs_result) -> None:
+        "On a full disk, let what only deletes have the room that is kept for it"
+        if disk.f_bavail*disk.f_frsize >= _RESERVE: return
+        with suppress(OSError): os.truncate(os.path.join(self.path, 'reserve'), 0)
+        self.allowance = 0  # so that the next ordinary write restores it
+
+    def restore_reserve(self) -> None:
+        "Keep room for deleting again, if there is some"
+        path = os.path.join(self.path, 'reserve')
+        with suppress(OSError):
+            disk = os.statvfs(self.path)
+            if disk.f_bavail*disk.f_frsize >= 2*_RESERVE and not (os.path.exists(path) and os.path.getsize(path)): allocate(path, _RESERVE)
+
+    def turn_over(self, disk: os.statvfs_result) -> None:
         "On an almost full disk, make an empty commit: LMDB uses freed pages again from the next transaction but one on"
-        try: disk = os.statvfs(self.path)
-        except FileNotFoundError: return  # someone has just dropped the namespace
         if disk.f_bavail*disk.f_frsize > 2**26: return
         try: txn = self.write(timeout=0)
         except (TransactionError, ObjectNotFoundError): return  # someone else commits, or has dropped or replaced the namespace
@@ -1087,6 +1140,7 @@ class Store(_Blobs):
         try: txn = self.write(timeout=0)
         except (TransactionError, ObjectNotFoundError): return
         try: all_gone = self._unlink_trash(txn)
+        except StorageFullError: all_gone = False  # what the caller has committed is committed
         finally: txn.close()
         self.kept = 0 if all_gone else self.kept + trashed
         self._warn_of_readers(self.kept)
@@ -1121,15 +1175,16 @@ class Store(_Blobs):
         info, page = env.info(), env.stat()['psize']
         limit = info['map_size'] - min(2**26, info['map_size']//8)
         room = limit - info['last_pgno']*page
-        if room < 2*txn.pending and self.oldest_reader() >= info['last_txnid']:  # else: freed pages, if nobody reads them still
+        if room < 2*txn.pending + _COMMIT and self.oldest_reader() >= info['last_txnid']:  # else: freed pages, if nobody reads them still
             used = env.stat()
             room = limit - (used['branch_pages'] + used['leaf_pages'] + used['overflow_pages'])*page
-        if room < 2*txn.pending:
+        if room < 2*txn.pending + _COMMIT:
             raise StorageFullError(
                 errno.ENOSPC, f'namespace {self.namespace!r} of the site {self.site.path} is full: '
                 f'{info["last_pgno"]*page} of {info["map_size"]} bytes are in use, and the last {info["map_size"] - limit} '
                 'are kept for deleting; delete entries, or make a site with a larger map_size')
         self.allowance = txn.pending + room//8
+        self.restore_reserve()
 
 # %% ../nbs/01_storage.ipynb #a036f270
 FORMAT = 1  # of everything on disk; a site of a newer format is refused
@@ -1279,8 +1334,8 @@ def _open_site(path: str, given: dict[str, Any], create: bool) -> dict[str, Any]
             facts = _site_facts(path)
     except SiteError: raise
     except OSError as e:
-        kind = StorageFullError if e.errno in (errno.ENOSPC, errno.EDQUOT) else SiteError
-        raise kind(e.errno, f'cannot use this directory as a site: {e.strerror}', path) from e
+        if is_full(e): raise no_room(path, f'the site {path}') from e
+        raise SiteError(e.errno, f'cannot use this directory as a site: {e.strerror}', path) from e
     if facts is None: raise SiteError(errno.ENOENT, 'this site has just been removed', path)
     for k, v in given.items():
         if facts[k] != v: raise SiteError(f'the site {path} was made with {k}={facts[k]}, not {v}; open it without {k}=')

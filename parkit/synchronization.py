@@ -104,8 +104,10 @@ class Lock(Object):
     def _open_file(self) -> int:
         "A descriptor of the lock's file, which is made if need be"
         read(self._store, self._read_head)  # an object that was dropped has no lock
-        os.makedirs(os.path.dirname(self._lock_path()), 0o700, exist_ok=True)
-        return _fork.open(self._lock_path(), os.O_CREAT | os.O_RDWR)
+        try:
+            os.makedirs(os.path.dirname(self._lock_path()), 0o700, exist_ok=True)
+            return _fork.open(self._lock_path(), os.O_CREAT | os.O_RDWR)
+        except OSError as e: raise self._store.explain(e) from e
 
     def _attempt(self, fd: int) -> bool:
         read(self._store, self._read_head)  # it may have been dropped; and whoever waits listens to its namespace
@@ -126,7 +128,8 @@ class Lock(Object):
     def _take(self, fd: int) -> bool:
         "Note who holds the lock"
         read(self._store, self._read_head)  # it may have been dropped while we waited
-        os.pwrite(fd, _HOLDER.pack(os.getpid()), 0)
+        try: os.pwrite(fd, _HOLDER.pack(os.getpid()), 0)
+        except OSError as e: raise self._store.explain(e) from e
         self._held, self._thread = (fd, _fork.epoch), threading.get_ident()
         return True
 

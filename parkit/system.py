@@ -16,8 +16,8 @@ from .codecs import Buffer, DecodeError, ParkitError
 
 # %% auto #0
 __all__ = ['SAFETY_NET', 'SiteError', 'StorageFullError', 'InvalidNameError', 'ObjectNotFoundError', 'ObjectExistsError',
-           'TransactionError', 'TransactionTimeout', 'open_locked', 'Bell', 'Alarm', 'Listener', 'replace_file',
-           'copy_file']
+           'TransactionError', 'TransactionTimeout', 'open_locked', 'Bell', 'Alarm', 'Listener', 'is_full', 'no_room',
+           'allocate', 'replace_file', 'copy_file']
 
 # %% ../nbs/00a_system.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -676,6 +676,31 @@ class Listener:
         while self.alarms: self.alarms.pop().end()
 
 # %% ../nbs/00a_system.ipynb #620432f0
+def is_full(e: BaseException) -> bool:
+    "Whether the system says that there is no room on the disk"
+    return getattr(e, 'errno', 0) in (errno.ENOSPC, errno.EDQUOT)
+
+def no_room(path: str, what: str) -> StorageFullError:
+    "The error of a write to `path` that has found the disk full, or without room for a file more"
+    place = path
+    while not os.path.exists(place): place = os.path.dirname(place)
+    disk, held = os.statvfs(place), sum(_blocks(folder, names) for folder, _, names in os.walk(path))
+    left = f'{disk.f_favail} of {disk.f_files} files' if 0 < disk.f_files and disk.f_favail < disk.f_bavail else f'{disk.f_bavail*disk.f_frsize} of {disk.f_blocks*disk.f_frsize} bytes'
+    return StorageFullError(errno.ENOSPC, f'no room on the disk for {what}, which takes up {held} bytes: {left} are free; free some and try again')
+
+def _blocks(folder: str, names: Iterable[str]) -> int:
+    "The bytes that files take up on the disk"
+    found = 0
+    for name in names:
+        with suppress(OSError): found += os.lstat(os.path.join(folder, name)).st_blocks*512
+    return found
+
+def allocate(path: str, size: int) -> None:
+    "Give a file blocks for `size` bytes, and make it if need be; raises an `OSError` if there is no room"
+    fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try: os.posix_fallocate(fd, 0, size) if hasattr(os, 'posix_fallocate') else _write_all(fd, [bytes(size)])
+    finally: os.close(fd)
+
 def _write_all(fd: int, buffers: Iterable[Buffer]) -> None:
     "Write `buffers` one after the other, whatever `write` takes at a time"
     for b in buffers:
@@ -738,10 +763,11 @@ def _exchange(a: str, b: str) -> None:
 def _check_exchange(folder: str) -> None:
     "Raise `SiteError` where directories cannot change places at once"
     a, b = os.path.join(folder, 'a'), os.path.join(folder, 'b')
-    for path in (a, b): os.mkdir(path)
-    try: _exchange(a, b)
+    try:
+        for path in (a, b): os.mkdir(path)
+        _exchange(a, b)
     finally:
-        for path in (a, b): os.rmdir(path)
+        for path in filter(os.path.exists, (a, b)): os.rmdir(path)
 
 # %% ../nbs/00a_system.ipynb #55b37540
 _NETWORK = re.compile(r'nfs\d*|cifs|smb\d*|smbfs|9p|afs|ceph|lustre|gpfs|beegfs|glusterfs|ocfs2|gfs2|fuse\.(sshfs|s3fs|rclone|gcsfuse|goofys|glusterfs|ceph.*|davfs2?)')

@@ -16,7 +16,7 @@ from uuid import uuid4
 from .codecs import EncodeError, decode, encode, recall, register_opener, register_type
 from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
 from .storage import Blob, Site, Store, current_site
-from .system import InvalidNameError, ObjectNotFoundError
+from .system import InvalidNameError, ObjectNotFoundError, StorageFullError
 from .calls import AsyncTrace, TaskError, _ensure, _environment, _inside, _ledger, _Ledger, _open_stream, _options, _post, _Record, traces
 from .functions import Anatomy, Ingredient, _is_filled, big_parts, encode_function, ingredients, is_by_value, kind_of, lines_of, signature_of, source_of
 from .transactions import open_transaction, read, write, write_new
@@ -388,9 +388,13 @@ def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, 
         ledger.refuse(id, record, EncodeError(f'{_unstorable(args, kwargs)} of {record.task} cannot be stored: {e}'))
         return AsyncTrace(ledger, id)
     if given: record = record._replace(given=True)
-    hold_for_trace(id, given)
-    if record.stream: _open_stream(ledger, id, True)
-    return _queue(ledger, id, record, encoded, {digest: context, environment: interpreter})
+    try:
+        hold_for_trace(id, given)
+        if record.stream: _open_stream(ledger, id, True)
+        return _queue(ledger, id, record, encoded, {digest: context, environment: interpreter})
+    except StorageFullError:
+        if given: release_trace(task.site, id)
+        raise
 
 # %% ../nbs/05_tasks.ipynb #6d3ff6f7
 def _unstorable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -5,17 +5,17 @@
 # %% ../nbs/02_transactions.ipynb #947a540b
 from __future__ import annotations
 import asyncio, sys, threading, time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 from .codecs import ParkitError
 from .system import Listener, ObjectNotFoundError, TransactionError, TransactionTimeout, _Exit, _fork
-from .storage import DEFAULT_NAMESPACE, Retired, Store, check_namespace, current_site
+from .storage import DEFAULT_NAMESPACE, Blob, Retired, Store, check_namespace, current_site
 
 # %% auto #0
-__all__ = ['T', 'read', 'write', 'write_new', 'write_async', 'is_interactive', 'noting', 'in_transaction', 'open_transaction',
-           'is_writing', 'store_of', 'snapshot', 'transaction', 'WaitTimeout', 'is_watched', 'watch', 'unwatched',
-           'wait_until', 'wait_until_async']
+__all__ = ['T', 'read', 'write', 'write_whole', 'write_new', 'write_async', 'is_interactive', 'noting', 'in_transaction',
+           'open_transaction', 'is_writing', 'store_of', 'snapshot', 'transaction', 'WaitTimeout', 'is_watched',
+           'watch', 'unwatched', 'wait_until', 'wait_until_async']
 
 # %% ../nbs/02_transactions.ipynb #31007eba
 class _Frame:
@@ -81,19 +81,52 @@ def write(
     "Do `work(txn, *args)` in the current transaction on `store`, else in an implicit one; raises `TransactionError` in a snapshot"
     if _frame.get() is not None and (frame := _find(store)) is not None:
         if not frame.writing: raise TransactionError(f'cannot write to {store.namespace!r} in a snapshot of it; use transaction() instead')
-        return work(frame.txn, *args)
+        txn = frame.txn
+        writes = txn.writes
+        try: return work(txn, *args)
+        except BaseException as e:
+            if txn.writes != writes and txn.broken is None: txn.broken = e
+            _give_up(args)
+            raise
     txn = store.write()
     try:
         try:
             result = work(txn, *args)
             txn.commit()
-        finally:
+        except BaseException:
             if not txn.ended: txn.close()
+            _give_up(args)
+            raise
     finally:
         if not txn.ended: txn.close()  # an interrupt came before the first line of `close`
     return result
 
+def _give_up(args: Iterable[Any]) -> None:
+    "Remove the blobs among `args`, which no entry will refer to: the traceback, which a notebook keeps, refers to them"
+    for a in args:
+        if isinstance(a, Blob) and not a.linked: a.done()
+        elif isinstance(a, (list, tuple)): _give_up(a)
+
 # %% ../nbs/02_transactions.ipynb #93304e94
+def write_whole(
+    store: Store,
+    work: Callable[..., T],  # Called with the transaction and `args`
+    *args: Any,
+) -> T:
+    "`write` for what has several parts: an error undoes them all, and an enclosing transaction can go on"
+    frame = _find(store)
+    if frame is None or not frame.writing: return write(store, work, *args)
+    txn, depth = frame.txn, len(frame.txn.outer)
+    try:
+        txn.savepoint()
+        result = work(txn, *args)
+        txn.keep()
+    except BaseException:
+        while len(txn.outer) > depth: txn.undo()
+        _give_up(args)
+        raise
+    return result
+
 def write_new(
     store: Store,
     work: Callable[..., T],  # Called with the transaction and `args`
@@ -102,7 +135,7 @@ def write_new(
     "`write` that makes the namespace if need be"
     while True:
         if not store.env: store.open()
-        try: return write(store, work, *args)
+        try: return write_whole(store, work, *args)
         except ObjectNotFoundError:
             if store.env: raise  # else: it was dropped meanwhile
 
@@ -117,8 +150,10 @@ async def write_async(
     try:
         result = work(txn, *args)
         txn.commit()
-    finally:
+    except BaseException:
         if not txn.ended: txn.close()
+        _give_up(args)
+        raise
     return result
 
 async def _begin(store: Store, timeout: float | None) -> Any:

@@ -741,3 +741,21 @@ def test_gc_beside_busy_processes(site, tmp_path):
     pk.gc()
     assert pk.gc() == [] == pk.check()
     assert run(site, "say(all(o['i'] == k[1] for k, o in pk.Dict('n/d').items()) and len(pk.Dict('m/d')))") > 0
+
+
+def test_backup_removes_what_a_killed_one_has_left(site, tmp_path):
+    "But not what one that is still at work has made so far"
+    pk.Dict('n/d')['a'] = 1
+    target, stop = tmp_path/'copy', '''
+        import parkit.maintenance as m
+        m._sync = lambda path: (say(path), hear())
+        pk.backup(sys.argv[2])'''
+    def left(): return [p.name for p in tmp_path.iterdir() if p.name.startswith('copy.')]
+    with Child(site, stop, target) as killed: killed.hear()
+    assert len(left()) == 1
+    with Child(site, stop, target) as other:
+        mine = os.path.basename(other.hear())
+        assert left() == [mine]
+        pk.backup(target)
+        assert left() == [mine] and pk.Dict('n/d', site=pk.Site(target))['a'] == 1
+    pk.Site(target).close()

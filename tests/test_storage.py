@@ -426,7 +426,7 @@ def test_trap_21_new_namespace_on_an_almost_full_disk(on_disk, disk):
 
 def test_trap_21_new_site_on_a_full_disk(disk):
     _fill_disk(disk)
-    with pytest.raises(pk.ParkitError, match='space'): pk.Site(disk/'site')
+    with pytest.raises(pk.ParkitError, match='0 of 16777216 bytes are free'): pk.Site(disk/'site')
     (disk/'filler').unlink()
     site = pk.Site(disk/'site')
     pk.Dict('d', site=site)['a'] = 1
