@@ -169,6 +169,11 @@ class Site:
             if symbol: a['class'] = 'symbol-link'
         for callout in body.select('div[class*=callout-]'): _set_callout(body, callout)
         for table in body.find_all('table'): table.wrap(body.new_tag('div', attrs={'class': 'table-responsive'}))
+        for code in body.select('td code'):  # a long name may break, where its words meet
+            if code.string and len(code.string) > 24:
+                parts = re.split(r'(?<=[_/:.])(?=\w)', code.string)
+                code.clear()
+                code.extend([o for part in parts for o in (part, body.new_tag('wbr'))][:-1])
         for o in body.select('pre, .table-responsive'): o['tabindex'] = '0'  # so that keys can scroll it
         for heading in body.select('h2[id], h3[id], h4[id]'):
             heading.append(body.new_tag('a', attrs={'class': 'anchor', 'href': f'#{heading["id"]}', 'aria-label': 'Link here'}))
@@ -234,5 +239,5 @@ def _sections(page, body):
         if isinstance(o, Tag) and o.name in ('h2', 'h3', 'h4') and o.get('id'):
             yield dict(page=page.title, title=title, href=href, text=' '.join(texts)[:1500])
             title, href, texts = o.get_text().strip(), f'{page.path}#{o["id"]}', []
-        elif not o.find_parent(['p', 'li', 'pre', 'td', 'dd']): texts.append(' '.join(o.get_text().split()))
+        elif not o.find_parent(['p', 'li', 'pre', 'td', 'dd']) and not o.select('.source-link'): texts.append(' '.join(o.get_text().split()))
     yield dict(page=page.title, title=title, href=href, text=' '.join(texts)[:1500])
