@@ -49,7 +49,7 @@ def _said(tree: ast.Module, errors: set[str]) -> Iterator[ast.Call]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func).split('.')[-1] in errors: yield node
         elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
-            if node.exc.func.id.islower() and not hasattr(builtins, node.exc.func.id): yield node.exc
+            if node.exc.func.id.islower() and node.exc.func.id not in _functions and not hasattr(builtins, node.exc.func.id): yield node.exc
 
 
 def _fits(parts: list[str], text: str) -> bool:
