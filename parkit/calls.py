@@ -22,7 +22,7 @@ from .codecs import BLOB, ParkitError, decode, encode, recall, register_opener, 
 from .objects import _ENTRY, _HEAD, Namespace, NamespacePath, Object, _join, release_trace
 from .containers import Queue
 from .system import SAFETY_NET, Alarm, Bell, Listener, ObjectNotFoundError, TransactionError, _fork, _sync
-from .storage import INTERNAL, MAKING, META, Blob, Site, Store, _blob_of, check_current, current_site, on_open
+from .storage import INTERNAL, MAKING, OUTBOX, OUTBOX_CALLS, Blob, Site, Store, _blob_of, check_current, current_site, on_open
 from .transactions import WaitTimeout, is_interactive, open_transaction, read, unwatched, wait_until, wait_until_async, watch, write
 
 # %% auto #0
@@ -502,8 +502,6 @@ def _attend(site: Site, environment: bytes) -> list[Alarm]:
     return [] if alarm is None else [alarm]
 
 # %% ../nbs/04b_calls.ipynb #79b7ddfd
-_POSTED, _POSTED_CALL = META + b'o', META + b'p'  # then comes the id of a call, in the tables of its namespace
-
 class _Post(NamedTuple):
     "A call in an outbox"
     id: str
@@ -521,8 +519,8 @@ class _Delivery:
 def _post(txn: Any, id: str, record: _Record, call: bytes | Blob, facts: Mapping[bytes, bytes]) -> None:
     "Put a call into the outbox of the namespace that `txn` writes to"
     _mark(txn.store)
-    txn.put(_POSTED + id.encode(), encode((tuple(record), dict(facts))))
-    txn.put(_POSTED_CALL + id.encode(), txn.link(call))
+    txn.put(OUTBOX + id.encode(), encode((tuple(record), dict(facts))))
+    txn.put(OUTBOX_CALLS + id.encode(), txn.link(call))
     found = next((work for work in txn.then if isinstance(work, _Delivery)), None)
     if found is None: txn.then += (found := _Delivery(txn.store),)
     found.ids.append(id)
@@ -530,8 +528,8 @@ def _post(txn: Any, id: str, record: _Record, call: bytes | Blob, facts: Mapping
 # %% ../nbs/04b_calls.ipynb #d29ecc86
 def _posted(store: Store, txn: Any, ids: Iterable[str] | None = None) -> list[_Post]:
     "The calls in the outbox, or those of them that are asked for"
-    if ids is None: ids = [key[len(_POSTED):].decode() for key, _ in store.scan(txn, _POSTED, _POSTED_CALL)]
-    found = [(id, txn.get(_POSTED + id.encode()), txn.get(_POSTED_CALL + id.encode())) for id in ids]
+    if ids is None: ids = [key[len(OUTBOX):].decode() for key, _ in store.scan(txn, OUTBOX, OUTBOX_CALLS)]
+    found = [(id, txn.get(OUTBOX + id.encode()), txn.get(OUTBOX_CALLS + id.encode())) for id in ids]
     return [_Post(id, _Record(*r[0]), r[1], call) for id, data, call in found if data is not None and (r := decode(data))]
 
 # %% ../nbs/04b_calls.ipynb #7f741530
@@ -552,10 +550,10 @@ def deliver(
 # %% ../nbs/04b_calls.ipynb #c77ac071
 def _remove_posts(txn: Any, ids: Iterable[str]) -> None:
     for id in ids:
-        call = txn.get(_POSTED_CALL + id.encode())
+        call = txn.get(OUTBOX_CALLS + id.encode())
         if call is None: continue
         txn.unlink(call)
-        for key in (_POSTED, _POSTED_CALL): txn.delete(key + id.encode())
+        for key in (OUTBOX, OUTBOX_CALLS): txn.delete(key + id.encode())
 
 # %% ../nbs/04b_calls.ipynb #69fb0c0c
 def _marks(site: Site) -> str: return os.path.join(site.path, INTERNAL, 'outbox')
@@ -584,14 +582,14 @@ def deliver_all(site: Site) -> None:
 
 def _unmark(txn: Any, path: str) -> None:
     "Remove the mark of a namespace whose outbox is empty"
-    if next(txn.store.scan(txn, _POSTED, _POSTED_CALL), None) is None: os.unlink(path)
+    if next(txn.store.scan(txn, OUTBOX, OUTBOX_CALLS), None) is None: os.unlink(path)
 
 # %% ../nbs/04b_calls.ipynb #8d365afc
 def _look_into(store: Store) -> None:
     "Bring what a process that died has left in the outbox of a namespace that is just being opened"
     if store.namespace == TRACES or store.namespace.startswith(MAKING) or store.lock.is_mine(): return
     try:
-        if read(store, lambda txn, zero_copy: next(store.scan(txn, _POSTED, _POSTED_CALL), None)) is not None:
+        if read(store, lambda txn, zero_copy: next(store.scan(txn, OUTBOX, OUTBOX_CALLS), None)) is not None:
             _mark(store)
             deliver(store)
     except ParkitError: pass  # it cannot be used now; the next will do it
@@ -614,7 +612,7 @@ def _write_if_free(store: Store, work: Callable[[Any], None]) -> None:
 def _is_posted(site: Site, namespace: str, id: str) -> bool:
     "Whether a call is in the outbox of a namespace"
     store = site.store(namespace, True)
-    try: return store.exists() and read(store, lambda txn, zero_copy: txn.get(_POSTED + id.encode())) is not None
+    try: return store.exists() and read(store, lambda txn, zero_copy: txn.get(OUTBOX + id.encode())) is not None
     except ParkitError: return False
 
 def settle(ledger: _Ledger, id: str) -> None:

@@ -13,7 +13,7 @@ from .containers import _CONTENT
 from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
 from .system import _file_system, _fork, _try_lock, is_full, no_room, _file_lock, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
-    MAKING, META, NAMES, OBJECTS, READERS, TRASH, Site, Store, check_current, current_site, reading, verify_pages)
+    MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current, current_site, reading, verify_pages)
 from .synchronization import Lock
 from .calls import _CANCEL, _DELAYED, _ENDED, _QUEUED, _RUNNING, _TOTAL, _ledger
 from .transactions import read, store_of, write
@@ -170,9 +170,15 @@ class _Checker:
             except Exception as e: self.report('', f'the record of object {key[1:].hex()} is damaged: {e}')
         self.check_names(infos)
         for oid, info in infos.items(): self.check_object(oid, info)
+        self.check_outbox()
         for id in self.unused: self.report('', f'the blob {id.hex()} is in no entry', 'no value is lost')
         self.check_strays(infos)
         return self.problems
+
+    def check_outbox(self) -> None:
+        for key, record in self.scan(OUTBOX, _OUTBOX_END):
+            try: self.check_record(_ENTRY, record)
+            except Exception as e: self.report('', f'the call {key[2:].decode(errors="replace")} in its outbox is damaged: {e}')
 
     def check_names(self, infos: dict[bytes, _Info]) -> None:
         names = {key[1:].decode('utf-8', 'surrogatepass'): oid for key, oid in self.scan(NAMES, OBJECTS)}

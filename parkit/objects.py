@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type, registered_type, split_key, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
-from .storage import CLASSES, HOLDS, NAMES, OBJECTS, Site, Store, _after, _sites, check_current, check_namespace, current_site, split_path
+from .storage import CLASSES, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites, check_current, check_namespace, current_site, split_path
 from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write, write_new, write_whole
 
 # %% auto #0
@@ -768,7 +768,10 @@ class Namespace:
 
 # %% ../nbs/03_objects.ipynb #841e425b
 def _renew_ids(txn: Any) -> None:
-    "Make the objects of a copied namespace objects of their own"
+    "Make the objects of a copied namespace objects of their own, and leave the calls in its outbox to the original"
+    for key, record in list(txn.store.scan(txn, OUTBOX, _OUTBOX_END)):
+        if key >= OUTBOX_CALLS: txn.unlink(record)
+        txn.delete(key)
     for key, data in list(txn.store.scan(txn, OBJECTS, CLASSES)): txn.put(key, _join(encode(tuple(_Info(*decode(data))._replace(uuid=uuid4().bytes)))))
 
 # %% ../nbs/03_objects.ipynb #59ee24dc

@@ -21,10 +21,10 @@ from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, Ob
     _write_new, _WriteLock)
 
 # %% auto #0
-__all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'MAKING', 'READERS',
-           'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'on_open', 'FORMAT', 'check_namespace', 'split_path',
-           'Blob', 'read_facts', 'verify_pages', 'Retired', 'check_current', 'reading', 'WriteTxn', 'Store', 'Site',
-           'set_site', 'current_site']
+__all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'OUTBOX',
+           'OUTBOX_CALLS', 'MAKING', 'READERS', 'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'on_open', 'FORMAT',
+           'check_namespace', 'split_path', 'Blob', 'read_facts', 'verify_pages', 'Retired', 'check_current', 'reading',
+           'WriteTxn', 'Store', 'Site', 'set_site', 'current_site']
 
 # %% ../nbs/01_storage.ipynb #6940979c
 DEFAULT_NAMESPACE = 'default'
@@ -96,6 +96,7 @@ class Blob:
 # %% ../nbs/01_storage.ipynb #d3e7bb54
 NAMES, OBJECTS, CLASSES, BLOBS, TRASH, META, HOLDS = (bytes((n,)) for n in range(1, 8))  # the tables beside the entries
 _RETIRED = META + b'retired'  # in files that are to be used no longer: the path in the site of those in their place, or nothing
+OUTBOX, OUTBOX_CALLS, _OUTBOX_END = META + b'o', META + b'p', META + b'q'  # calls that were made in a transaction, and their arguments
 _RESERVE = 2**17        # bytes of a file in each namespace that gives its room to what deletes on a full disk
 _COMMIT = 2**16         # bytes that a commit may take up beside what is put: copies of the pages on the way to it
 _PATIENCE = 1.0         # seconds for which snapshots in the way are waited for: implicit ones end at once

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np, parkit as pk, pytest
 from conftest import wait_for
 from helpers import Child, run
-from parkit.calls import _POSTED, _ledger, _posted, deliver_all
+from parkit.calls import _posted, deliver_all
 from parkit.transactions import read
 from task_helpers import ended, in_thread, is_gone, started
 
@@ -257,3 +257,25 @@ hear()
     for name in ('quick', 'lost'):
         with pytest.raises(pk.ObjectNotFoundError): d[name].status
     assert wait_for(lambda: not _outbox(d._store)) and len(pk.traces()) == 1
+
+
+# --- what else looks into a namespace
+
+def test_check_copy_and_rename_know_the_outbox(single, tmp_path):
+    @pk.task
+    def gate(path, x):
+        import os, time
+        while not os.path.exists(path): time.sleep(0.01)
+        return len(x)
+    d = pk.Dict('n/d')
+    with pk.transaction(d): d['t'] = gate(str(tmp_path/'go'), np.zeros(2**17))
+    assert _outbox(d._store) == [d['t'].id] and not pk.check()
+    copied = pk.Namespace('n').copy('copied')
+    assert _outbox(single.site.store('copied')) == [] and not pk.check()
+    pk.Namespace('n').rename('renamed')
+    moved = pk.Dict('renamed/d')
+    assert _outbox(moved._store) == [moved['t'].id]
+    (tmp_path/'go').touch()
+    assert moved['t'].result == 2**17
+    run(single.site, 'say(len(pk.Dict("renamed/d")))')  # its opening finds that the call has ended
+    assert wait_for(lambda: not _outbox(moved._store)) and len(pk.traces()) == 1 and not pk.check()
