@@ -14,7 +14,7 @@ from notebooks import everything
 notebooks = everything()
 nbs = root/'nbs'
 # of the layers above, though without an underscore
-internal = {'Site.setting_up', 'Site.new_path', 'Site.sync_above', 'Site.prune', 'Site.places'}
+internal = {'Site.setting_up', 'Site.new_path', 'Site.sync_above', 'Site.prune', 'Site.places', 'Site.keep'}
 
 
 # --- names
