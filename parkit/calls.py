@@ -470,8 +470,8 @@ def _cancelled(record: _Record) -> bytes:
 # %% ../nbs/04b_calls.ipynb #3ea553e1
 class Runner(Protocol):
     "Whoever sees to it that queued calls run"
-    def ensure(self, site: Site) -> None:
-        "Called when a call waits; raises `TaskError` if it cannot be run"
+    def ensure(self, site: Site, environment: bytes = b'') -> None:
+        "Called when a call waits, of the environment or of this process's own; raises `TaskError` if it cannot be run"
 
     def attend(self, site: Site, environment: bytes) -> Alarm | None:
         "Called when someone waits for a call, whether it runs or not. Returns what ends the wait if there is nobody any longer who would run it"
@@ -494,7 +494,10 @@ def _the_runner() -> Runner:
     if not _runner: import parkit.workers  # noqa: F401  registers itself
     return _runner[0]
 
-def _ensure(site: Site) -> None: _the_runner().ensure(site)
+def _ensure(site: Site, environment: bytes = b'') -> None:
+    "See to it that the calls in the queue are run, of one environment or of this process's own"
+    if environment in (b'', _environment()[0]): _the_runner().ensure(site)
+    else: _the_runner().ensure(site, environment)
 
 def _attend(site: Site, environment: bytes) -> list[Alarm]:
     "See to it that workers are there while someone waits for a call; returns what is to be listened to, beside bells"
@@ -545,7 +548,7 @@ def deliver(
     going = write(ledger._store, ledger._deliver, posts, calls)
     over = [p.id for p in posts if not store.durable or p.id not in going]
     if over: _write_if_free(store, partial(_remove_posts, ids=over))
-    if going: _ensure(store.site)
+    for environment in {p.record.environment for p in posts if p.id in going}: _ensure(store.site, environment)
 
 # %% ../nbs/04b_calls.ipynb #c77ac071
 def _remove_posts(txn: Any, ids: Iterable[str]) -> None:

@@ -169,6 +169,7 @@ class Worker(_Running):
         self.ran += 1
         self.leaving = self.leaving or self.is_spent()
         self.claimed = self.ledger.finish(self.process, id, status, result, None if self.leaving else self.environment, kinds, output)
+        if status != 'finished' and self.record.options: self.call()  # another may have to wait until it is due again
         if self.given or self.record.outbox: settle(self.ledger, id)
         if not self.ran % _PRUNE_EVERY: prune(self.ledger)
         return True
@@ -557,16 +558,28 @@ class Supervisor(_Children):
         if self.is_homeless(): return False
         self.hear()
         reasons, bereft = self.bury(), self.orphans.bury()
-        if reasons or bereft: self.ledger.sweep(reasons, self.environment)
+        if reasons or bereft:
+            self.ledger.sweep(reasons, self.environment)
+            self.line.call()  # some may be run again
         self.cancel()
         if self.control.wanted == 'stop' or signal.SIGTERM in self.signals.seen: return False
-        self.due = _attend(self.site, time.time())
+        self.do_duties(time.time())
         if self.is_idle(): return False
         self.fill()
         if self.clock() >= self.housekeeping:
             self.housekeeping = self.clock() + SAFETY_NET
             keep_house(self.ledger)
         return True
+
+    def do_duties(self, now: float) -> None:
+        "Do what is due, and wake those who are to run the calls that come of it, in other environments too"
+        before, self.due = self.due, _attend(self.site, now)
+        if before is not None and now < before: return
+        self.line.call()
+        for environment in self.ledger.environments():
+            try:
+                if environment != self.environment: _ensure(self.site, environment)
+            except TaskError: traceback.print_exc()  # whoever waits for such a call is told as well
 
     def is_homeless(self) -> bool:
         "Whether the site has been removed, or another put in its place"
@@ -727,8 +740,8 @@ def _start(site: Site, environment: bytes) -> None:
 # %% ../nbs/06_workers.ipynb #2eeb9ae0
 class _Processes:
     "The runner that uses worker processes"
-    def ensure(self, site: Site) -> None:
-        line = _line(site)
+    def ensure(self, site: Site, environment: bytes = b'') -> None:
+        line = _line(site, environment)
         if not line.is_alive(): _start(site, line.environment)
         line.call()
 
