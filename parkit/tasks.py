@@ -54,6 +54,7 @@ class _Facts(NamedTuple):
     kind: str
     python: tuple[int, ...] | None
     environment: tuple[bytes, bytes]  # The interpreter it was made with
+    path: tuple[str, ...] = ()        # The import path it was made with
     ingredients: tuple[Any, ...] = ()  # What it names, for who writes it out
 
 # %% ../nbs/05_tasks.ipynb #9102844b
@@ -371,16 +372,18 @@ def _context_of(directory: str, path: tuple[str, ...]) -> tuple[bytes, bytes]:
     return sha256(record).digest()[:16], record
 
 # %% ../nbs/05_tasks.ipynb #865137ea
-def _environment_for(task: Task, state: _State) -> tuple[bytes, bytes]:
-    "The interpreter that is to run the call: this process's own or, if it cannot run the code, the one that the task was defined with"
-    return _environment() if state.python in (None, sys.version_info[:2]) else read(task._store, task._facts, state.definition).environment
+def _place_for(task: Task, state: _State) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
+    "Context and interpreter for a call: this process's own or, if it cannot run the code, the interpreter and the import path that the task was defined with"
+    if state.python in (None, sys.version_info[:2]): return _context(), _environment()
+    facts = read(task._store, task._facts, state.definition)
+    return _context_of(_here(), facts.path), facts.environment
 
 # %% ../nbs/05_tasks.ipynb #aee62f41
 def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...], id: str = '', key: bytes = b'') -> AsyncTrace:
     "Queue a call, whose result is cached under `key`, and see to it that workers are there; a call that cannot be made is a trace that says why"
     ledger, now = _ledger(task.site), time.time_ns()
     id = id or f'{now:016x}{os.urandom(4).hex()}'  # sorts by time
-    (digest, context), (environment, interpreter) = _context(), _environment_for(task, state)
+    (digest, context), (environment, interpreter) = _place_for(task, state)
     record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options, parent=_inside[-1][1] if _inside else '', stream=state.kind == 'generator', key=key)
     if options and record.how.delay: record = record._replace(due=now/1e9 + record.how.delay)
     try: encoded, given = encode_arguments((args, kwargs))
@@ -526,7 +529,7 @@ def _prepare(store: Store, anatomy: Anatomy, name: str) -> tuple[_Facts, list[by
     "What is known of a function, and the records of that and of the function; warns of big parts"
     f = anatomy.root
     by_value = bool(anatomy.codes) or is_by_value(type(f))
-    facts = _Facts(anatomy.version, time.time(), getattr(f, '__name__', name), signature_of(f), inspect.getdoc(f), source_of(f), kind_of(f), sys.version_info[:2] if by_value else None, _environment(), tuple(map(tuple, ingredients(anatomy))) if by_value else ())
+    facts = _Facts(anatomy.version, time.time(), getattr(f, '__name__', name), signature_of(f), inspect.getdoc(f), source_of(f), kind_of(f), sys.version_info[:2] if by_value else None, _environment(), tuple(_import_path()), tuple(map(tuple, ingredients(anatomy))) if by_value else ())
     record = encode_function(anatomy, name, *lines_of(f))
     for part in big_parts(anatomy, len(record)):
         warnings.warn(f'{part} is stored with each version of the task {name!r}: put it into a Dict or an Array, or pass it as an argument', stacklevel=4)
