@@ -321,7 +321,8 @@ def test_task_defined_with_another_python(site):
     with pytest.raises(pk.TaskError, match='call it with sync=False, and a worker with Python 3'): f(1, sync=True)
     with pytest.raises(pk.DecodeError, match='was stored by Python'): pk.Dict('made')['box']
     assert str(inspect.signature(f)) == "(n: 'int' = 3)" and len(f.history()) == 1 and list(pk.Namespace('task')) == [f]
-    assert f(1)._record.environment.hex() == done.stdout.strip()
+    trace = f(1)
+    assert trace._record.environment.hex() == done.stdout.strip() and trace.result == 1
 
 
 # --- coroutines, generators, methods, lambdas
