@@ -147,6 +147,14 @@ def test_no_overlap(site):
     for n in (3, 4): agenda.step(now + DAY*n + 60); waits.last.result
     assert (skips.count, waits.count) == (2, 3)
 
+@pytest.mark.parametrize('catch_up, made', [('skip', 0), ('one', 1), ('all', 5)])
+def test_catch_up_decides_about_missed_calls(site, catch_up, made):
+    s, agenda, now = make_task().schedule(pk.Periodic(later().start, pk.Frequency.Day, tz=BERLIN, catch_up=catch_up, overlap=True)), _agenda(site), time.time()
+    agenda.step(now + DAY*5 + HOUR*2)
+    assert s.count == made
+    agenda.step(now + DAY*5 + HOUR*2)
+    assert s.count == made  # once is enough
+
 def test_many_processes_look_at_the_clock_and_one_calls(site):
     pk.Pool().stop()
     s = make_task().schedule(later())
