@@ -349,7 +349,6 @@ class _Agenda(_Entries):
         record = _Record(plan.task, state.version, state.definition, plan.context, environment, now, options=state.options)
         call = ledger._store.copy_blob(self._store, args) if args[0] == BLOB else bytes(args)
         write(ledger._store, _submit_once, ledger, trace, record, call, facts)
-        _ensure(self.site)  # wakes a worker
 
     def change(self, id: str, **changes: Any) -> None: write(self._store, self._change, id, changes)
 
