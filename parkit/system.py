@@ -507,7 +507,7 @@ SAFETY_NET = 30.0  # seconds after which a waiter looks again though no bell has
 _BACK_OFF = (0.001, 0.05)  # seconds: first and longest pause where there is no watch
 
 # %% ../nbs/00a_system.ipynb #053e2c40
-_SPIN = 0.0001  # seconds for which a waiter looks at counts before it sleeps
+_SPIN = 0.0  # seconds for which a waiter looks at counts before it sleeps; more than 0 pays only on a machine with idle cores
 _RUNG = struct.Struct('=Q')
 _BELL_SIZE = 24  # the count; until when someone may be listening; until when someone is looking
 

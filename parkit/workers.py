@@ -276,7 +276,7 @@ def _note_waiting(change: int) -> None:
         except OSError: pass  # the supervisor is dead, and this worker is nobody's any longer
 
 # %% ../nbs/06_workers.ipynb #dd5f0467
-_LOOK = 0.0001  # seconds for which a worker looks out for a call before it sleeps
+_LOOK = 0.0  # seconds for which a worker looks out for a call before it sleeps; more than 0 pays only on a machine with idle cores
 
 class _Rest:
     "Where a worker waits for calls; a context manager"
