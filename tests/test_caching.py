@@ -216,20 +216,21 @@ def test_a_redefinition_without_cache(site):
 
 def test_nothing_is_kept_of_what_is_undone(site):
     @pk.task(cache=True, default_sync=True)
-    def size(d): return len(d)
+    def names(d): return list(d)
     d = pk.Dict('d')
     with pytest.raises(LookupError):
         with pk.transaction(d):
             d['x'] = 1
-            assert size(d) == 1
+            undone = d.version
+            assert names(d) == ['x']
             raise LookupError
-    d['y'] = 1; del d['y']
-    assert size(d) == 0
+    d['y'] = 1
+    assert d.version == undone and names(d) == ['y']
     with pk.transaction(d):
-        assert size(d) == 0
-        trace = pk.bind_task('size')(d, sync=False)
-        with pytest.raises(pk.ObjectNotFoundError): pk.AsyncTrace(trace._ledger, 'none').status
-    assert trace.result == 0
+        assert names(d) == ['y'] and len(names.cache) == 1  # what is known is found there
+        d['z'] = 1
+        trace = names(d, sync=False)
+    assert trace.result == ['y', 'z'] and len(names.cache) == 1  # made in a transaction, it is not kept
 
 def test_results_survive_a_reboot(site):
     let_go()

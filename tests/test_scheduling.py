@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 import parkit as pk
 from parkit.calls import _RECORD, _ledger
 from parkit.scheduling import _agenda
-from parkit.transactions import read
+from parkit.transactions import read, write
 from parkit.workers import _Team, is_supervised
 
 BERLIN = ZoneInfo('Europe/Berlin')
@@ -198,7 +198,7 @@ def test_killed_while_it_makes_a_call(site, where):
         scheduling._agenda(site).step({moment})
     ''') as child: assert child.process.wait(60) == -signal.SIGKILL
     for _ in range(3): _agenda(site).step(moment + 1)
-    assert s.count == 1 and len(traces(site)) == 1
+    assert s.count == 1 and len(traces(site)) == 1 and _ledger(site).count_queued() == 1
     assert s.last.result == 1
     _agenda(site).step(moment + 2)
     assert len(traces(site)) == 1 and runs() == [None]
@@ -290,3 +290,15 @@ def test_a_generator_is_refused(site):
     @pk.task
     def numbers(): yield 1
     with pytest.raises(TypeError, match='have it put its items into a Queue'): numbers.schedule(later())
+
+def test_a_call_whose_trace_has_gone_is_not_made_again(site):
+    s = make_task().schedule(later())
+    moment = time.time() + DAY + 1
+    _agenda(site).step(moment)
+    assert s.last.result == 1
+    ledger = _ledger(site)
+    write(ledger._store, lambda txn: txn.delete(ledger._key(_RECORD, s.last.id)))
+    _agenda(site).step(moment + 1)
+    assert traces(site) == [] and runs() == [None]
+    _agenda(site).step(moment + DAY)  # it is not waited for either
+    assert s.count == 2
