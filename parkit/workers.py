@@ -484,7 +484,7 @@ class _Children:
         active = [p for p in self.born if p not in self.waiting and p not in self.retiring]
         for pid in active[size:]: self.retire(pid)
         if len(active) < size and self.clock() < self.not_before: return
-        for _ in range(size - len(active)): self.fork(limits)
+        for _ in range(size - len(active) - len(self.retiring - self.waiting)): self.fork(limits)
 
     def fork(self, limits: tuple[int | None, int | None]) -> None:
         "Start one worker"
