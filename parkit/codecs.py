@@ -176,7 +176,7 @@ def registered_type(name: str) -> type:
     "The class registered as `name`; raises `DecodeError` if there is none"
     if not _newest(_types.get(name, [])): import parkit  # noqa: F401  registers every type of parkit
     found: type | None = _newest(_types.get(name, []))
-    if found is None: raise DecodeError(f'no type {name!r} in this version of parkit')
+    if found is None: raise DecodeError(f'no type {name!r} in this version of parkit; upgrade parkit')
     return found
 
 # %% ../nbs/00_codecs.ipynb #ca705b5b

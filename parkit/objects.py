@@ -672,7 +672,7 @@ class Namespace:
         if not store.is_on_disk(): store.durable = durable
         try: read(store, lambda txn, zero_copy: check_current(txn))
         except ObjectNotFoundError: store.open()
-        if store.durable != durable: raise ObjectExistsError(f'the namespace {self.path!r} exists already, with durable={store.durable}')
+        if store.durable != durable: raise ObjectExistsError(f'the namespace {self.path!r} exists already, with durable={store.durable}; open it without durable=')
 
     @property
     def path(self) -> NamespacePath:

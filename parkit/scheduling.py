@@ -471,7 +471,7 @@ def schedule(
     if not isinstance(trigger, Trigger): raise TypeError(f'expected a Periodic or a Cron, got {type(trigger).__name__}: {trigger!r}')
     agenda, now = _agenda(task.site), time.time()
     first = trigger.first(now)
-    if first is None: raise ScheduleError(f'{trigger} is never')
+    if first is None: raise ScheduleError(f'{trigger} is never: no such time is to come')
     if read(task._store, task._state).kind == 'generator': raise TypeError(f'{task.path} is a generator, and nobody would read what a scheduled call yields; have it put its items into a Queue')
     id = sha256(task._uuid + digest((trigger, args, kwargs), versions=False)).hexdigest()[:16]
     (context, here), (environment, interpreter) = _context(), _environment()

@@ -594,7 +594,7 @@ class _Scanning(_Reading):
             with raw.cursor() as cursor:
                 steps = _from(cursor, lo, hi, reverse)
                 while True:
-                    if epoch != _fork.epoch: raise TransactionError('an iteration begun before a fork cannot go on in the child')
+                    if epoch != _fork.epoch: raise TransactionError('an iteration begun before a fork cannot go on in the child; begin another one there')
                     step = next(steps, None)
                     if step is None or (step[0] < lo if reverse else step[0] >= hi):
                         if not found: check_current(raw)  # files that are to be used no longer are empty
@@ -602,10 +602,10 @@ class _Scanning(_Reading):
                     found = True
                     yield step
                     if raw is not txn and (txn.writes != seen or txn.raw is not raw):  # written to meanwhile: find the place again
-                        if txn.raw is not raw: raise TransactionError('an iteration cannot cross the beginning or end of a nested transaction')
+                        if txn.raw is not raw: raise TransactionError('an iteration cannot cross the beginning or end of a nested transaction; make a list of it first')
                         seen = txn.writes
                         steps = _from(cursor, lo if reverse else step[0] + b'\0', step[0] if reverse else hi, reverse)
-        except lmdb.Error as e: raise TransactionError(f'an iteration of {self.namespace!r} outlived its transaction: {e}') from e
+        except lmdb.Error as e: raise TransactionError(f'an iteration of {self.namespace!r} outlived its transaction: {e}; end it before, or make a list of it') from e
 
 # %% ../nbs/01_storage.ipynb #0ae4e429
 def _node_id(node: bytes) -> bytes:
@@ -687,7 +687,7 @@ class _Blobs(_Scanning):
         try: array = _map_file(self.blob_path(id), size, private) if array is None else array
         except FileNotFoundError as e:
             if self.heir() is not None: raise self._dropped() from e
-            raise DecodeError(f'the blob {id.hex()} of {self.namespace!r} is missing') from e
+            raise DecodeError(f'the blob {id.hex()} of {self.namespace!r} is missing; take it from a backup, or delete the entry') from e
         if private: return memoryview(array).cast('B')
         self._maps[id] = array
         return memoryview(array).cast('B').toreadonly()
@@ -1337,7 +1337,7 @@ def _open_site(path: str, given: dict[str, Any], create: bool) -> dict[str, Any]
     except OSError as e:
         if is_full(e): raise no_room(path, f'the site {path}') from e
         raise SiteError(e.errno, f'cannot use this directory as a site: {e.strerror}', path) from e
-    if facts is None: raise SiteError(errno.ENOENT, 'this site has just been removed', path)
+    if facts is None: raise SiteError(errno.ENOENT, 'this site has just been removed; open it again to make a new one', path)
     for k, v in given.items():
         if facts[k] != v: raise SiteError(f'the site {path} was made with {k}={facts[k]}, not {v}; open it without {k}=')
     return facts

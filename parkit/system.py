@@ -283,7 +283,7 @@ class _Alive:
         "Raise `SiteError` if LMDB could take another container's process for this one"
         for n in self.neighbours():
             if n['boot'] != _boot_id():
-                raise SiteError(f'process {n["pid"]} of another machine or sandbox (boot id {n["boot"]}) uses this site: only processes of one kernel can share one')
+                raise SiteError(f'process {n["pid"]} of another machine or sandbox (boot id {n["boot"]}) uses this site: only processes of one kernel can share one; use another site here')
             if n['pid'] == os.getpid() and n['pid_namespace'] != _pid_namespace():
                 raise SiteError(f'a process of another container has the same pid ({n["pid"]}), and LMDB would take the two for one; '
                                 'run the containers with a shared pid namespace (docker run --pid=host, or --pid=container:NAME)')

@@ -388,7 +388,7 @@ def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, 
     if options and record.how.delay: record = record._replace(due=now/1e9 + record.how.delay)
     try: encoded, given = encode_arguments((args, kwargs))
     except EncodeError as e:
-        ledger.refuse(id, record, EncodeError(f'{_unstorable(args, kwargs)} of {record.task} cannot be stored: {e}'))
+        ledger.refuse(id, record, EncodeError(_unstorable(record.task, args, kwargs, e)))
         return AsyncTrace(ledger, id)
     if given: record = record._replace(given=True)
     try:
@@ -400,12 +400,12 @@ def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, 
         raise
 
 # %% ../nbs/05_tasks.ipynb #6d3ff6f7
-def _unstorable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    "Which of the arguments cannot be stored"
+def _unstorable(task: str, args: tuple[Any, ...], kwargs: dict[str, Any], error: EncodeError) -> str:
+    "Which of the arguments cannot be stored, and why"
     for name, value in [(f'argument {i}', a) for i, a in enumerate(args, 1)] + [(f'the argument {k!r}', v) for k, v in kwargs.items()]:
         try: encode(value)
-        except EncodeError: return name
-    return 'an argument'
+        except EncodeError as e: return f'{name} of {task} cannot be stored: {e}'
+    return f'an argument of {task} cannot be stored: {error}'
 
 # %% ../nbs/05_tasks.ipynb #c0ea2581
 def _queue(ledger: _Ledger, id: str, record: _Record, encoded: Any, facts: dict[bytes, bytes]) -> AsyncTrace:

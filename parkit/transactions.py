@@ -239,7 +239,7 @@ class _Block:
     def _mine(self) -> _Frame:
         "The frame that is to be left; raises `TransactionError` in a forked child, where it is the parent's"
         frame = self._frame
-        if frame is None: raise TransactionError(f'this block on {self.namespace!r} is not open')
+        if frame is None: raise TransactionError(f'this block on {self.namespace!r} is not open; use it in a `with` statement')
         if frame.epoch != _fork.epoch:
             self._leave()
             raise TransactionError(f'this transaction on {self.namespace!r} belongs to the parent process, which will end it')
@@ -315,7 +315,7 @@ class transaction(_Block):
         self._check_new()
         frame = _find(self.store)
         if frame is None: return False
-        if not frame.writing: raise TransactionError(f'cannot begin a transaction on {self.namespace!r} in a snapshot of it')
+        if not frame.writing: raise TransactionError(f'cannot begin a transaction on {self.namespace!r} in a snapshot of it; begin it outside')
         frame.txn.savepoint()
         self._enter_outer(frame.txn, frame.txn.undo)
         return True
