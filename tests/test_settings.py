@@ -41,5 +41,5 @@ def test_defaults_are_those_of_the_code(site):
     pool = pk.Pool(site=site)
     for name, unit in (('idle_timeout', 'seconds'), ('keep_traces', 'calls'), ('keep_days', 'days')):
         row = next(row for row in _rows if row.startswith(f'| `{name}`'))
-        assert f'| {getattr(pool, name):,.0f} | {unit} |' in row
+        assert f'| {getattr(pool, name):,.0f} {unit} |' in row
     assert site.map_size == 2**36 and site.inline_limit == 2**18 and pool.keep_bytes == 2**30 and text.count('2**36') == text.count('2**18') == text.count('2**30') == 1

@@ -1,4 +1,4 @@
-"Each error message of parkit, and its cure, is on the page `nbs/howto/troubleshooting.ipynb`"
+"Each message of an error or a warning of parkit, and its cure, is on the page `nbs/howto/troubleshooting.ipynb`"
 import ast, builtins, json, re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -58,8 +58,8 @@ def _fits(parts: list[str], text: str) -> bool:
 
 
 def _messages() -> list[tuple[str, list[str]]]:
-    "Where each message is given, and its fixed parts"
-    errors, found = _errors(), []
+    "Where each message of an error or a warning is given, and its fixed parts"
+    errors, found = _errors() | {'warn'}, []
     for name, tree in _trees.items():
         for call in _said(tree, errors):
             said = [[p for p in map(_plain, parts) if re.search('[a-z]', p)] for a in call.args[:2] for parts in _fragments(a)]
