@@ -5,7 +5,7 @@
 # %% ../nbs/00a_system.ipynb #072f9738
 from __future__ import annotations
 import ctypes, errno, gc, json, mmap, os, re, select, shutil, stat, struct, sys, threading, time, warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -507,12 +507,8 @@ SAFETY_NET = 30.0  # seconds after which a waiter looks again though no bell has
 _BACK_OFF = (0.001, 0.05)  # seconds: first and longest pause where there is no watch
 
 # %% ../nbs/00a_system.ipynb #053e2c40
-_SPIN = 0.0  # seconds for which a waiter looks at counts before it sleeps; more than 0 pays only on a machine with idle cores
-_RUNG = struct.Struct('=Q')
-_BELL_SIZE = 24  # the count; until when someone may be listening; until when someone is looking
-
 class Bell:
-    "A bell in a file of its own, with the number of its rings"
+    "A bell in a file of its own, which says until when someone may be listening"
     generation = 0
     def __init__(self, path: str) -> None:
         self.bell_path, self.fd = path, -1
@@ -531,41 +527,17 @@ class Bell:
         with _fork.gate:
             if self.record is None:
                 self.fd = _fork.open(self.bell_path, os.O_CREAT | os.O_RDWR)
-                if os.fstat(self.fd).st_size < _BELL_SIZE: os.pwrite(self.fd, b'\0', _BELL_SIZE - 1)
-                self.record = mmap.mmap(self.fd, _BELL_SIZE)
+                if os.fstat(self.fd).st_size <= _MOMENT.size: os.pwrite(self.fd, b'\0', _MOMENT.size)
+                self.record = mmap.mmap(self.fd, _MOMENT.size)
             return self.record
-
-    def count(self) -> int:
-        "How often it was rung"
-        return _RUNG.unpack_from(self._mapped())[0]  # type: ignore[no-any-return]
 
     def listen(self) -> None:
         "Have those who ring wake sleepers from now on, for as long as a waiter sleeps at most and as much again"
-        _MOMENT.pack_into(self._mapped(), 8, time.time() + 2*SAFETY_NET)
-
-    def look(self, seconds: float) -> bool:
-        "Look at the count for so long; returns whether it has risen"
-        record, now = self._mapped(), time.monotonic
-        before, limit = record[:8], now() + seconds
-        _MOMENT.pack_into(record, 16, limit)
-        while record[:8] == before:
-            if now() > limit: break
-        _MOMENT.pack_into(record, 16, 0.0)
-        return record[:8] != before
-
-    def is_looked_at(self) -> bool:
-        "Whether someone looks at the count now, and so need not be woken; says so once"
-        record = self._mapped()
-        if _MOMENT.unpack_from(record, 16)[0] < time.monotonic(): return False
-        _MOMENT.pack_into(record, 16, 0.0)
-        return True
+        _MOMENT.pack_into(self._mapped(), 0, time.time() + 2*SAFETY_NET)
 
     def ring(self) -> None:
         "Wake everyone who listens"
-        record = self._mapped()
-        count = _RUNG.pack(_RUNG.unpack_from(record)[0] + 1)
-        if _MOMENT.unpack_from(record, 8)[0] > time.time(): os.pwrite(self.fd, count, 0)
-        else: record[:8] = count
+        if _MOMENT.unpack_from(self._mapped())[0] > time.time(): os.pwrite(self.fd, b'\n', _MOMENT.size)
 
 # %% ../nbs/00a_system.ipynb #cfcd0e6a
 class Alarm:
@@ -583,7 +555,6 @@ class Listener:
     def __init__(self) -> None:
         self.watcher, self.watches, self.pause, self.epoch = _watchers.take(), dict[tuple[str, int], int](), _BACK_OFF[0], _fork.epoch
         self.stores: set[Any] = set()
-        self.counts: dict[Bell, int] = {}
         self.alarms: list[Alarm] = []
 
     def __enter__(self) -> Listener: return self
@@ -592,7 +563,6 @@ class Listener:
     def add(self, store: Any) -> bool:
         "Listen to the bell of `store`, a `Bell` or an `Alarm` too; returns whether it is a new one. Check what you wait for *after* adding"
         if isinstance(store, Alarm): return self._add_alarm(store)
-        if isinstance(store, Bell) and store not in self.counts: self.counts[store] = store.count()
         bell = store.bell_path, store.generation
         if self.watches.get(bell, -1) >= 0: return False
         known = bell in self.watches
@@ -609,11 +579,10 @@ class Listener:
     ) -> None:
         "Sleep until a bell rings, or until it is time to look again"
         timeout = self._announce(timeout)
-        if not self.counts or not self._has_rung(timeout):
-            poll = select.poll()
-            for fd in [*wake, *self._descriptors()]: poll.register(fd, select.POLLIN)
-            poll.poll(timeout*1000)
-        self._clear()
+        poll = select.poll()
+        for fd in [*wake, *self._descriptors()]: poll.register(fd, select.POLLIN)
+        poll.poll(timeout*1000)
+        if self.watcher: self.watcher.clear()
 
     def _add_alarm(self, alarm: Alarm) -> bool:
         if alarm in self.alarms: return False
@@ -621,20 +590,7 @@ class Listener:
         alarm.begin()
         return True
 
-    def _has_rung(self, timeout: float) -> bool:
-        "Look for a moment whether one of the bells that count is rung"
-        now = time.perf_counter
-        limit, counts = now() + min(timeout, _SPIN), list(self.counts.items())
-        while now() < limit:
-            for bell, before in counts:
-                if bell.count() != before: return True
-        return False
-
     def _descriptors(self) -> list[int]: return [fd for o in (self.watcher, *self.alarms) if o and (fd := o.fd) >= 0]
-
-    def _clear(self) -> None:
-        for bell in self.counts: self.counts[bell] = bell.count()
-        if self.watcher: self.watcher.clear()
 
     async def wait_async(
         self,
@@ -654,7 +610,7 @@ class Listener:
             for fd in descriptors:
                 loop.remove_reader(fd)
                 os.close(fd)
-            self._clear()
+            if self.watcher: self.watcher.clear()
 
     def _announce(self, timeout: float | None) -> float:
         "Have the writers ring, and return for how long to sleep at most"

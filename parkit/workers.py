@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Union
 from .codecs import encode
 from .objects import Object, register_type
-from .system import SAFETY_NET, Alarm, Bell, _fork, Listener, _try_lock, open_locked
+from .system import SAFETY_NET, Alarm, _fork, Listener, _try_lock, open_locked
 from .storage import INTERNAL, Site, current_site, set_site
 from .transactions import transaction
 from .functions import OwnModules
@@ -200,7 +200,7 @@ def _memory() -> int:
 class _Line(Alarm):
     "Connects the processes that use a site with the workers of one environment"
     def __init__(self, site: Site, environment: bytes, path: str) -> None:
-        self.site, self.environment, self.path, self.bell = site, environment, path, Bell(f'{path}.bell')
+        self.site, self.environment, self.path = site, environment, path
         self.life = self.calls = -1
         self.waits = 0        # by this process
         self.stopped = False  # was the pool stopped during these?
@@ -218,7 +218,6 @@ class _Line(Alarm):
         fds, self.life, self.calls = (self.life, self.calls), -1, -1
         for fd in fds:
             if fd >= 0: _fork.close(fd)
-        self.bell.close()
 
     def make(self) -> None:
         "Make the pipes"
@@ -238,8 +237,6 @@ class _Line(Alarm):
 
     def call(self) -> None:
         "Wake a worker, if one sleeps"
-        self.bell.ring()
-        if self.bell.is_looked_at(): return
         with _fork.gate:
             try:
                 if self.calls < 0: self.calls = _fork.open(f'{self.path}.calls', os.O_WRONLY | os.O_NONBLOCK)
@@ -276,12 +273,10 @@ def _note_waiting(change: int) -> None:
         except OSError: pass  # the supervisor is dead, and this worker is nobody's any longer
 
 # %% ../nbs/06_workers.ipynb #dd5f0467
-_LOOK = 0.0  # seconds for which a worker looks out for a call before it sleeps; more than 0 pays only on a machine with idle cores
-
 class _Rest:
     "Where a worker waits for calls; a context manager"
     def __init__(self, line: _Line, wake: Iterable[int]) -> None:
-        self.line, self.fd = line, os.open(f'{line.path}.calls', os.O_RDWR | os.O_NONBLOCK)
+        self.fd = os.open(f'{line.path}.calls', os.O_RDWR | os.O_NONBLOCK)
         self.poll: Any = select.epoll() if hasattr(select, 'epoll') else select.poll()
         self.unit = 1 if hasattr(select, 'epoll') else 1000  # of time limits, a second
         self.poll.register(self.fd, select.EPOLLIN | select.EPOLLEXCLUSIVE if hasattr(select, 'epoll') else select.POLLIN)
@@ -301,7 +296,6 @@ class _Rest:
     def wait(self, timeout: float | None) -> None:
         "Sleep until there is word of a call, or something else to do"
         timeout = SAFETY_NET if timeout is None else min(timeout, SAFETY_NET)
-        if self.line.bell.look(min(_LOOK, timeout)): return
         self.poll.poll(timeout*self.unit)
 
 # %% ../nbs/06_workers.ipynb #d32cb0a5
