@@ -24,7 +24,9 @@ from .containers import Array, Dict, File, FileChangedError, LifoQueue, Queue, Q
 from .synchronization import Event, Lock
 from .importing import Library, export_library, libraries
 from .tasks import Task, Version, bind_symbol, bind_task, task
-from .calls import AsyncTrace, Progress, RemoteTraceback, TaskCancelledError, TaskError, TaskTimeoutError, WorkerCrashedError, traces, track
+from .calls import RemoteTraceback, TaskCancelledError, TaskError, TaskTimeoutError, WorkerCrashedError
+from .progress import Progress, track
+from .tracing import AsyncTrace, traces
 from .executors import CallFuture, Executor, joblib_backend
 from .workers import Pool, PoolStatus
 from .scheduling import Cron, Frequency, Periodic, Schedule, ScheduleError, schedules, upcoming

@@ -12,7 +12,9 @@ from functools import partial
 from hashlib import blake2b
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
-from .calls import AsyncTrace, _environment, _ledger, _Record
+from .calls import _environment, _Record
+from .ledger import _ledger
+from .tracing import AsyncTrace
 from .codecs import EncodeError, _array_data, _dtype_spec, decode, encode, register_opener, register_type, type_name
 from .objects import _ENTRY, Object, _Identity, _is_by_value, _join
 from .storage import Blob, Site

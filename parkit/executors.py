@@ -11,7 +11,9 @@ from contextvars import Context
 from functools import partial
 from itertools import islice
 from typing import Any
-from .calls import AsyncTrace, TaskError, _attend, _environment, _ledger, _the_runner, settle
+from .calls import TaskError, _attend, _environment, _the_runner
+from .ledger import _ledger, settle
+from .tracing import AsyncTrace
 from .objects import _read_if_any
 from .storage import Site, current_site
 from .system import Listener, ObjectNotFoundError

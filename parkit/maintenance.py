@@ -15,7 +15,7 @@ from .system import _file_system, _fork, _try_lock, is_full, no_room, _file_lock
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
     MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current, current_site, reading, verify_pages)
 from .synchronization import Lock
-from .calls import _CANCEL, _DELAYED, _ENDED, _QUEUED, _RUNNING, _TOTAL, _ledger
+from .ledger import _CANCEL, _DELAYED, _ENDED, _QUEUED, _RUNNING, _TOTAL, _ledger
 from .transactions import read, store_of, write
 from .workers import Pool
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 import sys, time
 from collections.abc import Iterable
 from typing import Any
-from .calls import AsyncTrace, Progress, _bars, _ensure, _ledger, _Reader, _the_display, set_display
+from .calls import _ensure
+from .ledger import _ledger
+from .progress import Progress, _bars
+from .tracing import AsyncTrace, _Reader, _the_display, set_display
 from .system import Listener
 from .transactions import _check_waiting, transaction
 

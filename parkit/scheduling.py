@@ -16,7 +16,9 @@ from math import ceil
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 from .caching import digest
-from .calls import _RECORD, AsyncTrace, _ensure, _environment, _ledger, _Record
+from .calls import _ensure, _environment, _Record
+from .ledger import _RECORD, _ledger
+from .tracing import AsyncTrace
 from .codecs import BLOB, ParkitError, decode, encode, recall, register_opener, register_type, registered_type, type_name
 from .objects import _ENTRY, Object, _join
 from .storage import Blob, Site, current_site

@@ -17,7 +17,11 @@ from .codecs import EncodeError, decode, encode, recall, register_opener, regist
 from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
 from .storage import Blob, Site, Store, current_site
 from .system import InvalidNameError, ObjectNotFoundError, StorageFullError
-from .calls import AsyncTrace, TaskError, _ensure, _environment, _inside, _ledger, _Ledger, _open_stream, _options, _post, _Record, traces
+from .calls import TaskError, _ensure, _environment, _options, _Record
+from .ledger import _ledger, _Ledger
+from .delivery import _post
+from .progress import _inside
+from .tracing import AsyncTrace, _open_stream, traces
 from .functions import Anatomy, Ingredient, _is_filled, big_parts, encode_function, ingredients, is_by_value, kind_of, lines_of, signature_of, source_of
 from .transactions import open_transaction, read, write, write_new
 

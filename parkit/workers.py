@@ -16,8 +16,11 @@ from .storage import INTERNAL, Site, current_site, set_site
 from .transactions import transaction
 from .functions import OwnModules
 from .tasks import Task, _functions, _import_path, _perform, _worker
-from .calls import (_CALL, _Record, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _inside, _keep_output, _kinds, _ledger, _name_of,
-    _output_path, _PRUNE_EVERY, _watch_tqdm, keep_house, prune, set_runner, settle, sweep_output)
+from .calls import _Record, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _kinds, _name_of, set_runner
+from .output import _keep_output, _output_path
+from .ledger import _CALL, _ledger, _PRUNE_EVERY, prune, settle, sweep_output
+from .delivery import keep_house
+from .progress import _inside, _watch_tqdm
 
 # %% auto #0
 __all__ = ['IDLE_TIMEOUT', 'Duty', 'Worker', 'add_duty', 'Supervisor', 'is_supervised', 'PoolStatus', 'Pool']

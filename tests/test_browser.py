@@ -87,7 +87,7 @@ def test_the_sidebar_leads_to_every_page(browser, built_site):
 
 @pytest.mark.parametrize(['words', 'page', 'anchor'], [
     ('dict.range', 'containers.html', '#dict.range'), ('wait_until', 'transactions.html', '#wait_until'),
-    ('AsyncTrace', 'calls.html', '#asynctrace'), ('numpy without copy', 'tutorials/zero_copy_numpy.html', ''),
+    ('AsyncTrace', 'tracing.html', '#asynctrace'), ('numpy without copy', 'tutorials/zero_copy_numpy.html', ''),
     ('transction', 'transactions.html', '')])
 def test_the_search_leads_to_the_right_page(browser, built_site, words, page, anchor):
     "From a page in a folder too, by the keyboard, and though a word is misspelt"

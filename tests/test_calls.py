@@ -6,7 +6,8 @@ from pathlib import Path
 import parkit as pk, pytest
 from conftest import wait_for
 from helpers import run
-from parkit.calls import _environment, _ledger, prune
+from parkit.calls import _environment
+from parkit.ledger import _ledger, prune
 from task_helpers import ended, in_thread, interpreters, is_gone, started
 
 

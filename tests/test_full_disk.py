@@ -11,7 +11,8 @@ import numpy as np, pytest
 
 import parkit as pk
 from helpers import Child
-from parkit.calls import _environment, _ledger, _runner
+from parkit.calls import _environment, _runner
+from parkit.ledger import _ledger
 from parkit.codecs import encode
 from parkit.maintenance import _Checker
 from parkit.storage import BLOBS, META, TRASH

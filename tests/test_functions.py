@@ -360,7 +360,7 @@ def test_generator_waits_for_its_reader(pool, tmp_path):
             with open(path, 'w') as f: f.write(str(i))
             yield i
     trace, path = many(str(tmp_path/'at')), tmp_path/'at'
-    from parkit.calls import _AHEAD, _open_stream
+    from parkit.tracing import _AHEAD, _open_stream
     stream = _open_stream(trace._ledger, trace.id, False)
     assert wait_for(lambda: stream.full() and path.read_text() == str(_AHEAD), 20)
     assert trace.status == 'running' and stream.qsize() == _AHEAD

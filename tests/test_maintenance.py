@@ -12,7 +12,8 @@ from conftest import wait_for
 from helpers import Child, blobs, forked, run
 from parkit import storage
 from parkit.tasks import _functions
-from parkit.calls import AsyncTrace, _ledger
+from parkit.ledger import _ledger
+from parkit.tracing import AsyncTrace
 from test_namespaces import _deaths, _files
 
 MIB = 2**20

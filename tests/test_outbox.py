@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np, parkit as pk, pytest
 from conftest import wait_for
 from helpers import Child, run
-from parkit.calls import _posted, deliver_all
+from parkit.outbox import _posted
+from parkit.delivery import deliver_all
 from parkit.transactions import read
 from task_helpers import ended, in_thread, is_gone, started
 
@@ -33,7 +34,7 @@ def _outbox(store): return [p.id for p in read(store, lambda txn, zero_copy: _po
 
 _caller = '''
 note, d = (pk.bind_task('note') if pk.Namespace('task').get('note') else None), pk.Dict(sys.argv[2] + '/d')
-from parkit import calls
+from parkit import delivery
 def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
 '''
 
@@ -162,8 +163,8 @@ def test_killed(single, note, durable, moment, next_):
     pk.Namespace('n', durable=durable)
     with Child(single.site, _caller + '''
 moment, path = sys.argv[3:]
-if moment == 'after the commit': calls.deliver = die
-if moment == 'after the delivery': calls._ensure = calls._write_if_free = die
+if moment == 'after the commit': delivery.deliver = die
+if moment == 'after the delivery': delivery._ensure = delivery._write_if_free = die
 with pk.transaction(d):
     d['x'] = note(path, 'once')
     if moment == 'inside': die()
@@ -189,7 +190,7 @@ def test_supervisor_that_runs_finds_what_a_dead_process_has_left(single, note, m
     path = call('a').args[0]
     assert wait_for(lambda: notes() == ['a'])
     with Child(single.site, _caller + '''
-calls.deliver = die
+delivery.deliver = die
 with pk.transaction(d): note(sys.argv[3], 'b')
 ''', 'n', path) as child: child.process.wait(30)
     assert notes() == ['a'] and len(os.listdir(Path(single.site.path, '@', 'outbox'))) == 1
@@ -206,7 +207,7 @@ def test_two_processes_deliver_at_once(single, note):
     assert wait_for(lambda: notes() == ['a'])
     for i in range(5):
         with Child(single.site, _caller + '''
-calls.deliver = die
+delivery.deliver = die
 with pk.transaction(d): [note(sys.argv[3], f'{sys.argv[4]}-{i}') for i in range(20)]
 ''', 'n', path, i) as child: child.process.wait(30)
         others = [Child(single.site, 'hear()\nd = pk.Dict("n/d")\nsay(len(d))\nhear()') for _ in range(3)]

@@ -7,7 +7,8 @@ from pathlib import Path
 import parkit as pk, psutil, pytest
 from conftest import wait_for
 from kernels import root
-from parkit.calls import _environment, _ledger
+from parkit.calls import _environment
+from parkit.ledger import _ledger
 from parkit.workers import _how, _line, is_supervised
 from task_helpers import (ended, event_loop, in_thread, interpreters, is_gone,  # noqa: F401  a fixture
                           pool_processes, started, supervisors)

@@ -9,7 +9,7 @@ from helpers import Child, run
 from hypothesis import given, settings, strategies as st
 
 import parkit as pk
-from parkit.calls import _RECORD, _ledger
+from parkit.ledger import _RECORD, _ledger
 from parkit.scheduling import _agenda
 from parkit.transactions import read, write
 from parkit.workers import _Team, is_supervised
@@ -260,7 +260,7 @@ def reboot(site, code):
     "What a process of the next run of the machine says, after nobody of this one is left"
     pk.Pool(site=site).stop()
     site.close()
-    return run(site.path, 'from parkit import storage, system\nstorage._boot_id = system._boot_id = lambda: "another boot"\nsite = pk.set_site(sys.argv[2])\nfrom parkit.scheduling import _agenda\nfrom parkit.calls import _ledger\n' + code, site.path, PARKIT_SITE=site.path)
+    return run(site.path, 'from parkit import storage, system\nstorage._boot_id = system._boot_id = lambda: "another boot"\nsite = pk.set_site(sys.argv[2])\nfrom parkit.scheduling import _agenda\nfrom parkit.ledger import _ledger\n' + code, site.path, PARKIT_SITE=site.path)
 
 def test_schedules_survive_a_reboot(site):
     s = make_task().schedule(later(), 1)
