@@ -34,7 +34,7 @@ for _tree in _trees.values():
 def _fragments(e: ast.expr | None) -> Iterator[list[str]]:
     "For each message that an expression can be: its fixed parts"
     if isinstance(e, ast.Constant) and isinstance(e.value, str): yield re.split(r'\{[^}]*\}', e.value)
-    elif isinstance(e, ast.JoinedStr): yield [v.value for v in e.values if isinstance(v, ast.Constant)]
+    elif isinstance(e, ast.JoinedStr): yield [str(v.value) for v in e.values if isinstance(v, ast.Constant)]
     elif isinstance(e, ast.IfExp): yield from (*_fragments(e.body), *_fragments(e.orelse))
     elif isinstance(e, ast.BinOp): yield [part for side in (e.left, e.right) for parts in _fragments(side) for part in parts]
     elif isinstance(e, ast.Call) and isinstance(e.func, ast.Attribute) and e.func.attr == 'format': yield from _fragments(e.func.value)
