@@ -67,6 +67,13 @@ def _environment() -> tuple[bytes, bytes]:
     version = sys.version.split()[0]
     return sha256(repr((os.path.realpath(sys.executable), sys.prefix, version)).encode()).digest()[:8], _join(encode((sys.executable, sys.prefix, version)))
 
+# %% ../nbs/04b_calls.ipynb #253b6601
+def _name_of(cls: type) -> str: return f'{cls.__module__}.{cls.__qualname__}'
+
+def _kinds(error: BaseException) -> tuple[str, ...]:
+    "The names of the exception's classes"
+    return tuple(_name_of(c) for c in type(error).__mro__)
+
 # %% ../nbs/04b_calls.ipynb #7dd2c9dc
 def _options(
     given: tuple[Any, ...] = (),   # What holds where nothing else is said
@@ -123,12 +130,6 @@ def _encode_error(error: BaseException) -> Any:
         return encode((TaskError(f'the task raised {shown}; that exception could not be stored ({type(e).__name__})'), text))
 
 # %% ../nbs/04b_calls.ipynb #9f18c045
-def _name_of(cls: type) -> str: return f'{cls.__module__}.{cls.__qualname__}'
-
-def _kinds(error: BaseException) -> tuple[str, ...]:
-    "The names of the exception's classes"
-    return tuple(_name_of(c) for c in type(error).__mro__)
-
 def _is_retried(record: _Record, kinds: tuple[str, ...]) -> bool:
     "Whether a call that ended with an exception of `kinds` is to be run again"
     how = record.how
