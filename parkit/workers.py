@@ -364,7 +364,7 @@ def _rest(worker: Worker, rest: _Rest) -> None:
 def _replace(site: Site, dead: int) -> None:
     "Start a supervisor in place of the one that has died; its pipe breaks a moment before its lock is free"
     for _ in range(200):
-        if not is_supervised(site): return _ensure(site)
+        if not is_supervised(site): return _start(site, _environment()[0], resume=False)
         if _Team(site).supervisor != dead: return  # another worker was quicker
         time.sleep(0.01)
 
@@ -706,10 +706,10 @@ def _interpreter(site: Site, environment: bytes) -> tuple[str, list[str]]:
 # %% ../nbs/06_workers.ipynb #2214f3ef
 _START_LIMIT = 60_000  # milliseconds a supervisor may take to start
 
-def _start(site: Site, environment: bytes) -> None:
-    "Start a supervisor and wait until it is there; raises `TaskError` with the end of its log"
+def _start(site: Site, environment: bytes, resume: bool = True) -> None:
+    "Start a supervisor and wait until it is there; unless `resume`, it leaves again if the pool was stopped. Raises `TaskError` with the end of its log"
     log, control = Path(site.path, INTERNAL, 'workers.log'), _Control(site)
-    if control.wanted != 'run': control.wanted = 'run'
+    if resume and control.wanted != 'run': control.wanted = 'run'
     before = log.stat().st_size if log.exists() else 0
     reader, writer = os.pipe()
     executable, path = _interpreter(site, environment)
@@ -841,10 +841,11 @@ class Pool:
 
     def stop(self) -> None:
         "Let the workers finish what they have in hand, for 5 s at most, and end them; what waits stays in the queue"
-        if not _supervised(self.site): return
+        if not self.site.store('_pool', True).exists(): return
         control = _Control(self.site)
-        while _supervised(self.site):
-            if control.wanted != 'stop': control.wanted = 'stop'  # again, if someone has just started it
+        while True:
+            if control.wanted != 'stop': control.wanted = 'stop'  # also if nobody is there: a supervisor may just be coming; and again, if someone has just started it
+            if not _supervised(self.site): return
             time.sleep(_STOP_POLL)
 
     def resize(
