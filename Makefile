@@ -33,7 +33,7 @@ test-notebooks: $(DEV)
 	$(BIN)/python tools/notebooks.py test
 
 test-pytest: $(DEV)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 3 --dist loadfile
 
 notebooks: $(DEV)
 	$(BIN)/python tools/notebooks.py save
