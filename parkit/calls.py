@@ -84,8 +84,10 @@ def _options(
     retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,  # The exceptions after which it is run again; `None`: after any failure
     priority: int | None = None,   # From -128 to 127; the highest go first
     delay: float | timedelta | None = None,  # Seconds that it waits before it may run
+    **unknown: Any,
 ) -> tuple[Any, ...]:
-    "Options as a call's record keeps them; raises `ValueError` for what cannot be one"
+    "Options as a call's record keeps them; raises `TypeError` or `ValueError` for what cannot be one"
+    if unknown: raise TypeError(f'there is no option {next(iter(unknown))!r}; calls have timeout, retries, backoff, retry_on, priority and delay')
     if isinstance(delay, timedelta): delay = delay.total_seconds()
     if timeout is not None and not timeout > 0: raise ValueError(f'a timeout is a number of seconds greater than 0, got {timeout!r}')
     for name, value in (('retries', retries), ('backoff', backoff), ('delay', delay)):

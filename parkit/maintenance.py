@@ -293,7 +293,7 @@ def _how_it_failed(done: Any) -> str:
 # %% ../nbs/06a_maintenance.ipynb #9b52ba46
 def _copy_site(source: Site, path: str) -> list[str]:
     "Copy the durable namespaces of `source` into a new site, which appears at `path` when it is complete; returns their paths"
-    path = os.path.realpath(path)
+    path = os.path.realpath(os.path.expanduser(path))
     if os.path.commonpath([path, source.path]) in (path, source.path): raise SiteError(errno.EINVAL, 'a copy of a site cannot lie in the site, nor the site in it; choose another directory', path)
     if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)): raise SiteError(errno.ENOTEMPTY, 'this directory holds something already; choose another', path)
     _remove_left(path)
@@ -347,8 +347,8 @@ def restore(
     path: str | os.PathLike[str] | None = None, # Where the site is to be, a directory that does not exist or is empty; `None` is where `Site()` looks
 ) -> Site:
     "Make a site from a backup. Stored references to objects name the path of their site: they hold if it is restored to where it was"
-    target = os.path.realpath(_default_path() if path is None else path)
-    was_open, source = os.path.realpath(backup) in _sites, Site(backup, create=False)
+    target, backup = (os.path.realpath(os.path.expanduser(o)) for o in (_default_path() if path is None else path, backup))
+    was_open, source = backup in _sites, Site(backup, create=False)
     try: _copy_site(source, target)
     finally:
         if not was_open: source.close()

@@ -190,7 +190,9 @@ class _Identity:
         "Raise unless what exists is what was asked for"
         mine = type_name(type(self))
         if not bind: raise ObjectExistsError(f'{path!r} exists already; leave out bind=False to open it')
-        if info.type != mine: raise ObjectTypeError(f'{path!r} is a {info.type}, not a {mine}')
+        if info.type != mine:
+            namespace, name = split_path(str(path), True)
+            raise ObjectTypeError(f'{path!r} is a {info.type}, not a {mine}; pk.Namespace({namespace!r})[{name!r}] opens it as what it is')
         if metadata is not None and dict(metadata) != info.metadata:
             raise ObjectExistsError(f'{path!r} exists already, with other metadata: {info.metadata!r}; open it without metadata=, then assign to .metadata')
         for k, v in (settings or {}).items():

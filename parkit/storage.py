@@ -1230,14 +1230,14 @@ class Site:
 
     def __new__(
         cls,
-        path: str | os.PathLike[str] | None = None,  # A directory, made if need be; `None` is `$PARKIT_SITE`, else `parkit/default` in the user's data directory
+        path: str | os.PathLike[str] | None = None,  # A directory, made if need be, `~` as in a shell; `None` is `$PARKIT_SITE`, else `parkit/default` in the user's data directory
         *,
         create: bool = True,              # Make the site if there is none? Otherwise that is a `SiteError`
         map_size: int | None = None,      # Bytes of address space for each namespace (64 GiB); fixed when the site is made
         inline_limit: int | None = None,  # Bytes from which a value is a file of its own (256 KiB); fixed when the site is made
     ) -> Site:
         "Open the site at `path`; raises `SiteError` with the reason if it is not a local directory of yours alone"
-        path = os.path.realpath(_default_path() if path is None else path)
+        path = os.path.realpath(os.path.expanduser(_default_path() if path is None else path))
         given = {k: v for k, v in dict(map_size=map_size, inline_limit=inline_limit).items() if v is not None}
         facts = _open_site(path, given, create)
         found = _sites.get(path)

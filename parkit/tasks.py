@@ -492,7 +492,7 @@ def task(
 # %% ../nbs/05_tasks.ipynb #90444b4d
 def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping[str, Any] | None, default_sync: bool, hidden: Store | None = None, options: tuple[Any, ...] = (), cache: bool = False) -> Task:
     from parkit.objects import type_name
-    if not callable(function): raise TypeError(f'@task needs a function, got {type(function).__name__}: {function!r}')
+    if not callable(function): raise TypeError(f'@task needs a function, got {type(function).__name__}: {function!r}; a name is given as @task(name=...)')
     name = str(name or _name_of(function))
     if not name.isidentifier(): raise InvalidNameError(f'{name!r} cannot name a task: it must be a Python identifier; pass name=')
     if name.startswith('_') and not hidden: raise InvalidNameError(f'{name!r} cannot name a task: names that begin with "_" are parkit\'s own; pass name=')
@@ -564,7 +564,9 @@ def bind_task(
     site: Site | None = None,     # Where it lies; `None` is this process's site
 ) -> Task:
     "The task called `name`; raises `ObjectNotFoundError` if there is none, or no such version"
-    task = Task(name if name.startswith(f'{TASKS}/') else f'{TASKS}/{name}', site=site)
+    try: task = Task(name if name.startswith(f'{TASKS}/') else f'{TASKS}/{name}', site=site)
+    except ObjectNotFoundError:
+        raise ObjectNotFoundError(f'there is no task {name!r} in {(site or current_site()).path}; list(pk.Namespace({TASKS!r})) are those there are') from None
     if version is not None: task._pinned = task._number_of(version)
     return task
 

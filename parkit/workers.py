@@ -774,6 +774,8 @@ def _positive(name: str, n: int | None) -> int | None:
 # %% ../nbs/06_workers.ipynb #bd93f59e
 class Pool:
     "The workers of a site"
+    __slots__ = ('site',)    # so that a setting whose name is misspelt is an error
+
     def __init__(
         self,
         *,

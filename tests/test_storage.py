@@ -172,6 +172,19 @@ def test_trap_26_path_that_is_allowed(site, path):
     assert found['a'] == path and found.name in pk.Namespace(found.namespace)
 
 
+def test_home_directory_in_a_path(tmp_path, monkeypatch):
+    "`~` is the home directory, as in a shell, and never a directory of that name"
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('PARKIT_SITE', '~/one')
+    monkeypatch.chdir(tmp_path)
+    one, two = pk.Site(), pk.Site('~/two')
+    pk.Dict('d', site=one)['a'] = 1
+    pk.backup('~/copy', site=one)
+    again = pk.restore('~/copy', '~/again')
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['again', 'copy', 'one', 'two'] and pk.Dict('d', site=again)['a'] == 1
+    for o in (one, two, again): o.close()
+
+
 def test_unknown_name(site):
     for path in ('d', 'nowhere/d'):
         with _fails(pk.ObjectNotFoundError, path, 'create=False'): pk.Dict(path, create=False)
@@ -181,7 +194,7 @@ def test_unknown_name(site):
 
 def test_wrong_type(site):
     pk.Dict('d')['a'] = 1
-    with _fails(pk.ObjectTypeError, 'd', 'parkit.Dict', 'parkit.Array'): pk.Array('d')
+    with _fails(pk.ObjectTypeError, 'd', 'parkit.Dict', 'parkit.Array', "pk.Namespace('default')['d']"): pk.Array('d')
     assert issubclass(pk.ObjectTypeError, TypeError) and pk.Dict('d')['a'] == 1
 
 

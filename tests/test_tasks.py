@@ -594,3 +594,9 @@ def test_task_ends_a_child_process_of_its_own(pool):
         child.join()
         return code
     assert end().result == -signal.SIGTERM
+
+
+def test_wrong_name_or_option_is_named(site):
+    with pytest.raises(pk.ObjectNotFoundError, match=r"there is no task 'nothing' in .*; list\(pk.Namespace\('task'\)\)"): pk.bind_task('nothing')
+    with pytest.raises(TypeError, match="there is no option 'nam'; calls have timeout, retries"): pk.task(nam='x')
+    with pytest.raises(TypeError, match=r"got str: 'x'; a name is given as @task\(name=...\)"): pk.task('x')

@@ -157,13 +157,14 @@ _changing = [
 def _text(lines): return lines if isinstance(lines, str) else ''.join(lines)
 
 def text(outputs):
-    "What `outputs` show as plain text; of an error its last line"
+    "What `outputs` show as plain text, or as Markdown where that only names a type; of an error its last line"
     parts = []
     for o in outputs:
         kind = o['output_type']
         if kind == 'stream': parts.append(_text(o['text']))
         elif kind == 'error': parts.append(f'{o["ename"]}: {o["evalue"]}')
-        else: parts.append(_text(o['data'].get('text/plain', '')))
+        elif (plain := _text(o['data'].get('text/plain', ''))).startswith('<IPython.'): parts.append(_text(o['data'].get('text/markdown', plain)))
+        else: parts.append(plain)
     return '\n'.join(part.strip('\n') for part in parts if part.strip())
 
 def normal(shown):

@@ -57,7 +57,8 @@ def execute(path):
     notebook, errors = read(path), []
     for cell, outputs, wrong in results(path, notebook):
         if wrong: errors.append(wrong)
-        if normal(text(outputs)) != normal(text(cell.outputs)) or not text(outputs): cell.raw['outputs'] = [_lined(o) for o in outputs if o.get('text', 'x').strip()]
+        same = text(outputs) and normal(text(outputs)) == normal(text(cell.outputs))
+        if not same or any('image/png' in o.get('data', {}) for o in outputs): cell.raw['outputs'] = [_lined(o) for o in outputs if o.get('text', 'x').strip()]
     if not errors: path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
     return errors
 

@@ -74,7 +74,7 @@ class Page:
         cfg, source = options(_text(cell['source']))
         if cfg.get('include') is False: return ''
         asis = cfg.get('output') == 'asis'
-        outputs = [] if cfg.get('output') is False else [self._output(o, asis) for o in cell.get('outputs', [])]
+        outputs = [] if cfg.get('output') is False else [self._output(o, asis, cfg.get('fig-alt', '')) for o in cell.get('outputs', [])]
         if asis: return '\n\n'.join(outputs)
         code = '' if cfg.get('echo') is False else _fenced(source, ' {.python .cell-code}')
         if code and cfg.get('code-fold') not in (None, False):
@@ -82,7 +82,7 @@ class Page:
             code = f'<details{opened}>\n<summary>{cfg.get("code-summary", "Code")}</summary>\n\n{code}\n\n</details>'
         return _div('.cell', '\n\n'.join(o for o in (code, *outputs) if o)) if code or outputs else ''
 
-    def _output(self, output, asis):
+    def _output(self, output, asis, alt):
         kind = output['output_type']
         if kind == 'stream':
             text = _ansi.sub('', _text(output['text']))
@@ -97,7 +97,7 @@ class Page:
         elif found := [o for o in _images if o in data]:
             name = f'{PurePosixPath(self.path).stem}_files/{len(self.files)}.{_images[found[0]]}'
             self.files[name] = base64.b64decode(data[found[0]])
-            shown = f'![]({name})'
+            shown = f'![]({name})' + ('{alt=' + json.dumps(alt, ensure_ascii=False) + '}' if alt else '')
         else: shown = _fenced(_ansi.sub('', data.get('text/plain', '')))
         return shown if asis else _div('.cell-output .cell-output-display', shown)
 

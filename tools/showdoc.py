@@ -15,11 +15,15 @@ class show_docs(Processor):
     "Give the `show_doc` cells of a notebook their outputs"
     def begin(self):
         found = re.search(r'#\| *default_exp +(\w+)', Path(self.nb.path_).read_text(encoding='utf-8'))
+        self.seen = set()  # nbdev asks for a function with overloads once for each of them
         self.module = import_module('parkit' if found[1] == '__init__' else f'parkit.{found[1]}') if found else None
 
     def cell(self, cell):
         shown = cell.cell_type == 'code' and re.search(r'^show_doc\(([\w.]+)', cell.source or '', re.MULTILINE)
         if not shown: return
+        cell.outputs = []
+        if shown[1] in self.seen: return
+        self.seen.add(shown[1])
         found = self.module
         for part in shown[1].split('.'): found = inspect.getattr_static(found, part)
         text = NbdevLookup().linkify(entry(_function(found), shown[1]))
