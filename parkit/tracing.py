@@ -24,7 +24,27 @@ from .ledger import _CALL, _PROGRESS, _RESULT, _Ledger, _ledger
 from .progress import Progress, _inside
 
 # %% auto #0
-__all__ = ['AsyncTrace', 'Stream', 'Display', 'set_display', 'traces', 'TraceFuture']
+__all__ = ['Display', 'set_display', 'AsyncTrace', 'Stream', 'traces', 'TraceFuture']
+
+# %% ../nbs/04i_tracing.ipynb #b256df65
+class Display(Protocol):
+    "Shows calls to whoever waits for them"
+    def show(self, trace: AsyncTrace, timeout: float | None) -> bool:
+        "Wait until the call has ended or `timeout` seconds are over, showing what it writes; returns whether it has ended"
+        raise NotImplementedError
+
+# %% ../nbs/04i_tracing.ipynb #a4df9441
+_display: list[Display | None] = []
+
+def set_display(display: Display | None) -> None:
+    "Have `display` show the calls that this process waits for; `None` shows nothing"
+    _display[:] = [display]
+
+def _the_display() -> Display | None:
+    "The display, where someone may look at it"
+    if _inside or not (is_interactive() or sys.stderr is not None and sys.stderr.isatty()): return None
+    if not _display: import parkit.notebook  # noqa: F401  registers itself
+    return _display[0]
 
 # %% ../nbs/04i_tracing.ipynb #0d92dd4a
 class _Facts:
@@ -296,26 +316,6 @@ class Stream:
         _drop_stream(self._trace._ledger, self._trace.id)
         error = self._trace.error
         raise StopIteration if error is None else error
-
-# %% ../nbs/04i_tracing.ipynb #b256df65
-class Display(Protocol):
-    "Shows calls to whoever waits for them"
-    def show(self, trace: AsyncTrace, timeout: float | None) -> bool:
-        "Wait until the call has ended or `timeout` seconds are over, showing what it writes; returns whether it has ended"
-        raise NotImplementedError
-
-# %% ../nbs/04i_tracing.ipynb #a4df9441
-_display: list[Display | None] = []
-
-def set_display(display: Display | None) -> None:
-    "Have `display` show the calls that this process waits for; `None` shows nothing"
-    _display[:] = [display]
-
-def _the_display() -> Display | None:
-    "The display, where someone may look at it"
-    if _inside or not (is_interactive() or sys.stderr is not None and sys.stderr.isatty()): return None
-    if not _display: import parkit.notebook  # noqa: F401  registers itself
-    return _display[0]
 
 # %% ../nbs/04i_tracing.ipynb #2c6764cc
 def traces(
