@@ -4,7 +4,7 @@
 
 # %% ../nbs/02_transactions.ipynb #947a540b
 from __future__ import annotations
-import asyncio, sys, threading, time
+import sys, threading, time
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -33,7 +33,8 @@ _frame: ContextVar[_Frame | None] = ContextVar('parkit_frame', default=None)
 # %% ../nbs/02_transactions.ipynb #2dc88ad0
 def _owner() -> tuple[int, Any]:
     "This thread and, where an event loop runs, its current task: a new task inherits the variable, but not the transaction"
-    running = asyncio._get_running_loop() is not None
+    asyncio: Any = sys.modules.get('asyncio.tasks')  # where nobody has imported it, which takes 20 ms, no loop runs
+    running = hasattr(asyncio, 'current_task') and asyncio.events._get_running_loop() is not None
     return threading.get_ident(), asyncio.current_task() if running else None
 
 # %% ../nbs/02_transactions.ipynb #71db4fc5
@@ -158,6 +159,7 @@ async def write_async(
 
 async def _begin(store: Store, timeout: float | None) -> Any:
     "Begin a write transaction, looking again and again whether others, other tasks of this thread among them, have ended theirs"
+    import asyncio
     limit, pause = None if timeout is None else time.monotonic() + timeout, 0.001
     while True:
         try: return store.write(timeout=0)
