@@ -149,6 +149,7 @@ class _Files:
         self.writing = False           # does this process have a write transaction?
         self._bell, self._swept, self._warned = -1, False, 2**26
         self.ids: Iterator[int] = iter(())  # of objects this process may yet make
+        self.next_ids = 0              # the first of those that come after these; 0 if any may
         self.kept = 0                  # bytes of replaced blobs that this process has had to leave to older readers
         self.allowance = 0             # bytes that may be written before asking again how much room there is
 
@@ -900,8 +901,10 @@ class _Entries(WriteTxn):
         "An id that nothing in this namespace has had before, not even in a transaction that was rolled back: someone may still hold that object"
         store = self.store
         while (id := next(store.ids, None)) is None:
-            first = _ID.unpack(b'\0' + os.urandom(6) + b'\0')[0]
-            if next(store._steps(self, _ID.pack(first), _ID.pack(first + 256), False), None) is None: store.ids = iter(range(first or 1, first + 256))
+            first = store.next_ids or _ID.unpack(b'\0' + os.urandom(6) + b'\0')[0]
+            is_free = next(store._steps(self, _ID.pack(first), _ID.pack(first + 256), False), None) is None
+            store.next_ids = (first + 256)%2**56 if is_free else 0  # in order: then what comes and goes lies in its pages as it did before
+            if is_free: store.ids = iter(range(first or 1, first + 256))
         return _ID.pack(id)
 
     def put_entry(self, key: bytes, value: bytes, id: bytes, head: bytes) -> None:

@@ -883,4 +883,4 @@ def test_file_does_not_grow_with_objects_that_have_gone(site, tmp_path):
     (small, _), (large, seconds) = _make_and_drop(few, 1000), _make_and_drop(site, n)
     few.close()
     print(f'{n} objects in {seconds:.1f} s: {large} bytes, {small} after 1,000')
-    assert large <= small + 2**14, 'four pages: by so much the sizes of two runs may differ'
+    assert large <= small

@@ -27,7 +27,7 @@ SMALL, MEDIUM, LARGE = b'small', bytes(6*KIB), np.arange(2*KIB)  # within a page
 
 class Disk:
     "A small disk"
-    options, needs_disk, durable = 'size=64m', True, True
+    options, needs_disk, durable = 'size=24m', True, True
     steps = 0, 1, 2, 4, 6, 9, 14, 30, 64, 130, 300, 1000, 3000  # pages that are left for a write
     def __init__(self, path):
         self.path, self.filler = path, path/'filler'
@@ -38,6 +38,10 @@ class Disk:
         if self.needs_disk and not self.is_mounted: pytest.skip('no disk can be mounted here')
 
     def site(self): return pk.Site(self.path/'sites/site', inline_limit=INLINE)
+
+    def is_worn(self):
+        "Have so many pages been in use at once, which LMDB keeps, that copies find no room?"
+        return sum(path.stat().st_size for path in self.path.rglob('data.mdb')) > 4*MIB
 
     def fill(self, fillers, pages):
         "Leave so many pages free, and none of those that LMDB has in its files"
@@ -73,6 +77,7 @@ class Map(Disk):
     options, needs_disk, durable = 'size=256m', False, False
     steps = 0, 4, 60, 200  # entries that are taken out again
     def site(self): return pk.Site(self.path/'sites/site', map_size=2*MIB, inline_limit=INLINE)
+    def is_worn(self): return False
 
     def fill(self, fillers, entries):
         self.filled = fillers
@@ -166,7 +171,7 @@ class Things:
         pk.Dict('other/d')
         self.anonymous = pk.Dict()
         self.work = pk.task(name='work')(lambda v: v)
-        _ledger(self.site)
+        _ledger(self.site).end_bell.ring()
 
     def many(self, i, kind=pk.Dict):
         "An object with many entries, of all sizes"
@@ -368,10 +373,10 @@ class _Nobody:
     def ensure(self, site): pass
 
 class _Rooms:
-    "One site, for as long as no test has failed on it"
+    "One site, for as long as no test has failed on it and it is not worn"
     def __init__(self, kind, folder): self.kind, self.folder, self.things, self.made = kind, folder, None, 0
     def get(self):
-        if self.things is None or self.things.is_spoilt:
+        if self.things is None or self.things.is_spoilt or self.things.room.is_worn():
             self.close()
             self.made += 1
             self.things = Things(self.kind(self.folder/str(self.made)))
@@ -414,13 +419,13 @@ def _fails(o, reader, write, i, free, held):
     "Whether a write fails for want of room; then nothing has changed, and deleting works"
     with _snapshots(o.site, held):
         o.room.fill([_filler(store) for store in _stores(o.site)], free)
-        before, seen = state(o.site), contents(o.site)
+        before, seen = state(o.site), held and contents(o.site)
         error = _error_of(write, o, i)
         if error is None: return False
         _check_message(error, o.room)
         assert state(o.site) == before, 'a write that failed has changed something'
         del error  # which refers to this frame, and that to it
-        assert contents(o.site) == seen and (not held or reader(o.site) == seen)
+        if held: assert contents(o.site) == reader(o.site) == seen
         del o.d['spare']
         assert 'spare' not in o.d
     return True
