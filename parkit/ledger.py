@@ -168,6 +168,15 @@ class _Ledger(_Waiting):
         queued, known = self._delete_waiting(txn, id, record), txn.get(self._key(_RECORD, id)) is not None
         if queued or not known: self._end(txn, '', id, record, 'failed', result)  # else: some worker has taken it after all
 
+    def withdraw(self, id: str, record: _Record) -> None:
+        "Remove a call that is still in the queue"
+        write(self._store, self._withdraw, id, record)
+
+    def _withdraw(self, txn: Any, id: str, record: _Record) -> None:
+        if not self._delete_waiting(txn, id, record): return
+        txn.unlink(txn.get(self._key(_CALL, id)) or b'')
+        for kind in (_RECORD, _CALL): txn.delete(self._key(kind, id))
+
     def claim(self, process: str, environment: bytes, now: float) -> str | None:
         "Take the next call off the queue for `process`, and return its id"
         waits = read(self._store, self._waits, environment, now)

@@ -407,7 +407,7 @@ def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, 
 def _unstorable(task: str, args: tuple[Any, ...], kwargs: dict[str, Any], error: EncodeError) -> str:
     "Which of the arguments cannot be stored, and why"
     for name, value in [(f'argument {i}', a) for i, a in enumerate(args, 1)] + [(f'the argument {k!r}', v) for k, v in kwargs.items()]:
-        try: encode(value)
+        try: encode_arguments(value)
         except EncodeError as e: return f'{name} of {task} cannot be stored: {e}'
     return f'an argument of {task} cannot be stored: {error}'
 
@@ -425,11 +425,16 @@ def _queue(ledger: _Ledger, id: str, record: _Record, encoded: Any, facts: dict[
     return AsyncTrace(ledger, id, namespace)
 
 def _see_to(ledger: _Ledger, id: str, record: _Record) -> None:
-    "See to it that workers are there, or say in the trace why they are not"
-    try: _ensure(ledger.site)
-    except TaskError as e:
-        ledger.refuse(id, record, e)
+    "See to it that workers are there, or say in the trace why they are not; where there is no room for either, there is no call"
+    try:
+        try: _ensure(ledger.site)
+        except TaskError as e:
+            ledger.refuse(id, record, e)
+            release_trace(ledger.site, id)
+    except StorageFullError:
+        ledger.withdraw(id, record)
         release_trace(ledger.site, id)
+        raise
 
 # %% ../nbs/05_tasks.ipynb #9e5f0a31
 def _perform(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], record: _Record, ledger: _Ledger, id: str) -> Any:

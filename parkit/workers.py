@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 from .codecs import encode
-from .objects import Object, register_type
-from .system import SAFETY_NET, Alarm, _fork, Listener, _try_lock, open_locked
-from .storage import INTERNAL, Site, current_site, set_site
-from .transactions import transaction
+from .objects import _ATTRIBUTE, Object, register_type
+from .system import SAFETY_NET, StorageFullError, Alarm, _fork, Listener, _try_lock, open_locked
+from .storage import INTERNAL, Blob, Site, current_site, set_site
+from .transactions import transaction, write
 from .functions import OwnModules
 from .tasks import Task, _functions, _import_path, _perform, _worker
 from .calls import _Record, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _kinds, _name_of, set_runner
@@ -106,7 +106,10 @@ class _Running(_Surroundings):
         except BaseException as e:  # `SystemExit` too: only a dead process leaves nothing to tell
             return 'failed', _encode_error(e.with_traceback(e.__traceback__ and e.__traceback__.tb_next)), _kinds(e)
         try: return 'finished', self.ledger._store.prepare(encode(value)), ()
-        except Exception as e: return 'failed', _encode_error(TaskError(f'the result of the task could not be stored: {e}')), (_name_of(TaskError),)
+        except Exception as e: return self._unstored(e)
+
+    def _unstored(self, e: Exception) -> tuple[str, Any, tuple[str, ...]]:
+        return 'failed', _encode_error(TaskError(f'the result of the task could not be stored: {e}')), (_name_of(TaskError),)
 
     def _call(self, id: str) -> Any:
         record = self.record
@@ -152,6 +155,7 @@ class Worker(_Running):
     max_tasks: int | None = None   # calls after which it leaves
     max_memory: int | None = None  # bytes; if it has more after a call, it leaves
     rested = True  # has it had nothing to do since its last call?
+    outcome: tuple[str, str, Any, tuple[str, ...], int] | None = None  # of a call that is not on record yet: id, status, result, kinds, bytes of output
     def __init__(
         self,
         site: Site,  # Whose ledger is worked on
@@ -164,14 +168,19 @@ class Worker(_Running):
         _worker[0] = True
 
     def step(self) -> bool:
-        "Run one call, if there is one; returns whether there was"
-        id = self.claimed or self.take()
-        if id is None: return False
-        status, result, kinds = self._run(id)
-        output = self.capture.take(id) if self.capture else 0
-        self.ran += 1
-        self.leaving = self.leaving or self.is_spent()
-        self.claimed = self.ledger.finish(self.process, id, status, result, None if self.leaving else self.environment, kinds, output)
+        "Run one call, if there is one; returns whether there was. After a `StorageFullError` the next step goes on where this one has stopped"
+        if self.outcome is None:
+            self.claimed = id = self.claimed or self.take()
+            if id is None: return False
+            self.outcome = id, *self._run(id), self.capture.take(id) if self.capture else 0
+            self.ran += 1
+        id, status, result, kinds, output = self.outcome
+        leaving = self.leaving or self.is_spent()
+        try: self.claimed = self.ledger.finish(self.process, id, status, result, None if leaving else self.environment, kinds, output)
+        except StorageFullError as e:
+            if isinstance(result, Blob): self.outcome = id, *self._unstored(e), output  # which takes up no room; what is small waits for some
+            raise
+        self.leaving, self.outcome = leaving, None
         if status != 'finished' and self.record.options: self.call()  # another may have to wait until it is due again
         if self.given or self.record.outbox: settle(self.ledger, id)
         if not self.ran % _PRUNE_EVERY: prune(self.ledger)
@@ -343,13 +352,16 @@ def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, int |
     _watch_tqdm()
     with _Capture(site, worker.process) as worker.capture, _Rest(line, [lifeline, signals.fd]) as rest:
         while not worker.leaving:
-            if not worker.claimed: _rest(worker, rest)
-            if worker.claimed: worker.step()
+            try:
+                if not worker.claimed: _rest(worker, rest)
+                if worker.claimed: worker.step()
+            except StorageFullError: watched.poll(_RETRY*1000)
             events = watched.poll(0)
             if events: signals.clear()
             orphaned = any(fd == lifeline for fd, _ in events)
             worker.leaving = worker.leaving or bool(signals.seen) or orphaned
-        if worker.claimed: worker.step()
+        with suppress(StorageFullError):  # else its supervisor says how the call has ended
+            if worker.claimed: worker.step()
     if orphaned and os.path.exists(os.path.join(site.path, 'site.json')): _replace(site, supervisor)
     site.close()
 
@@ -372,7 +384,7 @@ def _replace(site: Site, dead: int) -> None:
 IDLE_TIMEOUT = 600.0  # seconds without a call after which the supervisor leaves
 _GRACE = 5.0          # seconds that a worker has to end its call when the pool stops, or when the call is cancelled
 _CANCELLING = signal.SIGINT, signal.SIGTERM, signal.SIGKILL  # what a call to be cancelled is sent, `_GRACE` apart
-_RETRY = 1.0          # seconds before a worker that died at birth is replaced
+_RETRY = 1.0          # seconds before a worker that died at birth is replaced, and before one that found no room tries again
 _STOP_POLL = 0.01     # seconds between looks whether a supervisor that was told to stop is gone: its lock rings no bell
 
 # %% ../nbs/06_workers.ipynb #5fca8f8f
@@ -385,6 +397,15 @@ class _Control(Object):
     max_memory: int | None = None       # bytes; a worker that has more after a call is replaced
     to_cancel: tuple[str, ...] = ()     # calls that run and are to be ended
     def __init__(self, site: Site | None = None) -> None: self._open('_pool/control', True, True, None, site, reserved=True)
+
+    def order_stop(self) -> None:
+        "Have the supervisors leave; on a full disk too"
+        write(self._store, self._order_stop)
+
+    def _order_stop(self, txn: Any) -> None:
+        head = self._head(txn)
+        txn.put(self._oid + _ATTRIBUTE + b'wanted', encode('stop'), freeing=True)
+        self._changed(txn, head, freeing=True)
 
 # %% ../nbs/06_workers.ipynb #ccb98fab
 class _Team(Object):
@@ -541,6 +562,8 @@ class Supervisor(_Children):
         self.signals = _Signals(signal.SIGCHLD, signal.SIGTERM)
         self.due: float | None = None     # when there is a duty to be done, in seconds since the epoch
         self.cancelling: dict[str, tuple[int, float]] = {}  # call -> signals sent, and when to send the next
+        self.reasons: dict[int, str] = {}  # how workers have died whose calls are not marked yet
+        self.bereft = False                # are there calls to be marked of workers that were another's?
         self.team.supervisor, self.team.workers = os.getpid(), ()
         self.ledger.sweep({}, self.environment)
         self.orphans, self.limits = _Orphans(self.ledger, self.environment), (self.control.max_tasks, self.control.max_memory)
@@ -552,14 +575,14 @@ class Supervisor(_Children):
     def step(self) -> bool:
         "One turn: bury the dead, mark their calls, replace them; returns whether to go on"
         self.signals.clear()
-        if self.is_homeless(): return False
+        if self.is_homeless() or self.control.wanted == 'stop' or signal.SIGTERM in self.signals.seen: return False
         self.hear()
-        reasons, bereft = self.bury(), self.orphans.bury()
-        if reasons or bereft:
-            self.ledger.sweep(reasons, self.environment)
+        self.reasons, self.bereft = self.bury() | self.reasons, self.orphans.bury() or self.bereft
+        if self.reasons or self.bereft:
+            self.ledger.sweep(self.reasons, self.environment)
+            self.reasons, self.bereft = {}, False
             self.line.call()  # some may be run again
         self.cancel()
-        if self.control.wanted == 'stop' or signal.SIGTERM in self.signals.seen: return False
         self.do_duties(time.time())
         if self.is_idle(): return False
         self.fill()
@@ -567,6 +590,11 @@ class Supervisor(_Children):
             self.housekeeping = self.clock() + SAFETY_NET
             keep_house(self.ledger)
         return True
+
+    def attempt(self) -> bool | None:
+        "`step`; `None` if that has found no room, and is to be done again"
+        try: return self.step()
+        except StorageFullError: return None
 
     def do_duties(self, now: float) -> None:
         "Do what is due, and wake those who are to run the calls that come of it, in other environments too"
@@ -627,17 +655,16 @@ class Supervisor(_Children):
         "Supervise until it is time to leave"
         with Listener() as listener:
             listener.add(self.control._store)
-            while self.step():
-                if not listener.add(self.control._store): listener.wait(self.pause(), [self.signals.fd, self.notes, *self.orphans.fds])
+            while (goes_on := self.attempt()) is not False:
+                if not listener.add(self.control._store): listener.wait(self.pause() if goes_on else _RETRY, [self.signals.fd, self.notes, *self.orphans.fds])
         self.stop()
 
     def stop(self) -> None:
         "Send the workers home, killing those that do not go, and let go of the lock"
         limit = self.clock() + _GRACE
         for pid in self.born: os.kill(pid, signal.SIGTERM)
-        reasons: dict[int, str] = {}
         while self.born:
-            reasons = self.bury() | reasons
+            self.reasons = self.bury() | self.reasons
             if self.clock() > limit:
                 for pid in self.born:
                     self.killed[pid] = 'was stopped with its pool'
@@ -648,8 +675,9 @@ class Supervisor(_Children):
             self.signals.clear()
         homeless = self.is_homeless()
         if not homeless:
-            self.ledger.sweep(reasons, self.environment)
-            sweep_output(self.ledger)
+            with suppress(StorageFullError):  # else the next one does it
+                self.ledger.sweep(self.reasons, self.environment)
+                sweep_output(self.ledger)
         for fd in (self.lock, self.life): _fork.close(fd)  # in this order: who sees that nobody lives can take the lock
         if not homeless and self.control.wanted == 'run' and self.ledger.queued(self.environment): _ensure(self.site)  # it came while we were leaving
 
@@ -846,7 +874,7 @@ class Pool:
         if not self.site.store('_pool', True).exists(): return
         control = _Control(self.site)
         while True:
-            if control.wanted != 'stop': control.wanted = 'stop'  # also if nobody is there: a supervisor may just be coming; and again, if someone has just started it
+            if control.wanted != 'stop': control.order_stop()  # also if nobody is there: a supervisor may just be coming; and again, if someone has just started it
             if not _supervised(self.site): return
             time.sleep(_STOP_POLL)
 
