@@ -19,12 +19,12 @@ __all__ = ['Lock', 'Event']
 # %% ../nbs/04a_synchronization.ipynb #5a8a135a
 _HOLDER = struct.Struct('=Q')  # in a lock's file: the pid of its holder, 0 if it was released
 _LOOK = 0.25  # seconds between looks of one who waits for a limited time: a holder that dies rings no bell
+_FREE = -1, 0, 0  # what an object holds that does not hold its lock
 
 # %% ../nbs/04a_synchronization.ipynb #aa9fd343
 class Lock(Object):
     "A lock that one thread of one process can hold at a time; it is released when its holder ends"
-    _thread = 0      # which has taken it
-    _held = (-1, 0)  # the descriptor that holds the lock, and the epoch of the process that opened it
+    _held = _FREE  # the descriptor that holds the lock, the epoch of the process that opened it, and the thread: one value, since others may read it at any moment
 
     def acquire(
         self,
@@ -43,12 +43,12 @@ class Lock(Object):
 
     def release(self) -> None:
         "Let go of the lock, from any thread; raises `RuntimeError` if this object does not hold it"
-        fd, epoch = self._held
+        fd, epoch, _ = self._held
         if fd < 0 or epoch != _fork.epoch: raise RuntimeError(f'{self!r} is not held through this object')
         try: os.pwrite(fd, _HOLDER.pack(0), 0)
         finally:  # after an interrupt, too; a call of C is done when one comes
-            try: fcntl.flock(fd, fcntl.LOCK_UN)
-            finally: object.__setattr__(self, '_held', (-1, 0))
+            try: object.__setattr__(self, '_held', _FREE)  # first: another thread may take the lock through this object at once
+            finally: fcntl.flock(fd, fcntl.LOCK_UN)
         try: _fork.close(fd)
         except BaseException:
             _fork.close(fd)
@@ -81,7 +81,8 @@ class Lock(Object):
         "What releases the lock if the block that is being entered takes it and cannot release it as it should"
         before, thread = self._held, threading.get_ident()
         def abandon() -> None:
-            if self._held[0] >= 0 and self._held != before and self._thread == thread: self.release()
+            held = self._held
+            if held[0] >= 0 and held != before and held[2] == thread: self.release()
         return abandon
 
     async def __aenter__(self) -> bool:
@@ -104,10 +105,21 @@ class Lock(Object):
     def _open_file(self) -> int:
         "A descriptor of the lock's file, which is made if need be"
         read(self._store, self._read_head)  # an object that was dropped has no lock
+        return self._make_file(self._store, self._uuid)
+
+    def _make(self, txn: Any, info: Any) -> Any:
+        "Make the file with the object: who renames the namespace then finds it, though nobody has taken the lock yet"
+        made = super()._make(txn, info)
+        _fork.close(self._make_file(txn.store, made[1].uuid))
+        return made
+
+    @staticmethod
+    def _make_file(store: Any, uuid: bytes) -> int:
+        path = os.path.join(store.path, 'locks', uuid.hex())
         try:
-            os.makedirs(os.path.dirname(self._lock_path()), 0o700, exist_ok=True)
-            return _fork.open(self._lock_path(), os.O_CREAT | os.O_RDWR)
-        except OSError as e: raise self._store.explain(e) from e
+            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            return _fork.open(path, os.O_CREAT | os.O_RDWR)
+        except OSError as e: raise store.explain(e) from e
 
     def _attempt(self, fd: int) -> bool:
         read(self._store, self._read_head)  # it may have been dropped; and whoever waits listens to its namespace
@@ -130,7 +142,7 @@ class Lock(Object):
         read(self._store, self._read_head)  # it may have been dropped while we waited
         try: os.pwrite(fd, _HOLDER.pack(os.getpid()), 0)
         except OSError as e: raise self._store.explain(e) from e
-        self._held, self._thread = (fd, _fork.epoch), threading.get_ident()
+        self._held = fd, _fork.epoch, threading.get_ident()
         return True
 
     def _give_up(self, fd: int) -> bool:

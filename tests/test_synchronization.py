@@ -1,7 +1,7 @@
 """`Lock` and `Event` between processes: who waits sleeps, and is woken when the holder releases the lock or dies.
 
 In a notebook nobody is killed, forked or interrupted while another waits."""
-import asyncio, multiprocessing, os, signal, threading, time
+import asyncio, fcntl, multiprocessing, os, signal, threading, time
 from contextlib import ExitStack
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 import parkit as pk
 from conftest import wait_for
 from helpers import Child, Fork, forked, run, waits_for_a_lock
+from parkit import storage
 from test_queues import _effort, sleeps
 
 
@@ -71,6 +72,23 @@ def test_one_thread_at_a_time(lock):
     for t in threads: t.start()
     for t in threads: t.join()
     assert most == 1 and len(done) == 4 and not lock.locked()
+
+
+def test_thread_that_takes_it_at_once_through_the_same_object_keeps_it(lock, monkeypatch):
+    "Who releases it must not forget, after that, that another thread has just taken it: all would wait for ever"
+    def unlock(fd, how, flock=fcntl.flock):
+        flock(fd, how)
+        if how != fcntl.LOCK_UN: return
+        thread = threading.Thread(target=lock.acquire)
+        thread.start()
+        thread.join()
+    lock.acquire()
+    with monkeypatch.context() as m:
+        m.setattr(fcntl, 'flock', unlock)
+        lock.release()
+    assert not _is_free(lock)
+    lock.release()
+    assert _is_free(lock)
 
 
 _counts = '''
@@ -290,6 +308,24 @@ def test_lock_is_kept_when_its_namespace_gets_other_files(lock, what):
     lock.release()
     assert other.acquire(timeout=5) and not _is_free(other)
     other.release()
+
+
+@pytest.mark.parametrize('what', ['compact', 'rename'])
+def test_lock_that_is_first_taken_while_its_namespace_gets_other_files(lock, what, monkeypatch):
+    "Just after the files of locks were given to the new namespace"
+    holder = None
+    def link_all(source, target, folder, link_all=storage._link_all):
+        nonlocal holder
+        link_all(source, target, folder)
+        if folder == 'locks' and holder is None:
+            holder = stack.enter_context(Child(lock.site, "say(pk.Lock('n/lock').acquire(False)); hear()"))
+            assert holder.hear()
+    monkeypatch.setattr(storage, '_link_all', link_all)
+    with ExitStack() as stack:
+        if what == 'compact': pk.compact('n')
+        else: pk.Namespace('n').rename('m')
+        assert not pk.Lock('n/lock' if what == 'compact' else 'm/lock', create=False).acquire(False)
+        holder.say()
 
 
 def test_lock_is_kept_by_garbage_collection(lock):
