@@ -256,7 +256,12 @@ def _is_counted(type_name: str) -> bool:
 def _check_namespace(path: str, namespace: str) -> Findings:
     "What a process that `check` has started does"
     store = Site(path, create=False).store(namespace, True)
+    return _unless_dropped(store, lambda: _check_store(store)) or Findings()
+
+def _check_store(store: Store) -> Findings:
+    namespace, facts = store.namespace, store._facts()
     with _file_lock(store.lock.path): pages = verify_pages(store.path)  # nobody writes meanwhile
+    if store._facts() != facts: raise ObjectNotFoundError(f'the namespace {namespace!r} was dropped or replaced')
     if pages: return Findings([Finding(namespace, f'the pages of its data.mdb are damaged: {pages}', 'restore it from a backup')])
     checker, found = read(store, lambda txn, zero_copy: (checker := _Checker(store, txn), checker.check()))
     if not namespace.startswith('_'): checker.save_sums()

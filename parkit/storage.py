@@ -852,7 +852,6 @@ class WriteTxn:
             self.failed = True
             self.close()
             raise store.explain(e) from e
-        else: store.ring()  # before the lock is released: then nobody has let go of the bell
         finally: self.close()
         if store.allowance: store.allowance -= self.pending + _COMMIT
         if self.trashed: store.empty_trash(self.trashed)
@@ -863,10 +862,9 @@ class WriteTxn:
         "Undo what is not committed and release the lock; does nothing if that is done"
         store, lock = self.store, self.store.lock
         if self.ended or not lock.mutex._is_owned(): return
-        try:
-            if self.blobs or not self.committed: self._undo()
+        try: self._finish()
         except BaseException:
-            self._undo()  # an interrupt, perhaps, has kept it from its end
+            self._finish()  # an interrupt, perhaps, has kept it from its end
             raise
         finally:
             store.writing = False
@@ -874,9 +872,10 @@ class WriteTxn:
             self.ended = True
             lock.mutex.release()  # a call of C: no interrupt can come between this and the line before
 
-    def _undo(self) -> None:
+    def _finish(self) -> None:
         if not self.committed: self._abort()
         for b in self.blobs: b.done()
+        if self.raw is not None and not self.failed: self.store.ring()  # before the lock is released: then nobody has let go of the bell
 
     def _abort(self) -> None:
         "Abort what is open of LMDB's transactions; if none is, the interrupt came after the commit"

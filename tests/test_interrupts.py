@@ -4,7 +4,8 @@ import json, os, subprocess, sys
 import parkit as pk
 import pytest
 from helpers import Child, root
-from parkit.storage import BLOBS, TRASH
+from parkit.storage import BLOBS, TRASH, Store
+from test_queues import sleeps
 import select, signal, time
 
 _writer = '''
@@ -51,6 +52,31 @@ def test_interrupted_writes_are_whole_or_undone_and_hold_no_lock(site):
     store.end(txn)
     assert os.listdir(os.path.join(store.path, 'new')) == []
     assert len(os.listdir(os.path.join(store.path, 'blobs'))) <= known
+
+
+class _Interrupted:
+    "LMDB's transaction, with an interrupt just after its commit"
+    def __init__(self, raw): self.raw = raw
+    def __getattr__(self, name): return getattr(self.raw, name)
+    def commit(self):
+        self.raw.commit()
+        raise KeyboardInterrupt
+
+def test_interrupt_just_after_a_commit_wakes_those_who_wait(site, monkeypatch):
+    "What they wait for is there: without the bell they would sleep until the safety net's 30 s are over"
+    d = pk.Dict('n/d')
+    with Child(site, "d = pk.Dict('n/d'); say(); say(pk.wait_until(lambda: d.get('k')))") as child:
+        child.hear()
+        assert sleeps(child.pid)
+        def write(self, *args, write=Store.write):
+            txn = write(self, *args)
+            txn.raw = _Interrupted(txn.raw)
+            return txn
+        with monkeypatch.context() as m:
+            m.setattr(Store, 'write', write)
+            with pytest.raises(KeyboardInterrupt): d['k'] = 1
+        assert child.hear(25) == 1
+        child.wait()
 
 
 @pytest.mark.timeout(400)

@@ -2,7 +2,7 @@
 
 A notebook has one process, and no damaged files to show."""
 import json, os, pickle, random, re, shutil, signal, struct, subprocess, tempfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np, pytest
@@ -10,7 +10,7 @@ import numpy as np, pytest
 import parkit as pk
 from conftest import wait_for
 from helpers import Child, blobs, forked, run
-from parkit import storage
+from parkit import maintenance, storage
 from parkit.tasks import _functions
 from parkit.ledger import _ledger
 from parkit.tracing import AsyncTrace
@@ -452,6 +452,32 @@ def test_check_finds_nothing_in_a_busy_site(site, tmp_path):
     pk.Pool().stop()
     pk.gc()
     assert pk.gc() == []
+
+
+@pytest.mark.parametrize('again', [False, True])
+def test_check_while_a_namespace_is_dropped(site, monkeypatch, again):
+    "Between the listing and the look; what is made in its place is looked at"
+    for path in ('a/d', 'b/d', 'c/d'): pk.Dict(path)[1] = 1
+    def run(command, *args, run=subprocess.run, **options):
+        if command[-1] == 'b' and pk.Namespace('b').exists:
+            pk.Namespace('b').drop()
+            if again: pk.Dict('b/d')[1] = 1
+        return run(command, *args, **options)
+    monkeypatch.setattr(maintenance.subprocess, 'run', run)
+    assert pk.check() == []
+
+def test_check_while_a_namespace_is_compacted(d, monkeypatch):
+    "What the look at pages finds then, of files that are just removed, or with others who write, is no damage"
+    looks = []
+    def verify(path):
+        looks.append(path)
+        if len(looks) == 1:
+            pk.compact(d)
+            return 'a page of a file that is gone'
+        return ''
+    monkeypatch.setattr(maintenance, '_file_lock', lambda path: nullcontext())
+    monkeypatch.setattr(maintenance, 'verify_pages', verify)
+    assert maintenance._check_namespace(d.site.path, d.namespace) == [] and len(looks) == 2
 
 
 def _raw(o, work):
