@@ -1130,6 +1130,7 @@ class Store(_Blobs):
     def turn_over(self, disk: os.statvfs_result) -> None:
         "On an almost full disk, make an empty commit: LMDB uses freed pages again from the next transaction but one on"
         if disk.f_bavail*disk.f_frsize > 2**26: return
+        self.restore_reserve()
         try: txn = self.write(timeout=0)
         except (TransactionError, ObjectNotFoundError): return  # someone else commits, or has dropped or replaced the namespace
         try:
@@ -1186,7 +1187,7 @@ class Store(_Blobs):
                 errno.ENOSPC, f'namespace {self.namespace!r} of the site {self.site.path} is full: '
                 f'{info["last_pgno"]*page} of {info["map_size"]} bytes are in use, and the last {info["map_size"] - limit} '
                 'are kept for deleting; delete entries, or make a site with a larger map_size')
-        self.allowance = txn.pending + room//8
+        self.allowance = txn.pending + min(room//8, 2**24)  # often enough to restore what another process has used
         self.restore_reserve()
 
 # %% ../nbs/01_storage.ipynb #a036f270
