@@ -4,17 +4,18 @@
 
 # %% ../nbs/04g_delivery.ipynb #ded353f1
 from __future__ import annotations
-import os
+import os, warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
 from .codecs import BLOB, ParkitError, encode
 from .system import ObjectNotFoundError
 from .storage import MAKING, OUTBOX, OUTBOX_CALLS, Blob, Site, Store, on_open
-from .transactions import read, write
+from .transactions import read, transaction, write
 from .calls import _ensure, _Record
-from .outbox import _mark, _marks, _posted, _remove_posts, _unmark, _write_if_free
+from .outbox import _BRIEF, _mark, _marks, _posted, _remove_posts, _unmark, _write_if_free
 from .ledger import TRACES, _Ledger, _ledger, prune
 
 # %% auto #0
@@ -24,7 +25,10 @@ __all__ = ['deliver', 'deliver_all', 'keep_house']
 class _Delivery:
     "Brings to the ledger what one transaction has put into the outbox, once it has committed"
     def __init__(self, store: Store) -> None: self.store, self.ids = store, list[str]()
-    def __call__(self) -> None: deliver(self.store, self.ids)
+    def __call__(self) -> None:
+        try: deliver(self.store, self.ids)
+        except ParkitError as e:  # what was committed is committed
+            warnings.warn(f'calls made in a transaction on {self.store.namespace!r} wait in its outbox until they can be queued; the transaction was committed ({e})', RuntimeWarning, stacklevel=2)
 
 # %% ../nbs/04g_delivery.ipynb #153e5bac
 def _post(txn: Any, id: str, record: _Record, call: bytes | Blob, facts: Mapping[bytes, bytes]) -> None:
@@ -40,13 +44,14 @@ def _post(txn: Any, id: str, record: _Record, call: bytes | Blob, facts: Mapping
 def deliver(
     store: Store,
     ids: list[str] | None = None,  # Of the calls; `None` takes all that are in the outbox
+    timeout: float | None = None,  # Seconds to wait for others who write to the ledger; `None` waits for ever
 ) -> None:
     "Bring calls from the outbox of a namespace to the ledger, and remove those that need not stay there"
     posts = read(store, lambda txn, zero_copy: _posted(store, txn, ids))
     if not posts: return
     ledger = _ledger(store.site)
     calls = [ledger._store.copy_blob(store, p.call) if p.call[0] == BLOB else p.call for p in posts]
-    going = write(ledger._store, ledger._deliver, posts, calls)
+    with transaction(ledger, timeout=timeout): going = write(ledger._store, ledger._deliver, posts, calls)
     over = [p.id for p in posts if not store.durable or p.id not in going]
     if over: _write_if_free(store, partial(_remove_posts, ids=over))
     for environment in {p.record.environment for p in posts if p.id in going}: _ensure(store.site, environment)
@@ -61,7 +66,8 @@ def deliver_all(site: Site) -> None:
         try:
             deliver(store)
             _write_if_free(store, partial(_unmark, path=path))
-        except ObjectNotFoundError: os.unlink(path)  # dropped or renamed; who opens it under another name looks into it
+        except ObjectNotFoundError:
+            with suppress(FileNotFoundError): os.unlink(path)  # dropped or renamed; who opens it under another name looks into it
         except ParkitError: pass                     # it cannot be used now
 
 # %% ../nbs/04g_delivery.ipynb #8d365afc
@@ -71,7 +77,7 @@ def _look_into(store: Store) -> None:
     try:
         if read(store, lambda txn, zero_copy: next(store.scan(txn, OUTBOX, OUTBOX_CALLS), None)) is not None:
             _mark(store)
-            deliver(store)
+            deliver(store, timeout=_BRIEF)  # one who only reads waits for no writer
     except ParkitError: pass  # it cannot be used now; the next will do it
 
 on_open.append(_look_into)

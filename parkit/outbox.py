@@ -6,6 +6,7 @@
 from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import quote
 from .codecs import ParkitError, decode
@@ -47,15 +48,18 @@ def _mark(store: Store) -> None:
     "Note that there may be something in the outbox of a namespace"
     path = os.path.join(_marks(store.site), quote(store.namespace, ''))
     if os.path.exists(path): return
-    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-    if store.durable:
-        for folder in (os.path.dirname(path), os.path.dirname(os.path.dirname(path))): _sync(folder)
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        if store.durable:
+            for folder in (os.path.dirname(path), os.path.dirname(os.path.dirname(path))): _sync(folder)
+    except OSError as e: raise store.explain(e) from e
 
 # %% ../nbs/04d_outbox.ipynb #ebe5fdbc
 def _unmark(txn: Any, path: str) -> None:
     "Remove the mark of a namespace whose outbox is empty"
-    if next(txn.store.scan(txn, OUTBOX, OUTBOX_CALLS), None) is None: os.unlink(path)
+    if next(txn.store.scan(txn, OUTBOX, OUTBOX_CALLS), None) is not None: return
+    with suppress(FileNotFoundError): os.unlink(path)  # else another process has done it
 
 # %% ../nbs/04d_outbox.ipynb #79d352b3
 _BRIEF = 0.1  # seconds that a worker waits for one who writes to the namespace of an outbox

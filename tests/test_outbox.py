@@ -1,14 +1,16 @@
 """A call made in a transaction is queued if and only if that commits, exactly once, whoever dies when.
 
 Real processes, killed at the moments between the commit and the delivery."""
-import json, os, signal, time
+import errno, json, os, shutil, signal, time
 from pathlib import Path
 
 import numpy as np, parkit as pk, pytest
 from conftest import wait_for
 from helpers import Child, run
+from parkit import calls, delivery
 from parkit.outbox import _posted
 from parkit.delivery import deliver_all
+from parkit.ledger import _Ledger, _ledger
 from parkit.transactions import read
 from task_helpers import ended, in_thread, is_gone, started
 
@@ -280,3 +282,63 @@ def test_check_copy_and_rename_know_the_outbox(single, tmp_path):
     assert moved['t'].result == 2**17
     run(single.site, 'say(len(pk.Dict("renamed/d")))')  # its opening finds that the call has ended
     assert wait_for(lambda: not _outbox(moved._store)) and len(pk.traces()) == 1 and not pk.check()
+
+
+# --- what goes wrong between the commit and the queue
+
+class _Nobody:
+    "Leaves calls in the queue"
+    def ensure(self, *args): pass
+    def attend(self, *args): pass
+
+def test_delivery_that_fails_is_made_up_for_and_undoes_nothing(single, note, monkeypatch):
+    "The transaction was committed: to make it again would do all of it twice"
+    call, notes = note
+    d = pk.Dict('n/d')
+    def full(*args): raise pk.StorageFullError(errno.ENOSPC, 'no room for the ledger')
+    with monkeypatch.context() as m:
+        m.setattr(_Ledger, '_deliver', full)
+        with pytest.warns(RuntimeWarning, match='was committed.*no room for the ledger'), pk.transaction(d):
+            d['k'], trace = 1, call('a')
+    assert d['k'] == 1 and trace.status == 'submitted' and _outbox(d._store)
+    deliver_all(d.site)
+    assert trace.result == 'a' and notes() == ['a']
+
+
+def test_trap_12_reading_waits_for_no_writer_of_the_queue(site, note, monkeypatch):
+    "Though there is something in the outbox of the namespace that is opened"
+    call, _ = note
+    d = pk.Dict('n/d')
+    monkeypatch.setattr(calls, '_runner', [_Nobody()])
+    with pk.transaction(d): d['k'], _ = 1, call('a')
+    txn = _ledger(site)._store.write()
+    try: assert run(site, "say(pk.Dict('n/d')['k'])") == 1
+    finally: txn.close()
+
+
+def test_two_processes_find_an_outbox_empty_at_once(site, monkeypatch):
+    store = pk.Dict('n/d')._store
+    delivery._mark(store)
+    path = Path(delivery._marks(site), 'n')
+    monkeypatch.setattr(delivery, 'deliver', lambda store: path.unlink())  # as the other process does meanwhile
+    deliver_all(site)
+    assert not path.exists()
+
+
+def test_full_disk_that_keeps_no_mark(site, note, monkeypatch):
+    "A call in a transaction comes to nothing and says why; reading goes on"
+    call, _ = note
+    d = pk.Dict('n/d')
+    monkeypatch.setattr(calls, '_runner', [_Nobody()])
+    with pk.transaction(d): d['k'], _ = 1, call('a')
+    shutil.rmtree(delivery._marks(site))
+    site.close()
+    def makedirs(path, *args, makedirs=os.makedirs, **options):
+        if 'outbox' in str(path): raise OSError(errno.ENOSPC, 'No space left on device')
+        makedirs(path, *args, **options)
+    monkeypatch.setattr(os, 'makedirs', makedirs)
+    assert d['k'] == 1
+    with pytest.raises(pk.StorageFullError), pk.transaction(d):
+        d['k'] = 2
+        call('b')
+    assert d['k'] == 1
