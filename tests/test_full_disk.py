@@ -454,22 +454,26 @@ def test_trap_21_no_room(rooms, reader, kind):
     assert not failures if kind in DELETIONS else failures or type(o.room) is not Disk or kind.startswith('goes_on'), failures
     o.is_spoilt = False
 
-def test_room_for_deleting_is_kept_again_by_those_who_did_not_use_it(tmp_path):
+@pytest.fixture
+def disk(tmp_path):
+    disk = Disk(tmp_path/'disk')
+    yield disk
+    disk.unmount()
+
+def test_room_for_deleting_is_kept_again_by_those_who_did_not_use_it(disk):
     "Another process has deleted on the full disk; this one, which knew that there was room, is to find some for its own deleting later"
-    room = Disk(tmp_path/'disk')
-    site = pk.set_site(room.site())
+    site = pk.set_site(disk.site())
     d = pk.Dict('n/d')
     d.update({i: MEDIUM for i in range(20)})
     reserve = Path(d._store.path, 'reserve')
     assert reserve.stat().st_size
     with Child(site, "d = pk.Dict('n/d'); say(hear()); d.pop(0); say()") as child:
-        room.fill([_filler(d._store)], 0)
+        disk.fill([_filler(d._store)], 0)
         child.say()
         child.hear(), child.hear()
         child.wait()
     assert not reserve.stat().st_size
-    room.empty()
+    disk.empty()
     for i in range(2**24//len(MEDIUM)): d['much'] = MEDIUM
     assert reserve.stat().st_size
     site.close()
-    room.unmount()
