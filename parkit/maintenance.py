@@ -261,7 +261,7 @@ def _check_namespace(path: str, namespace: str) -> Findings:
 def _check_store(store: Store) -> Findings:
     namespace, facts = store.namespace, store._facts()
     with _file_lock(store.lock.path): pages = verify_pages(store.path)  # nobody writes meanwhile
-    if store._facts() != facts: raise ObjectNotFoundError(f'the namespace {namespace!r} was dropped or replaced')
+    if store._facts() != facts: raise store._dropped()  # or replaced
     if pages: return Findings([Finding(namespace, f'the pages of its data.mdb are damaged: {pages}', 'restore it from a backup')])
     checker, found = read(store, lambda txn, zero_copy: (checker := _Checker(store, txn), checker.check()))
     if not namespace.startswith('_'): checker.save_sums()
