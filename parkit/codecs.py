@@ -99,7 +99,8 @@ def damaged(record: Buffer, e: BaseException) -> DecodeError:
     "The error for a record that could not be read because of `e`"
     return DecodeError(f'a record of {len(record)} bytes is damaged: {e}')
 
-_DAMAGE = struct.error, ValueError, TypeError, IndexError, OverflowError, MemoryError, SyntaxError, AttributeError  # what reading damaged bytes raises
+# what reading damaged bytes raises
+_DAMAGE = struct.error, ValueError, TypeError, IndexError, OverflowError, MemoryError, SyntaxError, AttributeError
 
 # %% ../nbs/00_codecs.ipynb #5facd814
 def _array_data(array: np.ndarray[Any, Any]) -> Iterator[Buffer]:
@@ -138,7 +139,8 @@ def _decode_array(
     start += -start % ALIGNMENT
     order = 'F' if fortran else 'C'
     if not dtype.itemsize or 0 in shape: return np.empty(shape, dtype, order)
-    if (end := start + math.prod(shape)*dtype.itemsize) != len(view): raise DecodeError(f'a record of {len(view)} bytes claims {end}: it is damaged')
+    if (end := start + math.prod(shape)*dtype.itemsize) != len(view):
+        raise DecodeError(f'a record of {len(view)} bytes claims {end}: it is damaged')
     array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, view, start, order=order)  # type: ignore[call-overload]
     return array.copy(order) if writable and view.readonly else array
 
@@ -199,7 +201,8 @@ def recall(kind: str, *args: Any) -> Any:
 # %% ../nbs/00_codecs.ipynb #c0de7e51
 def _code(version: tuple[int, ...], *parts: Any) -> CodeType:
     "A code object; one that another version of Python has made would crash this one, or worse"
-    if version != sys.version_info[:2]: raise DecodeError('this function or class was stored by Python {}.{}, whose code Python {}.{} cannot run'.format(*version, *sys.version_info))
+    if version != sys.version_info[:2]:
+        raise DecodeError('this function or class was stored by Python {}.{}, whose code Python {}.{} cannot run'.format(*version, *sys.version_info))
     return CodeType(*parts)
 
 # %% ../nbs/00_codecs.ipynb #cc1a07f3
@@ -210,7 +213,8 @@ def _cloud_pickler() -> type[pickle.Pickler]:
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, type) and obj in _names: return registered_type, (_names[obj],)
-            if type(obj) is CodeType and obj is not _code.__code__: return _code, (sys.version_info[:2], *self.dispatch_table[CodeType](obj)[1])
+            if type(obj) is CodeType and obj is not _code.__code__:
+                return _code, (sys.version_info[:2], *self.dispatch_table[CodeType](obj)[1])
             return super().reducer_override(obj)
     return Pickler
 
@@ -262,7 +266,8 @@ def _split_buffers(view: memoryview) -> tuple[memoryview, list[memoryview]]:
     spans = [_SPAN.unpack_from(view, _BUFFERS.size + _SPAN.size*i) for i in range(n)]
     end = start + size
     for at, length in spans:
-        if at != end + -end % ALIGNMENT: raise DecodeError(f'a record of {len(view)} bytes has a buffer at {at} that begins elsewhere: it is damaged')
+        if at != end + -end % ALIGNMENT:
+            raise DecodeError(f'a record of {len(view)} bytes has a buffer at {at} that begins elsewhere: it is damaged')
         end = at + length
     if end != len(view): raise DecodeError(f'a record of {len(view)} bytes claims {end}: it is damaged')
     return view[start:start + size], [view[at:at + length] for at, length in spans]
@@ -281,7 +286,8 @@ def encode(
     "Turn `value` into a record; raises `EncodeError` naming the reason if it cannot be stored"
     cls = type(value)
     if cls in _SCALARS: return pickle.dumps(value, 5)
-    if cls not in _PLAIN and cls.__name__ == 'ndarray' and cls.__module__ == 'numpy' and not value.dtype.hasobject: return _encode_array(value)
+    if cls not in _PLAIN and cls.__name__ == 'ndarray' and cls.__module__ == 'numpy' and not value.dtype.hasobject:
+        return _encode_array(value)
     return _encode_pickle(value)
 
 # %% ../nbs/00_codecs.ipynb #820990e7
@@ -547,5 +553,6 @@ def split_key(record: Buffer) -> tuple[bytes | None, Buffer]:
     if record[0] != KEYED: return None, record
     try: start = _KEYED.size + _KEYED.unpack_from(record)[1]
     except struct.error as e: raise DecodeError(f'an entry of {len(record)} bytes is damaged: {e}') from e
-    if not _KEYED.size < start < len(record): raise DecodeError(f'an entry of {len(record)} bytes claims a key that ends at {start}: it is damaged')
+    if not _KEYED.size < start < len(record):
+        raise DecodeError(f'an entry of {len(record)} bytes claims a key that ends at {start}: it is damaged')
     return bytes(record[_KEYED.size:start]), record[start:]
