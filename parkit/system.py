@@ -207,7 +207,8 @@ class _Alive:
         except OSError: return  # the site was removed, or has no room: no reason not to fork
         assert fd is not None
         _fork.descriptors.discard(fd)  # the child is to keep it
-        with suppress(OSError): os.write(fd, json.dumps(dict(pid=0, pid_namespace='', boot=_boot_id(), ancestors=[*self.ancestors, self.id])).encode())
+        with suppress(OSError):
+            os.write(fd, json.dumps(dict(pid=0, pid_namespace='', boot=_boot_id(), ancestors=[*self.ancestors, self.id])).encode())
         self.child, self.forks = (id, fd), self.forks + 1
 
     def _part_with_child(self) -> None:
@@ -283,7 +284,8 @@ class _Alive:
         "Raise `SiteError` if LMDB could take another container's process for this one"
         for n in self.neighbours():
             if n['boot'] != _boot_id():
-                raise SiteError(f'process {n["pid"]} of another machine or sandbox (boot id {n["boot"]}) uses this site: only processes of one kernel can share one; use another site here')
+                raise SiteError(f'process {n["pid"]} of another machine or sandbox (boot id {n["boot"]}) uses this site: only '
+                                'processes of one kernel can share one; use another site here')
             if n['pid'] == os.getpid() and n['pid_namespace'] != _pid_namespace():
                 raise SiteError(f'a process of another container has the same pid ({n["pid"]}), and LMDB would take the two for one; '
                                 'run the containers with a shared pid namespace (docker run --pid=host, or --pid=container:NAME)')
@@ -602,7 +604,8 @@ class Listener:
         rung = loop.create_future()  # not `wait_for`: before Python 3.12 that may swallow a cancellation, and what is then taken for the cancelled task is lost
         def wake() -> None:
             if not rung.done(): rung.set_result(None)
-        timer, descriptors = loop.call_later(timeout, wake), [os.dup(fd) for fd in self._descriptors()]  # of its own: a loop knows one reader for each
+        # of its own: a loop knows one reader for each
+        timer, descriptors = loop.call_later(timeout, wake), [os.dup(fd) for fd in self._descriptors()]
         for fd in descriptors: loop.add_reader(fd, wake)
         try: await rung
         finally:
@@ -641,8 +644,10 @@ def no_room(path: str, what: str) -> StorageFullError:
     place = path
     while not os.path.exists(place): place = os.path.dirname(place)
     disk, held = os.statvfs(place), sum(_blocks(folder, names) for folder, _, names in os.walk(path))
-    left = f'{disk.f_favail} of {disk.f_files} files' if 0 < disk.f_files and disk.f_favail < disk.f_bavail else f'{disk.f_bavail*disk.f_frsize} of {disk.f_blocks*disk.f_frsize} bytes'
-    return StorageFullError(errno.ENOSPC, f'no room on the disk for {what}, which takes up {held} bytes: {left} are free; free some and try again')
+    left = (f'{disk.f_favail} of {disk.f_files} files' if 0 < disk.f_files and disk.f_favail < disk.f_bavail
+            else f'{disk.f_bavail*disk.f_frsize} of {disk.f_blocks*disk.f_frsize} bytes')
+    return StorageFullError(errno.ENOSPC, f'no room on the disk for {what}, which takes up {held} bytes: {left} are free; free some '
+                                          'and try again')
 
 def _blocks(folder: str, names: Iterable[str]) -> int:
     "The bytes that files take up on the disk"
@@ -714,7 +719,9 @@ def _exchange(a: str, b: str) -> None:
     a_, b_ = os.fsencode(a), os.fsencode(b)
     if hasattr(_libc, 'renameat2'): failed = _libc.renameat2(-100, a_, -100, b_, 2)  # AT_FDCWD twice, RENAME_EXCHANGE
     else: failed = _libc.renamex_np(a_, b_, 2)  # macOS: RENAME_SWAP
-    if failed: raise SiteError(ctypes.get_errno(), f'cannot replace a directory at once on this file system ({os.strerror(ctypes.get_errno())})', a)
+    if failed:
+        raise SiteError(ctypes.get_errno(), f'cannot replace a directory at once on this file system '
+                                            f'({os.strerror(ctypes.get_errno())})', a)
 
 def _check_exchange(folder: str) -> None:
     "Raise `SiteError` where directories cannot change places at once"
@@ -743,8 +750,11 @@ def _check_directory(path: str) -> None:
     s = os.stat(path)
     if not stat.S_ISDIR(s.st_mode): raise SiteError(errno.ENOTDIR, 'a site is a directory, and this is not', path)
     if s.st_uid != os.geteuid():
-        raise SiteError(errno.EPERM, f'this site belongs to user {s.st_uid}, and you are {os.geteuid()}: its owner could run code in your process', path)
+        raise SiteError(errno.EPERM, f'this site belongs to user {s.st_uid}, and you are {os.geteuid()}: its owner could run code in '
+                                     'your process', path)
     if s.st_mode & 0o022:
-        raise SiteError(errno.EPERM, f'this site can be written to by others (mode {stat.S_IMODE(s.st_mode):o}), who could run code in your process; run chmod 700 on it if you trust its content', path)
+        raise SiteError(errno.EPERM, f'this site can be written to by others (mode {stat.S_IMODE(s.st_mode):o}), who could run code in '
+                                     'your process; run chmod 700 on it if you trust its content', path)
     if _NETWORK.fullmatch(kind := _file_system(path)):
-        raise SiteError(errno.EINVAL, f'a site must lie on a local disk, and this is on a network file system ({kind}), where locks and maps cannot be trusted', path)
+        raise SiteError(errno.EINVAL, f'a site must lie on a local disk, and this is on a network file system ({kind}), where locks '
+                                      'and maps cannot be trusted', path)
