@@ -15,7 +15,8 @@ from typing import Any
 from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
-from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, ObjectExistsError, ObjectNotFoundError, open_locked, replace_file, SiteError,
+from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, ObjectExistsError, ObjectNotFoundError, open_locked,
+                           replace_file, SiteError,
     StorageFullError, TransactionError, _Alive, _boot_id, _check_directory, _check_exchange, _exchange, _Exit,
     _file_lock, _find_open_files, _fork, _leak, _link_all, _map_file, _RECORD_SIZE, _sync, _watchers, _write_all,
     _write_new, _WriteLock)
@@ -126,7 +127,8 @@ class _Files:
         self.inline_limit = site.inline_limit
         self.durable = not namespace.startswith('_')  # until `store.json` says otherwise
         self._maps: WeakValueDictionary[bytes, Any] = WeakValueDictionary()  # shared maps someone still looks into
-        self.held: WeakValueDictionary[bytes, Any] = WeakValueDictionary()   # what this process holds of objects without a name, by their ids
+        # what this process holds of objects without a name, by their ids
+        self.held: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
         self.later: deque[Callable[[Any], None]] = deque()                   # what finalizers leave to the next write transaction
         self.opened: WeakValueDictionary[int, Any] = WeakValueDictionary()   # the objects that this process has opened
         self._reset()
@@ -242,7 +244,8 @@ class _Opening(_Files):
         if self.lineage not in ('', lineage):
             for o in list(self.opened.values()): o._lose()  # their ids may mean other objects here
         lock, durable = self.lock, bool(facts['durable'])
-        self.lineage, self.durable, self._bell, lock.record, lock.fd, self.env, self.begin = lineage, durable, bell, record, fd, env, env.begin  # at once: no interrupt comes in between
+        # at once: no interrupt comes in between
+        self.lineage, self.durable, self._bell, lock.record, lock.fd, self.env, self.begin = lineage, durable, bell, record, fd, env, env.begin
 
     def _end_retired(self, heir: bytes, facts: dict[str, Any]) -> None:
         with self.site.setting_up():
@@ -264,7 +267,8 @@ class _Opening(_Files):
 
     def _make(self) -> None:
         "Make the namespace, or make it anew after a reboot; other processes wait meanwhile"
-        if not os.path.exists(os.path.join(self.site.path, 'site.json')): raise ObjectNotFoundError(f'the site {self.site.path} does not exist any longer')
+        if not os.path.exists(os.path.join(self.site.path, 'site.json')):
+            raise ObjectNotFoundError(f'the site {self.site.path} does not exist any longer')
         with self.site.setting_up():
             facts = self._facts()
             if self._is_current(facts): return
@@ -285,7 +289,8 @@ class _Opening(_Files):
         "Raise `SiteError` where only `store.json` is missing: nothing is committed before that is there"
         data = os.path.join(self.path, 'data.mdb')
         if os.path.exists(data) and os.path.getsize(data) > 2*mmap.PAGESIZE:
-            raise SiteError(f'{self.path}/store.json is missing, and there is data beside it: it is damaged; restore the namespace from a backup')
+            raise SiteError(f'{self.path}/store.json is missing, and there is data beside it: it is damaged; restore the namespace '
+                            'from a backup')
 
     def _make_files(self, facts: dict[str, Any], original: Any = None, share: bool = True) -> None:
         "Make the files of a new namespace, with the content that `original` has in a transaction of its own"
@@ -293,7 +298,8 @@ class _Opening(_Files):
         for d in ('blobs', 'new'): os.makedirs(os.path.join(self.path, d), 0o700)
         os.makedirs(os.path.join(self.site.path, MAKING), 0o700, exist_ok=True)  # now: to drop a namespace must take up no room
         for path, size in ((self.bell_path, 1), (self.lock.path, _RECORD_SIZE)): _write_new(path, bytes(size))
-        allocate(os.path.join(self.path, 'lock.mdb'), (READERS - 1)*64 + 192)  # LMDB maps it, and a sparse one kills the process when the disk is full
+        # LMDB maps it, and a sparse one kills the process when the disk is full
+        allocate(os.path.join(self.path, 'lock.mdb'), (READERS - 1)*64 + 192)
         allocate(os.path.join(self.path, 'reserve'), _RESERVE)
         if original: original.copy_data(self.path, facts['durable'], share)
         else:
@@ -331,10 +337,12 @@ class _Opening(_Files):
         fd = open_locked(self.lock.path, wait=bool(problem) and not self.lock.is_mine())  # a writer may have been at work
         try:
             if problem: problem = verify_pages(self.path)
-            elif fd is not None: os.truncate(data, max(os.path.getsize(data), pages*page))  # nobody writes, and the next who opens it need not look again
+            elif fd is not None:
+                os.truncate(data, max(os.path.getsize(data), pages*page))  # nobody writes, and the next who opens it need not look again
         finally:
             if fd is not None: _fork.close(fd)
-        if problem: raise SiteError(f'{data} is shorter than its {pages} pages: it is damaged; restore the namespace from a backup ({problem})')
+        if problem:
+            raise SiteError(f'{data} is shorter than its {pages} pages: it is damaged; restore the namespace from a backup ({problem})')
 
     def close(self) -> None:
         "Close the files; the next use opens them again"
@@ -343,7 +351,8 @@ class _Opening(_Files):
             try:
                 free = mine or self.lock.mutex.acquire(blocking=False)
                 if not free or self.active or self.reads or self.writing:
-                    raise TransactionError(f'{self.namespace!r} has {len(self.active) + len(self.reads) + (not free or self.writing)} open transactions in this process; end them first')
+                    raise TransactionError(f'{self.namespace!r} has {len(self.active) + len(self.reads) + (not free or self.writing)} '
+                                           'open transactions in this process; end them first')
                 self._close_files()
             finally:
                 try:
@@ -370,13 +379,18 @@ class _Opening(_Files):
     def explain(self, e: BaseException) -> ParkitError:
         "An error of LMDB or the system, as one of ours that says what to do"
         where = f'namespace {self.namespace!r} of the site {self.site.path}'
-        if isinstance(e, lmdb.MapFullError): return StorageFullError(errno.ENOSPC, f'{where} is full: its map has {self.site.map_size} bytes, and what old '
-                                                                     'snapshots still read cannot be used again; delete entries, or end old snapshots')
+        if isinstance(e, lmdb.MapFullError):
+            return StorageFullError(errno.ENOSPC, f'{where} is full: its map has {self.site.map_size} bytes, and what old '
+                                                                     'snapshots still read cannot be used again; delete entries, or '
+                                                                     'end old snapshots')
         if isinstance(e, ParkitError): return e
-        if isinstance(e, (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError)): return SiteError(f'{os.path.join(self.path, "data.mdb")} is damaged; restore the namespace from a backup ({e})')
+        if isinstance(e, (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError)):
+            return SiteError(f'{os.path.join(self.path, "data.mdb")} is damaged; restore the namespace from a backup ({e})')
         if self._is_disk_full(e): return no_room(self.site.path, where)
-        if isinstance(e, lmdb.ReadersFullError): return TransactionError(f'{where} has {READERS} snapshots open; end some, they last until their `with` block ends')
-        if isinstance(e, lmdb.BadTxnError): return TransactionError(f'an earlier error has ended this transaction on {where}; leave its `with` block')
+        if isinstance(e, lmdb.ReadersFullError):
+            return TransactionError(f'{where} has {READERS} snapshots open; end some, they last until their `with` block ends')
+        if isinstance(e, lmdb.BadTxnError):
+            return TransactionError(f'an earlier error has ended this transaction on {where}; leave its `with` block')
         return SiteError(f'{where} cannot be used: {e}')
 
 # %% ../nbs/01_storage.ipynb #ab76de37
@@ -513,10 +527,13 @@ class _Reading(_Opening):
             limit = time.monotonic() + _PATIENCE
             self.begin = self._when_changed
             try:
-                while (n := len(self.active) + len(self.reads) + self.writing) > mine:  # who comes now is counted for a moment, and then waits
+                # who comes now is counted for a moment, and then waits
+                while (n := len(self.active) + len(self.reads) + self.writing) > mine:
                     if time.monotonic() > limit:
-                        raise TransactionError(f'another process {what} {self.namespace!r}; that can be adopted only while this process has no transaction on it, and {n} are open' if what
-                                               else f'{self.namespace!r} has {n - mine} open snapshots or iterations in this process; end them first')
+                        raise TransactionError(f'another process {what} {self.namespace!r}; that can be adopted only while this '
+                                               f'process has no transaction on it, and {n} are open' if what
+                                               else f'{self.namespace!r} has {n - mine} open snapshots or iterations in this process; '
+                                                    'end them first')
                     time.sleep(0.001)  # implicit ones of other threads end at once
                 yield
             finally: self.begin = self.env.begin if self.env else self._open_and_begin
@@ -535,7 +552,8 @@ class _Reading(_Opening):
             if not self.env: return None
             with self.env.begin() as txn: return txn.get(_RETIRED)  # type: ignore[no-any-return]
 
-    def _dropped(self) -> ObjectNotFoundError: return ObjectNotFoundError(f'the namespace {self.namespace!r} does not exist any longer in {self.site.path}: it was dropped')
+    def _dropped(self) -> ObjectNotFoundError:
+        return ObjectNotFoundError(f'the namespace {self.namespace!r} does not exist any longer in {self.site.path}: it was dropped')
 
     def wake(self) -> None:
         "Ring though nothing was committed"
@@ -595,7 +613,8 @@ class _Scanning(_Reading):
             with raw.cursor() as cursor:
                 steps = _from(cursor, lo, hi, reverse)
                 while True:
-                    if epoch != _fork.epoch: raise TransactionError('an iteration begun before a fork cannot go on in the child; begin another one there')
+                    if epoch != _fork.epoch:
+                        raise TransactionError('an iteration begun before a fork cannot go on in the child; begin another one there')
                     step = next(steps, None)
                     if step is None or (step[0] < lo if reverse else step[0] >= hi):
                         if not found: check_current(raw)  # files that are to be used no longer are empty
@@ -603,10 +622,14 @@ class _Scanning(_Reading):
                     found = True
                     yield step
                     if raw is not txn and (txn.writes != seen or txn.raw is not raw):  # written to meanwhile: find the place again
-                        if txn.raw is not raw: raise TransactionError('an iteration cannot cross the beginning or end of a nested transaction; make a list of it first')
+                        if txn.raw is not raw:
+                            raise TransactionError('an iteration cannot cross the beginning or end of a nested transaction; make a '
+                                                   'list of it first')
                         seen = txn.writes
                         steps = _from(cursor, lo if reverse else step[0] + b'\0', step[0] if reverse else hi, reverse)
-        except lmdb.Error as e: raise TransactionError(f'an iteration of {self.namespace!r} outlived its transaction: {e}; end it before, or make a list of it') from e
+        except lmdb.Error as e:
+            raise TransactionError(f'an iteration of {self.namespace!r} outlived its transaction: {e}; end it before, or make '
+                                   'a list of it') from e
 
 # %% ../nbs/01_storage.ipynb #0ae4e429
 def _node_id(node: bytes) -> bytes:
@@ -962,7 +985,8 @@ class Store(_Blobs):
         "Begin a write transaction; raises `ObjectNotFoundError`, `TransactionTimeout`, or `TransactionError` where waiting would be for ever"
         if not self.env: self.open(create=False)
         if self.lock.is_mine():
-            raise TransactionError(f'this thread has a transaction on {self.namespace!r} open in another asyncio task or frame; use `async with` to wait for it')
+            raise TransactionError(f'this thread has a transaction on {self.namespace!r} open in another asyncio task or frame; use '
+                                   '`async with` to wait for it')
         txn = _Entries(self)
         try:
             self.lock.acquire(timeout)
@@ -1029,7 +1053,9 @@ class Store(_Blobs):
         made = self._make_copy(target.site, change, share)
         try:
             with target.site.setting_up():
-                if target.is_on_disk(): raise ObjectExistsError(f'the namespace {target.namespace!r} exists already in {target.site.path}; drop it first, or choose another name')
+                if target.is_on_disk():
+                    raise ObjectExistsError(f'the namespace {target.namespace!r} exists already in {target.site.path}; drop it first, '
+                                            'or choose another name')
                 shutil.rmtree(target.path, ignore_errors=True)  # left by a maker that died
                 os.makedirs(os.path.dirname(target.path), 0o700, exist_ok=True)
                 if share and not change: _link_all(self.path, made.path, 'locks')  # a renaming: whoever holds a lock holds it on
@@ -1051,7 +1077,8 @@ class Store(_Blobs):
             finally: txn.close()
             made.close()
         except BaseException as e:
-            error = no_room(site.path, f'a copy of the namespace {self.namespace!r} in the site {site.path}') if self._is_disk_full(e) else e
+            error = (no_room(site.path, f'a copy of the namespace {self.namespace!r} in the site {site.path}') if self._is_disk_full(e)
+                     else e)
             made.discard()
             raise self.explain(error) if isinstance(error, (lmdb.Error, OSError)) else error
         return made
@@ -1077,7 +1104,8 @@ class Store(_Blobs):
             heir = self._make_copy(self.site)
             try: self._retire(heir, txn)
             except BaseException:
-                if self.env and self.heir() is None: heir.discard()  # else it was committed, and who opens the namespace next puts it into its place
+                # else it was committed, and who opens the namespace next puts it into its place
+                if self.env and self.heir() is None: heir.discard()
                 raise
         finally: txn.close()
         return before - os.path.getsize(os.path.join(self.path, 'data.mdb'))
@@ -1107,7 +1135,9 @@ class Store(_Blobs):
         while busy and time.monotonic() < limit:
             time.sleep(0.001)
             busy &= self._reading()  # a slot that was seen free belongs to none that lasts
-        if busy: raise TransactionError(f'{self.namespace!r} cannot be replaced while it is read: processes {", ".join(sorted({b.split()[0] for b in busy}))} have snapshots open; end them first')
+        if busy:
+            raise TransactionError(f'{self.namespace!r} cannot be replaced while it is read: processes '
+                                   f'{", ".join(sorted({b.split()[0] for b in busy}))} have snapshots open; end them first')
 
     def _reading(self) -> set[str]:
         "The slots of those who read, as LMDB lists them"
@@ -1166,7 +1196,8 @@ class Store(_Blobs):
         "Say who keeps replaced values from being freed, at 64 MiB and again at each doubling"
         if kept >= self._warned:
             self._warned = 2*kept
-            warnings.warn(f'{kept} bytes of replaced values in {self.namespace!r} cannot be freed: {self._readers()} read an older snapshot', ResourceWarning, stacklevel=2)
+            warnings.warn(f'{kept} bytes of replaced values in {self.namespace!r} cannot be freed: {self._readers()} read an '
+                          'older snapshot', ResourceWarning, stacklevel=2)
 
     def _readers(self) -> str:
         "Who reads, for a message"
@@ -1197,7 +1228,9 @@ FORMAT = 1  # of everything on disk; a site of a newer format is refused
 def _make_site(path: str, settings: dict[str, Any]) -> None:
     "Make the site's own files in an empty directory"
     names = [n for n in os.listdir(path) if n != INTERNAL and not n.startswith('site.json')]  # another process may just be making it
-    if names: raise SiteError(errno.ENOTEMPTY, f'this directory is not a site and holds other things ({names[0]!r}); choose an empty or a new one', path)
+    if names:
+        raise SiteError(errno.ENOTEMPTY, f'this directory is not a site and holds other things ({names[0]!r}); choose an empty '
+                                         'or a new one', path)
     os.chmod(path, 0o700)
     os.makedirs(os.path.join(path, INTERNAL, 'alive'), 0o700, exist_ok=True)
     with _file_lock(os.path.join(path, INTERNAL, 'setup.lock')):
@@ -1328,7 +1361,8 @@ def _default_path() -> str:
 # %% ../nbs/01_storage.ipynb #abc07990
 def _open_site(path: str, given: dict[str, Any], create: bool) -> dict[str, Any]:
     "The facts of the site at `path`, which is made if need be"
-    if not create and _site_facts(path) is None: raise SiteError(errno.ENOENT, 'there is no site here; leave out create=False to make one', path)
+    if not create and _site_facts(path) is None:
+        raise SiteError(errno.ENOENT, 'there is no site here; leave out create=False to make one', path)
     try:
         if create: os.makedirs(path, 0o700, exist_ok=True)
         _check_directory(path)
