@@ -44,8 +44,11 @@ def _find(store: Store) -> _Frame | None:
     if frame is None or frame.owner != _owner(): return None
     while frame is not None:
         if frame.reads is not None: frame.reads.add(store)
-        if frame.store is store and not (frame.writing and frame.txn.ended):  # ended without leaving the block: an interrupt came at its very end
-            if frame.epoch != _fork.epoch: raise TransactionError(f'this transaction on {store.namespace!r} belongs to the parent process; a forked child must begin its own')
+        # ended without leaving the block: an interrupt came at its very end
+        if frame.store is store and not (frame.writing and frame.txn.ended):
+            if frame.epoch != _fork.epoch:
+                raise TransactionError(f'this transaction on {store.namespace!r} belongs to the parent process; a forked child must '
+                                       'begin its own')
             return frame
         frame = frame.outer
     return None
@@ -317,7 +320,8 @@ class transaction(_Block):
         self._check_new()
         frame = _find(self.store)
         if frame is None: return False
-        if not frame.writing: raise TransactionError(f'cannot begin a transaction on {self.namespace!r} in a snapshot of it; begin it outside')
+        if not frame.writing:
+            raise TransactionError(f'cannot begin a transaction on {self.namespace!r} in a snapshot of it; begin it outside')
         frame.txn.savepoint()
         self._enter_outer(frame.txn, frame.txn.undo)
         return True
@@ -352,13 +356,15 @@ class transaction(_Block):
         while frame is not None:
             if frame.writing and frame.store: held.append(repr(frame.store.namespace))
             frame = frame.outer
-        return TransactionTimeout(f'{e}; meanwhile this code holds {" and ".join(held)}: always lock namespaces in the same order') if held else e
+        return (TransactionTimeout(f'{e}; meanwhile this code holds {" and ".join(held)}: always lock namespaces in the same order')
+                if held else e)
 
     def _exit(self, kind: Any = None, error: Any = None, traceback: Any = None) -> None:
         try:
             frame = self._mine()
             txn, shares = frame.txn, self._shares(frame)
-            if kind is None and _frame.get() is not frame: raise TransactionError(f'this block on {self.namespace!r} ended before one inside it; all of it is undone')
+            if kind is None and _frame.get() is not frame:
+                raise TransactionError(f'this block on {self.namespace!r} ended before one inside it; all of it is undone')
             if kind is None and not shares:
                 for look in txn.notes: look(txn)
                 txn.commit()
