@@ -13,7 +13,8 @@ from itertools import groupby, islice
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
-from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type, registered_type, split_key, type_name)
+from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type,
+                           registered_type, split_key, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
 from .storage import CLASSES, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites, check_current, check_namespace, current_site, split_path
 from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write, write_new, write_whole
@@ -65,7 +66,8 @@ def _read_if_any(store: Store, work: Any, *args: Any) -> Any:
 def _is_by_value(cls: type) -> bool:
     "Whether other processes may be unable to import `cls`"
     name, spec = type_name(cls), getattr(sys.modules.get(cls.__module__), '__spec__', None)
-    if getattr(spec, '_initializing', False) and cls.__qualname__ == cls.__name__: return False  # its module is being imported, and does not hold it yet
+    # its module is being imported, and does not hold it yet
+    if getattr(spec, '_initializing', False) and cls.__qualname__ == cls.__name__: return False
     return not name.startswith('parkit.') and _import_class(name) is not cls or name.startswith('__main__.')
 
 # %% ../nbs/03_objects.ipynb #df890cd4
@@ -170,7 +172,9 @@ class _Identity:
         oid = txn.get(_name_key(name))
         if oid is None: return check_current(txn)
         info = _info(txn, oid)
-        if info is None: raise DecodeError(f'the name {name!r} leads to the object {oid.hex()}, which is not there: the namespace is damaged; `pk.check` says how far')
+        if info is None:
+            raise DecodeError(f'the name {name!r} leads to the object {oid.hex()}, which is not there: the namespace is damaged; '
+                              '`pk.check` says how far')
         return oid, info
 
     def _make(self, txn: Any, info: _Info) -> tuple[bytes, _Info, bool]:
@@ -186,7 +190,8 @@ class _Identity:
         else: txn.put(_holder(txn.store) + oid, b'')
         return oid, info, True
 
-    def _check(self, info: _Info, path: str | None, bind: bool, metadata: Mapping[str, Any] | None, settings: dict[str, Any] | None) -> None:
+    def _check(self, info: _Info, path: str | None, bind: bool, metadata: Mapping[str, Any] | None,
+               settings: dict[str, Any] | None) -> None:
         "Raise unless what exists is what was asked for"
         mine = type_name(type(self))
         if not bind: raise ObjectExistsError(f'{path!r} exists already; leave out bind=False to open it')
@@ -194,12 +199,15 @@ class _Identity:
             namespace, name = split_path(str(path), True)
             raise ObjectTypeError(f'{path!r} is a {info.type}, not a {mine}; pk.Namespace({namespace!r})[{name!r}] opens it as what it is')
         if metadata is not None and dict(metadata) != info.metadata:
-            raise ObjectExistsError(f'{path!r} exists already, with other metadata: {info.metadata!r}; open it without metadata=, then assign to .metadata')
+            raise ObjectExistsError(f'{path!r} exists already, with other metadata: {info.metadata!r}; open it without metadata=, then '
+                                    'assign to .metadata')
         for k, v in (settings or {}).items():
-            if v is not None and v != info.settings.get(k): raise ObjectExistsError(f'{path!r} exists already, with {k}={info.settings.get(k)}; open it without {k}=')
+            if v is not None and v != info.settings.get(k):
+                raise ObjectExistsError(f'{path!r} exists already, with {k}={info.settings.get(k)}; open it without {k}=')
 
 # %% ../nbs/03_objects.ipynb #e1f64e95
-_PROCESS, _TRACE, KEPT = HOLDS + b'p', HOLDS + b't', HOLDS + b'*'  # what the keys of holders begin with; then comes whose, then the object's id
+# what the keys of holders begin with; then comes whose, then the object's id
+_PROCESS, _TRACE, KEPT = HOLDS + b'p', HOLDS + b't', HOLDS + b'*'
 _SWEEP_PAUSE = 10.0  # seconds between looks for holders that have died
 _HELD = _ATTRIBUTE + b'_held'  # follows the id in the key of the number of holders, which is stored if it is not 1
 
@@ -386,7 +394,8 @@ class _Reading(_Identity):
         if data is None: raise self._gone(txn)
         try: head = _Head._make(_HEAD.unpack(data))
         except struct.error as e: raise self._damaged(e) from e
-        if head.size >> 63 or not 0 <= head.first <= head.next: raise self._damaged(ValueError(f'it claims {head.size} entries from {head.first} to {head.next}'))
+        if head.size >> 63 or not 0 <= head.first <= head.next:
+            raise self._damaged(ValueError(f'it claims {head.size} entries from {head.first} to {head.next}'))
         return head
 
     def _damaged(self, e: Exception) -> DecodeError:
@@ -521,7 +530,8 @@ class Object(_Reading):
 
     def _attribute(self, name: str, *default: Any) -> Any:
         value = read(self._store, self._read_attribute, name, *default)
-        if _frame.get() is not None and (txn := noting(self._store)): self._note_read(txn, value, self._oid + _ATTRIBUTE + name.encode(), f'{self!r}.{name}')
+        if _frame.get() is not None and (txn := noting(self._store)):
+            self._note_read(txn, value, self._oid + _ATTRIBUTE + name.encode(), f'{self!r}.{name}')
         return value
 
     def _read_attribute(self, txn: Any, zero_copy: bool, name: str, *default: Any) -> Any:
@@ -539,10 +549,12 @@ class Object(_Reading):
         record = self._store.get(txn, key)
         def look(txn: Any) -> None:
             if self._store.get(txn, key) != record or _fingerprint(value, self._store.inline_limit) == before: return
-            warnings.warn(f'{what} was changed in place after it was read, and that is not stored: assign it again', UserWarning, stacklevel=4)
+            warnings.warn(f'{what} was changed in place after it was read, and that is not stored: assign it again', UserWarning,
+                          stacklevel=4)
         txn.notes += (look,)
 
-    def _set_attribute(self, name: str, value: Any) -> None: write(self._store, self._write_attribute, name, self._store.prepare(encode(value)))
+    def _set_attribute(self, name: str, value: Any) -> None:
+        write(self._store, self._write_attribute, name, self._store.prepare(encode(value)))
 
     def _write_attribute(self, txn: Any, name: str, prepared: Any) -> None:
         head, key = self._head(txn), self._oid + _ATTRIBUTE + name.encode()
@@ -576,13 +588,16 @@ class Object(_Reading):
         mine = self._store.namespace
         if self._name is None: raise InvalidNameError('an anonymous object cannot be renamed; copy it to a path')
         namespace, name = split_path(name if '/' in name else f'{mine}/{name}')
-        if namespace != mine: raise InvalidNameError(f'{self.path} cannot move to the namespace {namespace!r} by a change of its name; copy it to there, then drop it here')
+        if namespace != mine:
+            raise InvalidNameError(f'{self.path} cannot move to the namespace {namespace!r} by a change of its name; copy it to there, '
+                                   'then drop it here')
         write_whole(self._store, self._rename, name)
         self._name = name
 
     def _rename(self, txn: Any, name: str) -> None:
         info = self._read_info(txn, False)
-        if txn.get(_name_key(name)) is not None: raise ObjectExistsError(f'{self._store.namespace}/{name} exists already; drop it first, or choose another name')
+        if txn.get(_name_key(name)) is not None:
+            raise ObjectExistsError(f'{self._store.namespace}/{name} exists already; drop it first, or choose another name')
         data = _join(encode(tuple(info._replace(name=name))))
         txn.put(OBJECTS + self._oid, data)
         txn.put(_name_key(name), self._oid)
@@ -674,7 +689,8 @@ class Namespace:
         if not store.is_on_disk(): store.durable = durable
         try: read(store, lambda txn, zero_copy: check_current(txn))
         except ObjectNotFoundError: store.open()
-        if store.durable != durable: raise ObjectExistsError(f'the namespace {self.path!r} exists already, with durable={store.durable}; open it without durable=')
+        if store.durable != durable:
+            raise ObjectExistsError(f'the namespace {self.path!r} exists already, with durable={store.durable}; open it without durable=')
 
     @property
     def path(self) -> NamespacePath:
@@ -758,7 +774,8 @@ class Namespace:
             self._store.copy(target)
             try: self._store.drop(txn)
             except BaseException:
-                if self._store.env and self._store.heir() is None: target.drop()  # what is on disk decides: an interrupt may come just after the commit
+                # what is on disk decides: an interrupt may come just after the commit
+                if self._store.env and self._store.heir() is None: target.drop()
                 raise
         finally: txn.close()
         self._store = target
@@ -774,7 +791,8 @@ def _renew_ids(txn: Any) -> None:
     for key, record in list(txn.store.scan(txn, OUTBOX, _OUTBOX_END)):
         if key >= OUTBOX_CALLS: txn.unlink(record)
         txn.delete(key)
-    for key, data in list(txn.store.scan(txn, OBJECTS, CLASSES)): txn.put(key, _join(encode(tuple(_Info(*decode(data))._replace(uuid=uuid4().bytes)))))
+    for key, data in list(txn.store.scan(txn, OBJECTS, CLASSES)):
+        txn.put(key, _join(encode(tuple(_Info(*decode(data))._replace(uuid=uuid4().bytes)))))
 
 # %% ../nbs/03_objects.ipynb #59ee24dc
 def namespaces(
