@@ -9,7 +9,8 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, M
 from contextlib import nullcontext
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar, overload
-from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, decode_key, decode_user, encode, encode_key, encode_user,
+from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, decode_key, decode_user, encode, encode_key,
+                           encode_user,
                            register_type, split_key, with_key)
 from .objects import _ENTRY, _HEAD, Object, _join
 from .system import TransactionError, _fork
@@ -125,15 +126,18 @@ class _DictReading(_Container):
         kept = split_key(record)[0] if record[:1] == _KEYED_KIND else None
         return decode_key(key[8:]) if kept is None else decode(kept)
 
-    def _scan(self, work: Callable[[bytes, bytes, bool], Any], reverse: bool) -> Iterator[Any]: return self._each(work, self._oid + _ENTRY, _after(self._oid), reverse)
+    def _scan(self, work: Callable[[bytes, bytes, bool], Any], reverse: bool) -> Iterator[Any]:
+        return self._each(work, self._oid + _ENTRY, _after(self._oid), reverse)
 
     def _keys(self, reverse: bool = False) -> Iterator[Any]: return self._scan(lambda k, r, z: self._key(k, r), reverse)
     def _values(self, reverse: bool = False) -> Iterator[Any]: return self._scan(lambda k, r, z: self._value(r, z), reverse)
-    def _items(self, reverse: bool = False) -> Iterator[Any]: return self._scan(lambda k, r, z: (self._key(k, r), self._value(r, z)), reverse)
+    def _items(self, reverse: bool = False) -> Iterator[Any]:
+        return self._scan(lambda k, r, z: (self._key(k, r), self._value(r, z)), reverse)
 
     def _end_item(self, txn: Any, zero_copy: bool, reverse: bool) -> tuple[Any, Any]:
         "The first or last item; raises `KeyError`"
-        for key, record in self._store.scan(txn, self._oid + _ENTRY, _after(self._oid), reverse): return self._key(key, record), self._value(record, zero_copy)
+        for key, record in self._store.scan(txn, self._oid + _ENTRY, _after(self._oid), reverse):
+            return self._key(key, record), self._value(record, zero_copy)
         self._head(txn)
         raise KeyError(f'{self!r} is empty')
 
@@ -230,16 +234,20 @@ class Dict(_DictWriting, MutableMapping[K, V]):
     def __iter__(self) -> Iterator[K]: return self._keys()
     def __reversed__(self) -> Iterator[K]: return self._keys(True)
     def __contains__(self, key: object) -> bool: return read(self._store, self._has, key)
-    def __eq__(self, other: object) -> bool: return dict(self._items()) == dict(other.items()) if isinstance(other, Mapping) else NotImplemented
+    def __eq__(self, other: object) -> bool:
+        return dict(self._items()) == dict(other.items()) if isinstance(other, Mapping) else NotImplemented
     __hash__ = None  # type: ignore[assignment]
     def __repr__(self) -> str: return _shown(self, 'entries')
-    def __or__(self, other: Any) -> dict[K, V]: return dict(self._items()) | dict(other.items()) if isinstance(other, Mapping) else NotImplemented
-    def __ror__(self, other: Any) -> dict[K, V]: return dict(other.items()) | dict(self._items()) if isinstance(other, Mapping) else NotImplemented
+    def __or__(self, other: Any) -> dict[K, V]:
+        return dict(self._items()) | dict(other.items()) if isinstance(other, Mapping) else NotImplemented
+    def __ror__(self, other: Any) -> dict[K, V]:
+        return dict(other.items()) | dict(self._items()) if isinstance(other, Mapping) else NotImplemented
     def __ior__(self, other: Any) -> Dict[K, V]:
         self.update(other)
         return self
 
-    def _note_value(self, txn: Any, key: K, value: Any) -> None: self._note_read(txn, value, self._oid + encode_key(key), f'{self!r}[{key!r}]')
+    def _note_value(self, txn: Any, key: K, value: Any) -> None:
+        self._note_read(txn, value, self._oid + encode_key(key), f'{self!r}[{key!r}]')
 
     @classmethod
     def fromkeys(
@@ -479,7 +487,8 @@ class Array(_ArrayItems, Sequence[V]):
     def __getitem__(self, i: int | slice) -> Any:
         if isinstance(i, slice): return read(self._store, self._slice, i)
         value = read(self._store, self._item, i := _as_index(i))
-        if _frame.get() is not None and (txn := noting(self._store)): self._note_read(txn, value, self._key_of(txn, False, i), f'{self!r}[{i}]')
+        if _frame.get() is not None and (txn := noting(self._store)):
+            self._note_read(txn, value, self._key_of(txn, False, i), f'{self!r}[{i}]')
         return value
 
     def __setitem__(self, i: int, value: V) -> None:
@@ -683,7 +692,8 @@ class Queue(_QueueItems, Generic[V]):
         prepared = self._fitting(items)
         _check_timeout(block, timeout)
         if write_whole(self._store, self._put_all, prepared): return
-        self._wait(lambda: read(self._store, self._room, len(prepared)) and write_whole(self._store, self._put_all, prepared), block, timeout, queue.Full)
+        self._wait(lambda: read(self._store, self._room, len(prepared)) and write_whole(self._store, self._put_all, prepared), block,
+                   timeout, queue.Full)
 
     def get(
         self,
@@ -746,7 +756,8 @@ class Queue(_QueueItems, Generic[V]):
     def _fitting(self, items: Iterable[V]) -> list[bytes | Blob]:
         "The records of `items`, which have room in an empty queue"
         prepared = self._prepare_all(items)
-        if len(prepared) > 1 and 0 < self.maxsize < len(prepared): raise ValueError(f'{len(prepared)} items can never fit into a queue of at most {self.maxsize}')
+        if len(prepared) > 1 and 0 < self.maxsize < len(prepared):
+            raise ValueError(f'{len(prepared)} items can never fit into a queue of at most {self.maxsize}')
         return prepared
 
     def _wait(self, attempt: Callable[[], T], block: bool, timeout: float | None, failure: type[Exception]) -> T:
@@ -876,7 +887,8 @@ class _FileContent(Object):
     def _save(self, txn: Any, blob: Blob, before: bytes | None) -> None:
         "Make `blob` the content, in place of what the entry `before` refers to, if that matters"
         head, old = self._head(txn), txn.get(self._oid + _CONTENT)
-        if before is not None and before != (old or b''): raise FileChangedError(f'{self!r} was changed by another writer while it was open for updating; open it again')
+        if before is not None and before != (old or b''):
+            raise FileChangedError(f'{self!r} was changed by another writer while it was open for updating; open it again')
         if blob.size: txn.put(self._oid + _CONTENT, txn.link(blob), freeing=True)
         elif old is not None: txn.delete(self._oid + _CONTENT)
         if old is not None: txn.unlink(old)
@@ -910,8 +922,10 @@ class File(_FileContent):
     ) -> Any:
         "A file object, binary with 'b' in `mode`, else text. Closing one that was opened for writing stores the content; raises `FileChangedError` if 'r+' or 'a' would undo another's change"
         kind = ''.join(sorted(set(mode) - set('bt')))
-        if kind not in ('r', 'w', 'a', 'x', '+r', '+w', '+a', '+x') or len(set(mode)) < len(mode) or 'b' in mode and 't' in mode: raise ValueError(f'invalid mode: {mode!r}')
-        if 'b' in mode and (encoding, errors, newline) != (None, None, None): raise ValueError('a binary file takes no encoding, errors or newline')
+        if kind not in ('r', 'w', 'a', 'x', '+r', '+w', '+a', '+x') or len(set(mode)) < len(mode) or 'b' in mode and 't' in mode:
+            raise ValueError(f'invalid mode: {mode!r}')
+        if 'b' in mode and (encoding, errors, newline) != (None, None, None):
+            raise ValueError('a binary file takes no encoding, errors or newline')
         binary = read(self._store, self._open_blob) if kind == 'r' else self._open_draft(kind)
         if 'b' in mode: return binary
         try: return (io.TextIOWrapper if kind == 'r' else _TextWriter)(binary, encoding or 'utf-8', errors, newline)
