@@ -32,7 +32,8 @@ class Lock(Object):
         timeout: float = -1,    # Seconds to wait; -1 waits for ever
     ) -> bool:                  # Whether the lock was taken
         "Take the lock, waiting for its holder to release it or to end; a thread that takes it twice waits for ever. Raises `TransactionError` if it would have to wait inside a transaction or snapshot"
-        if timeout != -1 and (timeout < 0 or not blocking): raise ValueError(f'timeout is -1 or a number of seconds for a blocking call, got {timeout} with blocking={blocking}')
+        if timeout != -1 and (timeout < 0 or not blocking):
+            raise ValueError(f'timeout is -1 or a number of seconds for a blocking call, got {timeout} with blocking={blocking}')
         fd = self._open_file()
         try:
             if not (self._attempt(fd) or blocking and self._wait(fd, timeout)): return self._give_up(fd)
