@@ -65,7 +65,8 @@ class _Record(NamedTuple):
 def _environment() -> tuple[bytes, bytes]:
     "A hash of the interpreter of this process, and the record of its executable, prefix and version"
     version = sys.version.split()[0]
-    return sha256(repr((os.path.realpath(sys.executable), sys.prefix, version)).encode()).digest()[:8], _join(encode((sys.executable, sys.prefix, version)))
+    return (sha256(repr((os.path.realpath(sys.executable), sys.prefix, version)).encode()).digest()[:8],
+            _join(encode((sys.executable, sys.prefix, version))))
 
 # %% ../nbs/04b_calls.ipynb #253b6601
 def _name_of(cls: type) -> str: return f'{cls.__module__}.{cls.__qualname__}'
@@ -87,12 +88,14 @@ def _options(
     **unknown: Any,
 ) -> tuple[Any, ...]:
     "Options as a call's record keeps them; raises `TypeError` or `ValueError` for what cannot be one"
-    if unknown: raise TypeError(f'there is no option {next(iter(unknown))!r}; calls have timeout, retries, backoff, retry_on, priority and delay')
+    if unknown:
+        raise TypeError(f'there is no option {next(iter(unknown))!r}; calls have timeout, retries, backoff, retry_on, priority and delay')
     if isinstance(delay, timedelta): delay = delay.total_seconds()
     if timeout is not None and not timeout > 0: raise ValueError(f'a timeout is a number of seconds greater than 0, got {timeout!r}')
     for name, value in (('retries', retries), ('backoff', backoff), ('delay', delay)):
         if value is not None and not value >= 0: raise ValueError(f'{name} is a number that is not negative, got {value!r}')
-    if priority is not None and priority not in range(-128, 128): raise ValueError(f'a priority is a whole number from -128 to 127, got {priority!r}')
+    if priority is not None and priority not in range(-128, 128):
+        raise ValueError(f'a priority is a whole number from -128 to 127, got {priority!r}')
     kinds = None if retry_on is None else tuple(_name_of(c) for c in (retry_on if isinstance(retry_on, tuple) else (retry_on,)))
     new = dict(timeout=timeout, retries=retries, backoff=backoff, retry_on=kinds, priority=priority, delay=delay)
     made = _Options(*given)._replace(**{k: v for k, v in new.items() if v is not None})
@@ -123,7 +126,8 @@ def _encode_error(error: BaseException) -> Any:
     import traceback
     text = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
     shown = traceback.format_exception_only(type(error), error)[-1].strip()  # also of those that cannot be shown
-    if not isinstance(error, Exception): error = TaskError(f'the task raised {shown}')  # raised again it would end the process that reads it
+    # raised again it would end the process that reads it
+    if not isinstance(error, Exception): error = TaskError(f'the task raised {shown}')
     try:
         record = _join(encode((error, text)))
         decode(record)  # some exceptions can be pickled but not unpickled
@@ -140,7 +144,8 @@ def _is_retried(record: _Record, kinds: tuple[str, ...]) -> bool:
 def _death(record: _Record, reason: str) -> tuple[str, TaskError]:
     "The status of a call whose worker has died, and the error"
     limit = record.how.timeout
-    if limit is None or time.time() < (record.start or 0) + limit: return 'crashed', WorkerCrashedError(f'process {record.pid} {reason} while it ran {record.task}')
+    if limit is None or time.time() < (record.start or 0) + limit:
+        return 'crashed', WorkerCrashedError(f'process {record.pid} {reason} while it ran {record.task}')
     return 'timeout', TaskTimeoutError(f'{record.task} has not ended within {limit:g} s, nor when it was interrupted; its worker {reason}')
 
 def _size_of(record: bytes | None) -> int:
