@@ -24,12 +24,15 @@ from .objects import Object, _join
 def _installed() -> tuple[str, ...]:
     "The folders of the standard library, of installed packages, and of parkit"
     import sysconfig
-    found = {sysconfig.get_path(p) for p in ('stdlib', 'platstdlib', 'purelib', 'platlib')} | {*site.getsitepackages(), site.getusersitepackages(), os.path.dirname(__file__)}
+    found = {sysconfig.get_path(p) for p in ('stdlib', 'platstdlib', 'purelib',
+                                             'platlib')} | {*site.getsitepackages(), site.getusersitepackages(), os.path.dirname(__file__)}
     return tuple({os.path.join(q, '') for p in found if p for q in (p, os.path.realpath(p))})
 
 # %% ../nbs/04c_functions.ipynb #5ca95a17
 @lru_cache(4096)
-def _is_own_file(file: str) -> bool: return not file.startswith('<') and not os.path.abspath(file).startswith(_installed()) and not {'site-packages', 'dist-packages'}.intersection(file.split(os.sep))
+def _is_own_file(file: str) -> bool:
+    return (not file.startswith('<') and not os.path.abspath(file).startswith(_installed())
+            and not {'site-packages', 'dist-packages'}.intersection(file.split(os.sep)))
 
 # %% ../nbs/04c_functions.ipynb #d8bd0e6c
 def is_own_module(name: str | None) -> bool:
@@ -88,7 +91,8 @@ def _changed(file: str) -> int:
 @lru_cache(4096)
 def _global_names(code: CodeType) -> tuple[str, ...]:
     "The globals that the code names, sorted"
-    found = {i.argval for i in dis.get_instructions(code) if i.opname in ('LOAD_GLOBAL', 'STORE_GLOBAL', 'DELETE_GLOBAL') or i.opname == 'LOAD_NAME' and code.co_name != '<module>'}
+    found = {i.argval for i in dis.get_instructions(code) if i.opname in ('LOAD_GLOBAL', 'STORE_GLOBAL', 'DELETE_GLOBAL')
+             or i.opname == 'LOAD_NAME' and code.co_name != '<module>'}
     for c in code.co_consts:
         if isinstance(c, CodeType): found |= {*_global_names(c)}
     return tuple(sorted(found))
@@ -119,7 +123,8 @@ def _is_filled(cell: Any) -> bool:
 
 def _closure_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
     "The variables of a closure, and what they are"
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()): yield name, cell.cell_contents if _is_filled(cell) else _MISSING
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        yield name, cell.cell_contents if _is_filled(cell) else _MISSING
 
 # %% ../nbs/04c_functions.ipynb #e383d1d3
 def _is_own(o: Any) -> bool:
@@ -128,7 +133,8 @@ def _is_own(o: Any) -> bool:
 
 def _used_of(function: FunctionType, module: ModuleType) -> dict[str, Any]:
     "What a function may use of a module of the user's: all in it that has one of the names in the function's code"
-    return {name: vars(module)[name] for name in sorted(_all_names(function.__code__)) if name in vars(module) and not name.startswith('__')}
+    return {name: vars(module)[name] for name in sorted(_all_names(function.__code__)) if name in vars(module)
+            and not name.startswith('__')}
 
 # %% ../nbs/04c_functions.ipynb #d6ff61cf
 def _code_parts(code: CodeType) -> list[Any]:
@@ -136,12 +142,14 @@ def _code_parts(code: CodeType) -> list[Any]:
     def part(c: Any) -> Any:
         if isinstance(c, CodeType): return _code_parts(c)
         return sorted(map(repr, c)) if isinstance(c, frozenset) else (type(c).__name__, repr(c))
-    return [code.co_name, code.co_code.hex(), list(map(part, code.co_consts)), code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars,
+    return [code.co_name, code.co_code.hex(), list(map(part, code.co_consts)), code.co_names, code.co_varnames, code.co_freevars,
+            code.co_cellvars,
             code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags]
 
 # %% ../nbs/04c_functions.ipynb #177900e7
 _SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes, type(...)))
-_SKIPPED = frozenset(('__dict__', '__weakref__', '__module__', '__firstlineno__', '__static_attributes__', '__annotate__', '__annotate_func__', '__annotations_cache__'))
+_SKIPPED = frozenset(('__dict__', '__weakref__', '__module__', '__firstlineno__', '__static_attributes__', '__annotate__',
+                      '__annotate_func__', '__annotations_cache__'))
 
 # %% ../nbs/04c_functions.ipynb #fb3dcf73
 class Anatomy:
@@ -164,7 +172,8 @@ class Anatomy:
         for names, name, value in self.names:
             if names.get(name, _MISSING) is not value: return True
         for function, code, defaults, keywords in self.codes:
-            if function.__code__ is not code or function.__defaults__ is not defaults or function.__kwdefaults__ is not keywords: return True
+            if function.__code__ is not code or function.__defaults__ is not defaults or function.__kwdefaults__ is not keywords:
+                return True
         return False
 
     def _note(self, *parts: Any) -> None: self._hash.update(repr(parts).encode('utf-8', 'surrogatepass') + b'\n')
@@ -185,7 +194,8 @@ class Anatomy:
         self._seen[id(o)] = len(self._seen), o  # kept, lest another object get its id
         if cls in (tuple, list): self._note(cls.__name__, len(o)); return self._add_all(o)
         if cls is dict: self._note('dict', len(o)); return self._add_all(x for item in o.items() for x in item)
-        if cls in (set, frozenset): return self._note(cls.__name__, sorted(map(repr, o) if all(type(x) in _SCALARS for x in o) else map(self._apart, o)))
+        if cls in (set, frozenset):
+            return self._note(cls.__name__, sorted(map(repr, o) if all(type(x) in _SCALARS for x in o) else map(self._apart, o)))
         if cls is FunctionType: return self._add_function(o)
         if cls is CodeType: return self._note(_code_parts(o))
         if cls is CellType: return self._add(o.cell_contents if _is_filled(o) else _MISSING)
@@ -201,7 +211,8 @@ class Anatomy:
         if not is_by_value(f): return self._note('function', f.__module__, f.__qualname__)
         self.codes.append((f, f.__code__, f.__defaults__, f.__kwdefaults__))
         self._note('code', _code_parts(f.__code__))
-        self._add_all((f.__defaults__, f.__kwdefaults__, sorted(map(repr, f.__annotations__.items())), {k: v for k, v in f.__dict__.items() if k != '__wrapped__'}))
+        self._add_all((f.__defaults__, f.__kwdefaults__, sorted(map(repr, f.__annotations__.items())),
+                       {k: v for k, v in f.__dict__.items() if k != '__wrapped__'}))
         for name, value in _closure_of(f):
             if name != self.own: self._note(name); self._add(value)
         for name, value in _globals_of(f):
@@ -286,7 +297,8 @@ def _function_pickler() -> Any:
         def reducer_override(self, o: Any) -> Any:
             cls = type(o)
             if cls is FunctionType and is_by_value(o): return self.reduce_function(o)
-            if cls is CodeType and (parts := super().reducer_override(o)) is not NotImplemented: return parts[0], tuple(o.co_filename if p == '<dynamic-code>' else p for p in parts[1])
+            if cls is CodeType and (parts := super().reducer_override(o)) is not NotImplemented:
+                return parts[0], tuple(o.co_filename if p == '<dynamic-code>' else p for p in parts[1])
             if cls is _Used: return _add_to_module, (self.stand_in(o.module.__name__), self.shown(o.module.__name__, o.names))
             if cls is _StandIn: return _module, (o.name,)
             if cls is _Named: return _import, tuple(o)
@@ -297,7 +309,8 @@ def _function_pickler() -> Any:
             parts = self._dynamic_function_reduce(f)
             slots = parts[2][1]
             found = {k: v for k, v in _globals_of(f) if v is not _MISSING and not (f is self.root and k == self.own)}
-            slots['__globals__'] = {k: self.used(f, v, frozenset()) if _is_own(v) else v for k, v in self.shown(f.__module__, found).items()}
+            slots['__globals__'] = {k: self.used(f, v, frozenset()) if _is_own(v) else v
+                                    for k, v in self.shown(f.__module__, found).items()}
             return parts
 
         def used(self, f: FunctionType, module: ModuleType, outer: frozenset[str]) -> _Used:
@@ -305,7 +318,8 @@ def _function_pickler() -> Any:
             outer |= {module.__name__}
             return _Used(module, {k: self.used(f, v, outer) if _is_own(v) else v for k, v in _used_of(f, module).items()})
 
-        def shown(self, module: str, names: dict[str, Any]) -> dict[str, Any]: return {k: _Named(module, k) if (module, k) in self.by_name else v for k, v in names.items()}
+        def shown(self, module: str, names: dict[str, Any]) -> dict[str, Any]:
+            return {k: _Named(module, k) if (module, k) in self.by_name else v for k, v in names.items()}
         def stand_in(self, name: str) -> Any: return self.stand_ins.setdefault(name, _StandIn(name))
     return Pickler
 
@@ -401,7 +415,8 @@ def big_parts(
 ) -> list[str]:
     "Which globals and closure variables make the record of a function big, and how big each is"
     if size < BIG: return []
-    found = {(p.kind, p.name): len(_pickled(p.value, None, '')) for f, *_ in anatomy.codes for p in _parts_of(f, anatomy.own) if not _fails(p.value, frozenset())}
+    found = {(p.kind, p.name): len(_pickled(p.value, None, '')) for f, *_ in anatomy.codes
+             for p in _parts_of(f, anatomy.own) if not _fails(p.value, frozenset())}
     return [f'the {kind} {name!r} ({n/1e6:.1f} MB)' for (kind, name), n in found.items() if n > BIG]
 
 # %% ../nbs/04c_functions.ipynb #86579628
@@ -414,13 +429,15 @@ def source_of(o: Any) -> str:
 def _class_source(cls: type) -> str:
     "The source of a class of a notebook, where `inspect` looks in vain: in the cell of one of its methods, else in the last cell that has such a class"
     import ast
-    files = [f.__code__.co_filename for f in vars(cls).values() if isinstance(f, FunctionType)] or [f for f in reversed(list(linecache.cache)) if not os.path.exists(f)]
+    files = ([f.__code__.co_filename for f in vars(cls).values() if isinstance(f, FunctionType)]
+             or [f for f in reversed(list(linecache.cache)) if not os.path.exists(f)])
     for file in files:
         text = ''.join(linecache.getlines(file))
         if f'class {cls.__name__}' not in text: continue
         try: nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ClassDef) and n.name == cls.__name__]
         except SyntaxError: continue
-        if nodes: return '\n'.join([*(f'@{ast.unparse(d)}' for d in nodes[-1].decorator_list), ast.get_source_segment(text, nodes[-1]) or ''])
+        if nodes:
+            return '\n'.join([*(f'@{ast.unparse(d)}' for d in nodes[-1].decorator_list), ast.get_source_segment(text, nodes[-1]) or ''])
     return ''
 
 def signature_of(o: Any) -> str:
@@ -474,7 +491,9 @@ def _collect(o: Any, own: str, found: dict[str, Ingredient], seen: set[int]) -> 
 def _named_in(o: Any) -> dict[str, Any]:
     "The globals and closure variables that a function or class means, those of its decorators, annotations and defaults included"
     import ast
-    functions = [o] if isinstance(o, FunctionType) else [f for v in vars(o).values() if isinstance(f := getattr(v, '__func__', v), FunctionType)] if isinstance(o, type) else []
+    functions = ([o] if isinstance(o, FunctionType)
+                 else [f for v in vars(o).values() if isinstance(f := getattr(v, '__func__', v), FunctionType)] if isinstance(o, type)
+                 else [])
     found = {name: value for f in functions for name, value in (*_globals_of(f), *_closure_of(f)) if name != '__class__'}
     names = functions[0].__globals__ if functions else vars(sys.modules.get(getattr(o, '__module__', None) or '', sys))
     try: tree = ast.parse(source_of(o)).body[0]
@@ -493,12 +512,14 @@ def is_task_decorator(text: str) -> bool:
 # %% ../nbs/04c_functions.ipynb #7076fc79
 def _ingredient(name: str, value: Any) -> Ingredient:
     "How one global can be written"
-    if isinstance(value, ModuleType): return Ingredient(name, 'import', f'import {value.__name__}' + (f' as {name}' if name != value.__name__ else ''))
+    if isinstance(value, ModuleType):
+        return Ingredient(name, 'import', f'import {value.__name__}' + (f' as {name}' if name != value.__name__ else ''))
     if isinstance(value, Object): return _object_ingredient(name, value)
     if isinstance(value, (FunctionType, type)) and is_by_value(value) and not is_own_module(value.__module__):
         source, alias = source_of(value).rstrip(), f'\n\n{name} = {value.__name__}' if value.__name__ != name else ''
         known = source.lstrip().startswith(('def ', 'async def ', 'class ', '@'))
-        return Ingredient(name, 'source', source + alias) if known else Ingredient(name, 'missing', 'is defined by no def or class whose source is known')
+        return (Ingredient(name, 'source', source + alias) if known
+                else Ingredient(name, 'missing', 'is defined by no def or class whose source is known'))
     module, of = getattr(value, '__module__', None), getattr(value, '__qualname__', '')
     if isinstance(module, str) and of.isidentifier() and _found(value) is value:
         return Ingredient(name, 'import', f'from {module} import {of}' + (f' as {name}' if of != name else ''))
@@ -506,7 +527,8 @@ def _ingredient(name: str, value: Any) -> Ingredient:
 
 def _object_ingredient(name: str, o: Object) -> Ingredient:
     cls = _names.get(type(o), '')
-    if o.path is None or not cls.startswith('parkit.'): return Ingredient(name, 'missing', f'is a {type(o).__name__} that cannot be opened by a name')
+    if o.path is None or not cls.startswith('parkit.'):
+        return Ingredient(name, 'missing', f'is a {type(o).__name__} that cannot be opened by a name')
     return Ingredient(name, 'task', o.name or '') if cls == 'parkit.Task' else Ingredient(name, 'object', f'{name} = {cls}({o.path!r})')
 
 def _value_ingredient(name: str, value: Any) -> Ingredient:
@@ -514,4 +536,5 @@ def _value_ingredient(name: str, value: Any) -> Ingredient:
     text = repr(value)
     try: known = len(text) < 10_000 and type(made := ast.literal_eval(text)) is type(value) and made == value
     except Exception: known = False
-    return Ingredient(name, 'value', f'{name} = {text}') if known else Ingredient(name, 'missing', f'is a {type(value).__qualname__}, and it is not known how it was made')
+    return (Ingredient(name, 'value', f'{name} = {text}') if known
+            else Ingredient(name, 'missing', f'is a {type(value).__qualname__}, and it is not known how it was made'))
