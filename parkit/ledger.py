@@ -34,7 +34,8 @@ class _Entries(Object):
 
     def _key(self, kind: bytes, id: str) -> bytes: return self._oid + _ENTRY + kind + id.encode()
 
-    def _scan(self, txn: Any, kind: bytes, prefix: bytes = b'', after: bytes = b'', before: bytes | None = None, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    def _scan(self, txn: Any, kind: bytes, prefix: bytes = b'', after: bytes = b'', before: bytes | None = None,
+              reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         "What follows the letter in the keys of one kind, and the entries"
         lo = self._oid + _ENTRY + kind
         end = lo + before if before is not None else lo + prefix + b'\xff'*9 if prefix else lo[:-1] + bytes((kind[0] + 1,))
@@ -54,7 +55,8 @@ class _Entries(Object):
         "Count the calls that wait, and those of them that are not due, in the head; the ledger's version rises with each that is made"
         head = self._head(txn)
         size, first = head.size + waiting, head.first + delayed
-        txn.put(self._oid, _HEAD.pack(size, first, first + size, head.version + changed), freeing=True)  # as a list's head that begins at `first`
+        # as a list's head that begins at `first`
+        txn.put(self._oid, _HEAD.pack(size, first, first + size, head.version + changed), freeing=True)
 
     def record(self, id: str) -> _Record:
         "What is known of the call `id`; raises `ObjectNotFoundError`"
@@ -85,7 +87,8 @@ class _Waiting(_Entries):
         "Take a call out of the queue; returns whether it was in it"
         place = record.environment + bytes((127 - record.how.priority,))
         queued = txn.delete(self._oid + _ENTRY + _QUEUED + place + id.encode())
-        delayed = not queued and record.due is not None and txn.delete(self._oid + _ENTRY + _DELAYED + _TIME.pack(int(record.due*1e6)) + id.encode())
+        delayed = (not queued and record.due is not None
+                   and txn.delete(self._oid + _ENTRY + _DELAYED + _TIME.pack(int(record.due*1e6)) + id.encode()))
         if queued or delayed: self._count(txn, -1, -delayed)
         return queued or delayed
 
@@ -107,7 +110,8 @@ class _Waiting(_Entries):
         head = self._head(txn)
         if not head.size: return False
         at = self._oid + _ENTRY + _DELAYED
-        return self._first(txn, False, environment) is not None or head.first > 0 and self._store.first_key(txn, at, at + _TIME.pack(int(now*1e6) + 1)) is not None
+        return (self._first(txn, False, environment) is not None
+                or head.first > 0 and self._store.first_key(txn, at, at + _TIME.pack(int(now*1e6) + 1)) is not None)
 
     def queued(self, environment: bytes = b'') -> str | None:
         "The id of the call that is next, if any, in one environment or in all"
@@ -119,7 +123,8 @@ class _Waiting(_Entries):
 
     def _environments(self, txn: Any, zero_copy: bool) -> list[bytes]:
         found: list[bytes] = []
-        while (key := next((k for k, _ in self._scan(txn, _QUEUED, after=found[-1] + b'\xff'*2 if found else b'')), None)) is not None: found.append(key[:8])
+        while (key := next((k for k, _ in self._scan(txn, _QUEUED, after=found[-1] + b'\xff'*2 if found else b'')), None)) is not None:
+            found.append(key[:8])
         return found
 
     def next_due(self) -> float | None:
@@ -201,13 +206,15 @@ class _Ledger(_Waiting):
         "The record of a call that this process has claimed, and which it alone changes"
         return self._claimed[1] if self._claimed and self._claimed[0] == id else self.record(id)
 
-    def finish(self, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None = None, kinds: tuple[str, ...] = (), output: int = 0) -> str | None:
+    def finish(self, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None = None, kinds: tuple[str, ...] = (),
+               output: int = 0) -> str | None:
         "Record how a call ended, after an exception of `kinds`, and claim the next one of the environment `more` in the same commit"
         next = write(self._store, self._finish, process, id, status, result, more, kinds, output)
         self.end_bell.ring()
         return next
 
-    def _finish(self, txn: Any, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None, kinds: tuple[str, ...], output: int) -> str | None:
+    def _finish(self, txn: Any, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None, kinds: tuple[str, ...],
+                output: int) -> str | None:
         if txn.get(self._key(_RUNNING, process)) != id.encode(): return None  # someone took us for dead
         record = self.in_hand(id)
         self._end(txn, process, id, record._replace(output=record.output + output), status, result, kinds)
@@ -233,7 +240,8 @@ class _Ledger(_Waiting):
         "Whether a call that runs is to be cancelled"
         return read(self._store, lambda txn, zero_copy: txn.get(self._key(_CANCEL, id))) is not None
 
-    def _end(self, txn: Any, process: str, id: str, record: _Record, status: str, result: bytes | Blob, kinds: tuple[str, ...] = ()) -> None:
+    def _end(self, txn: Any, process: str, id: str, record: _Record, status: str, result: bytes | Blob,
+             kinds: tuple[str, ...] = ()) -> None:
         if process: txn.delete(self._key(_RUNNING, process))
         if txn.delete(self._key(_CANCEL, id)) and status != 'finished': status, result = 'cancelled', _cancelled(record)
         if status in ('failed', 'crashed', 'timeout') and kinds and _is_retried(record, kinds): return self._retry(txn, id, record)
@@ -248,7 +256,8 @@ class _Ledger(_Waiting):
     def _retry(self, txn: Any, id: str, record: _Record) -> None:
         "Put a call back that is to be run again"
         pause = record.how.backoff*2**(record.attempt - 1)
-        again = record._replace(status='submitted', pid=None, process='', start=None, attempt=record.attempt + 1, due=time.time() + pause if pause else None)
+        again = record._replace(status='submitted', pid=None, process='', start=None, attempt=record.attempt + 1,
+                                due=time.time() + pause if pause else None)
         self._put_record(txn, id, again)
         self._put_waiting(txn, id, again)
 
@@ -280,7 +289,8 @@ class _Ledger(_Waiting):
 
     def running_records(self) -> list[_Record]:
         "What is known of the calls that run"
-        return read(self._store, lambda txn, zero_copy: [_Record(*self._load(txn, False, _RECORD, bytes(id).decode())) for _, id in self._scan(txn, _RUNNING)])
+        return read(self._store, lambda txn, zero_copy: [_Record(*self._load(txn, False, _RECORD, bytes(id).decode()))
+                                                         for _, id in self._scan(txn, _RUNNING)])
 
     def is_idle(self) -> bool:
         "Whether nothing waits and nothing runs"
@@ -293,7 +303,8 @@ class _Ledger(_Waiting):
 
     def _find(self, txn: Any, zero_copy: bool, status: str | None, task: str | None, since: float) -> list[str]:
         "The calls that are asked for, the newest first"
-        found = ((key.decode(), _Record(*decode(data))) for key, data in self._scan(txn, _RECORD, after=f'{int(since*1e9):016x}'.encode(), reverse=True))
+        found = ((key.decode(), _Record(*decode(data)))
+                 for key, data in self._scan(txn, _RECORD, after=f'{int(since*1e9):016x}'.encode(), reverse=True))
         return [id for id, r in found if status in (None, r.status) and task in (None, r.task)]
 
 # %% ../nbs/04f_ledger.ipynb #9ef02c9b
@@ -313,7 +324,8 @@ def settle(ledger: _Ledger, id: str) -> None:
     record = ledger.record(id)
     if record.status in _GOING: return
     if record.given: release_trace(ledger.site, id)
-    if record.outbox and _is_posted(ledger.site, record.outbox, id): _write_if_free(ledger.site.store(record.outbox, True), partial(_remove_posts, ids=[id]))
+    if record.outbox and _is_posted(ledger.site, record.outbox, id):
+        _write_if_free(ledger.site.store(record.outbox, True), partial(_remove_posts, ids=[id]))
 
 # %% ../nbs/04f_ledger.ipynb #39b864af
 _PRUNED = 256      # calls that are removed in one commit
@@ -359,6 +371,7 @@ def sweep_output(ledger: _Ledger) -> None:
     "Remove the output of processes and calls that are not known any longer"
     folder = os.path.dirname(_output_path(ledger.site, ''))
     for name in os.listdir(folder) if os.path.exists(folder) else []:
-        known = ledger.site.alive.is_alive(name) if len(name) == 32 else read(ledger._store, lambda txn, zero_copy: txn.get(ledger._key(_RECORD, name))) is not None
+        known = (ledger.site.alive.is_alive(name) if len(name) == 32
+                 else read(ledger._store, lambda txn, zero_copy: txn.get(ledger._key(_RECORD, name))) is not None)
         with suppress(FileNotFoundError):
             if not known: os.unlink(os.path.join(folder, name))
