@@ -28,7 +28,8 @@ class _Delivery:
     def __call__(self) -> None:
         try: deliver(self.store, self.ids)
         except ParkitError as e:  # what was committed is committed
-            warnings.warn(f'calls made in a transaction on {self.store.namespace!r} wait in its outbox until they can be queued; the transaction was committed ({e})', RuntimeWarning, stacklevel=2)
+            warnings.warn(f'calls made in a transaction on {self.store.namespace!r} wait in its outbox until they can be queued; the '
+                          f'transaction was committed ({e})', RuntimeWarning, stacklevel=2)
 
 # %% ../nbs/04g_delivery.ipynb #153e5bac
 def _post(txn: Any, id: str, record: _Record, call: bytes | Blob, facts: Mapping[bytes, bytes]) -> None:
