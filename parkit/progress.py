@@ -95,7 +95,8 @@ def _adopt_tqdm(module: Any) -> None:
     def display(self: Any, msg: str | None = None, pos: int | None = None) -> bool:
         if not self.pos and msg is None and _inside:  # of nested bars, the outermost
             d = self.format_dict
-            _report(Progress(d['n'], d['total'], d['rate'] or (d['n']/d['elapsed'] if d['elapsed'] else None), d['elapsed'], d['prefix'] or ''))
+            _report(Progress(d['n'], d['total'], d['rate'] or (d['n']/d['elapsed'] if d['elapsed'] else None), d['elapsed'],
+                             d['prefix'] or ''))
         return True
     module.tqdm.display, module.tqdm.fp = display, property(lambda self: silent, lambda self, value: None)
 
