@@ -68,7 +68,9 @@ class _Facts:
         "The call in its outbox; raises `ObjectNotFoundError`"
         store = self._ledger.site.store(self._outbox, True)
         found = read(store, lambda txn, zero_copy: _posted(store, txn, [self.id])) if store.exists() else []
-        if not found: raise ObjectNotFoundError(f'the trace {self.id} does not exist: it is not kept any longer, or the transaction on {self._outbox!r} in which the call was made was undone')
+        if not found:
+            raise ObjectNotFoundError(f'the trace {self.id} does not exist: it is not kept any longer, or the transaction on '
+                                      f'{self._outbox!r} in which the call was made was undone')
         return found[0]
 
     @property
@@ -152,7 +154,8 @@ class AsyncTrace(_Facts):
     def __repr__(self) -> str: return f'AsyncTrace({self.task}, {self.status})'
     def __str__(self) -> str:
         r = self._record
-        return '\n'.join(['AsyncTrace', f'task: {r.task}', f'status: {r.status}', f'pid: {r.pid}', f'start: {_local(r.start)}', f'end: {_local(r.end)}'])
+        return '\n'.join(['AsyncTrace', f'task: {r.task}', f'status: {r.status}', f'pid: {r.pid}', f'start: {_local(r.start)}',
+                          f'end: {_local(r.end)}'])
 
     @property
     def done(self) -> bool:
@@ -215,7 +218,9 @@ class AsyncTrace(_Facts):
 
     def cancel(self) -> bool:
         "End the call: take it off the queue, or interrupt its worker, which is killed if that does not help. Returns false if the call had ended before"
-        if self._outbox and open_transaction() is not None: raise TransactionError('a call that was made in a transaction cannot be cancelled before that has ended; undo the transaction instead')
+        if self._outbox and open_transaction() is not None:
+            raise TransactionError('a call that was made in a transaction cannot be cancelled before that has ended; undo the '
+                                   'transaction instead')
         status = self._ledger.cancel(self.id)
         if status == 'running': _the_runner().cancel(self._ledger.site, self.id)
         return status in ('cancelled', 'running')
@@ -248,7 +253,8 @@ class AsyncTrace(_Facts):
 # %% ../nbs/04i_tracing.ipynb #426094d3
 class _Reader:
     "Reads what a call writes"
-    def __init__(self, trace: AsyncTrace) -> None: self.trace, self.seen, self.ended, self.decoder = trace, 0, False, getincrementaldecoder('utf-8')('replace')
+    def __init__(self, trace: AsyncTrace) -> None:
+        self.trace, self.seen, self.ended, self.decoder = trace, 0, False, getincrementaldecoder('utf-8')('replace')
 
     def read(self) -> str:
         "What is new"
@@ -278,7 +284,8 @@ _UNREAD = 86_400*10**9  # nanoseconds after which a queue goes if its call is no
 # %% ../nbs/04i_tracing.ipynb #597fc6bb
 class _Items(Queue[Any]):
     "What the generator of one call has yielded, and nobody has read"
-    def __init__(self, site: Site, id: str, create: bool) -> None: self._open(f'{_STREAMS}/{id}', create, True, None, site, dict(maxsize=_AHEAD) if create else None, reserved=True)
+    def __init__(self, site: Site, id: str, create: bool) -> None:
+        self._open(f'{_STREAMS}/{id}', create, True, None, site, dict(maxsize=_AHEAD) if create else None, reserved=True)
 
 register_type(_Items, 'parkit._Items')
 
@@ -403,7 +410,8 @@ class _Futures:
         seen, looked = b'', 0.0
         with Listener() as listener:
             while not self._is_over():
-                if time.monotonic() - looked > SAFETY_NET: ids, looked = [id for id in list(self.open) if self.ledger.record(id).status not in _GOING], time.monotonic()
+                if time.monotonic() - looked > SAFETY_NET:
+                    ids, looked = [id for id in list(self.open) if self.ledger.record(id).status not in _GOING], time.monotonic()
                 else: ids, seen = self.ledger.ended(seen)
                 self._resolve(ids)
                 sources = [] if ids else [self.ledger._store, *_attend(self.ledger.site, _environment()[0])]
