@@ -93,14 +93,17 @@ class _Definition(Object):
 
     def _lost(self, txn: Any, definition: int) -> TaskError:
         newest = self._state(txn, False)  # raises if the whole task is gone
-        return TaskError(f'version number {definition} of {TASKS}/{self._name} is not kept any longer; the newest is {newest.newest}, and history() has those there are')
+        return TaskError(f'version number {definition} of {TASKS}/{self._name} is not kept any longer; the newest is {newest.newest}, '
+                         'and history() has those there are')
 
-    def _define(self, txn: Any, info: _Info, default_sync: bool, facts: _Facts, prepared: list[bytes | Blob], options: tuple[Any, ...] = (), cache: bool = False) -> _State:
+    def _define(self, txn: Any, info: _Info, default_sync: bool, facts: _Facts, prepared: list[bytes | Blob], options: tuple[Any, ...] = (),
+                cache: bool = False) -> _State:
         "Make or renew the task in one commit"
         oid, found, made = self._make(txn, info)
         if found.type != info.type: raise TypeError(f'{TASKS}/{info.name} is a {found.type}, not a {info.type}')
         self._oid, self._uuid = oid, found.uuid
-        state = (_State(False, '', 0, 0, '', None) if made else self._state(txn, False))._replace(default_sync=default_sync, options=options, cache=cache)
+        state = (_State(False, '', 0, 0, '', None) if made
+                 else self._state(txn, False))._replace(default_sync=default_sync, options=options, cache=cache)
         state = self._put_version(txn, state, facts, prepared)
         self._set_metadata(txn, info.metadata)
         return state
@@ -114,7 +117,8 @@ class _Definition(Object):
         "Store a version and make it the current one"
         known = txn.get(self._oid + _ENTRY + _NUMBER + facts.version.encode())
         definition = state.newest + 1 if known is None else decode(known)
-        state = _State(state.default_sync, facts.version, definition, max(state.newest, definition), facts.kind, facts.python, state.options, state.cache)
+        state = _State(state.default_sync, facts.version, definition, max(state.newest, definition), facts.kind, facts.python,
+                       state.options, state.cache)
         txn.put(self._oid + _STATE, encode(tuple(state)))
         txn.put(self._oid + _ENTRY + _NUMBER + facts.version.encode(), encode(definition))
         for kind, record in zip((_FACTS, _CODE), prepared):  # of a version that is known too: its comments may be others
@@ -139,7 +143,8 @@ class _Definition(Object):
 
     def _roll_back(self, txn: Any, definition: int) -> None:
         facts = self._facts(txn, False, definition)
-        txn.put(self._oid + _STATE, encode(tuple(self._state(txn, False)._replace(version=facts.version, definition=definition, kind=facts.kind, python=facts.python))))
+        txn.put(self._oid + _STATE, encode(tuple(self._state(txn, False)._replace(version=facts.version, definition=definition,
+                                                                                  kind=facts.kind, python=facts.python))))
         self._changed(txn, self._head(txn))
 
     def _load_function(self, txn: Any, zero_copy: bool, definition: int) -> Callable[..., Any]:
@@ -168,7 +173,8 @@ def _with_itself(function: Callable[..., Any], task: Any) -> Callable[..., Any]:
 
 # %% ../nbs/05_tasks.ipynb #ac10f9d3
 TASKS = 'task'  # the namespace of all tasks
-_functions: dict[tuple[str, bytes, int], Callable[..., Any]] = {}  # (site, uuid, number of the version) -> function, as loaded by this process
+# (site, uuid, number of the version) -> function, as loaded by this process
+_functions: dict[tuple[str, bytes, int], Callable[..., Any]] = {}
 
 # %% ../nbs/05_tasks.ipynb #3839f712
 class _Definer:
@@ -191,7 +197,8 @@ class Task(_Definition):
         "The result if the call is synchronous, else its `AsyncTrace`; `sync=None` leaves that to the task's `default_sync`"
         state = self._called()
         if sync or sync is None and state.default_sync:
-            if state.cache and state.kind == 'function': return recall('cached call', self, state, args, kwargs)  # of a layer above this one
+            # of a layer above this one
+            if state.cache and state.kind == 'function': return recall('cached call', self, state, args, kwargs)
             return self._local(state.definition)(*args, **kwargs)
         return self._in_background(state, args, kwargs, state.options)
 
@@ -212,7 +219,8 @@ class Task(_Definition):
         "The task, to be called in the background with these options; raises `ValueError` for what cannot be one. What is not given is as in `@task`"
         return TaskCall(self, dict(timeout=timeout, retries=retries, backoff=backoff, retry_on=retry_on, priority=priority, delay=delay))
 
-    def __get__(self, obj: Any, cls: type | None = None) -> Any: return self if obj is None else MethodType(self, obj)  # a task can be a method
+    def __get__(self, obj: Any, cls: type | None = None) -> Any:
+        return self if obj is None else MethodType(self, obj)  # a task can be a method
     def __repr__(self) -> str: return super().__repr__() if not self._pinned else f'Task({self.path!r}, version={self.version!r})'
     def __reduce__(self) -> Any:
         reference = super().__reduce__()
@@ -383,12 +391,14 @@ def _place_for(task: Task, state: _State) -> tuple[tuple[bytes, bytes], tuple[by
     return _context_of(_here(), facts.path), facts.environment
 
 # %% ../nbs/05_tasks.ipynb #aee62f41
-def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...], id: str = '', key: bytes = b'') -> AsyncTrace:
+def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...], id: str = '',
+            key: bytes = b'') -> AsyncTrace:
     "Queue a call, whose result is cached under `key`, and see to it that workers are there; a call that cannot be made is a trace that says why"
     ledger, now = _ledger(task.site), time.time_ns()
     id = id or f'{now:016x}{os.urandom(4).hex()}'  # sorts by time
     (digest, context), (environment, interpreter) = _place_for(task, state)
-    record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options, parent=_inside[-1][1] if _inside else '', stream=state.kind == 'generator', key=key)
+    record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options,
+                     parent=_inside[-1][1] if _inside else '', stream=state.kind == 'generator', key=key)
     if options and record.how.delay: record = record._replace(due=now/1e9 + record.how.delay)
     try: encoded, given = encode_arguments((args, kwargs))
     except EncodeError as e:
@@ -439,7 +449,9 @@ def _see_to(ledger: _Ledger, id: str, record: _Record) -> None:
 # %% ../nbs/05_tasks.ipynb #9e5f0a31
 def _perform(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], record: _Record, ledger: _Ledger, id: str) -> Any:
     "Run the function of a call to its end, in a worker: a coroutine in an event loop of its own, a generator into its queue"
-    if record.key: return recall('cached run', ledger.site, record, id, partial(_perform, function, args, kwargs, record._replace(key=b''), ledger, id))
+    if record.key:
+        return recall('cached run', ledger.site, record, id,
+                      partial(_perform, function, args, kwargs, record._replace(key=b''), ledger, id))
     value = function(*args, **kwargs)
     if inspect.iscoroutine(value): return _run_coroutine(value)
     if not record.stream: return value
@@ -479,7 +491,8 @@ class TaskCall:
 @overload
 def task(function: Callable[..., Any], /) -> Task: ...
 @overload
-def task(*, name: str | None = None, metadata: Mapping[str, Any] | None = None, default_sync: bool = False, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Task]: ...
+def task(*, name: str | None = None, metadata: Mapping[str, Any] | None = None, default_sync: bool = False, cache: bool = False,
+         **options: Any) -> Callable[[Callable[..., Any]], Task]: ...
 def task(
     function: Callable[..., Any] | None = None,  # When used as a bare `@task`
     /, *,
@@ -495,12 +508,15 @@ def task(
     return _make_task(function, name, metadata, default_sync, options=how, cache=cache)
 
 # %% ../nbs/05_tasks.ipynb #90444b4d
-def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping[str, Any] | None, default_sync: bool, hidden: Store | None = None, options: tuple[Any, ...] = (), cache: bool = False) -> Task:
+def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping[str, Any] | None, default_sync: bool,
+               hidden: Store | None = None, options: tuple[Any, ...] = (), cache: bool = False) -> Task:
     from parkit.objects import type_name
-    if not callable(function): raise TypeError(f'@task needs a function, got {type(function).__name__}: {function!r}; a name is given as @task(name=...)')
+    if not callable(function):
+        raise TypeError(f'@task needs a function, got {type(function).__name__}: {function!r}; a name is given as @task(name=...)')
     name = str(name or _name_of(function))
     if not name.isidentifier(): raise InvalidNameError(f'{name!r} cannot name a task: it must be a Python identifier; pass name=')
-    if name.startswith('_') and not hidden: raise InvalidNameError(f'{name!r} cannot name a task: names that begin with "_" are parkit\'s own; pass name=')
+    if name.startswith('_') and not hidden:
+        raise InvalidNameError(f'{name!r} cannot name a task: names that begin with "_" are parkit\'s own; pass name=')
     _check_function(function, name)
     if cache and kind_of(function) == 'generator': raise TypeError(f'cannot cache {name!r}: it is a generator, whose items are read once')
     store = hidden or current_site().store(TASKS)
@@ -523,10 +539,14 @@ def _name_of(function: Callable[..., Any]) -> str:
 # %% ../nbs/05_tasks.ipynb #b9a2e413
 def _check_function(function: Any, name: str) -> None:
     "Refuse what cannot be a task"
-    if isinstance(function, staticmethod): raise TypeError(f'cannot make {name!r} a task: it is a staticmethod; put @staticmethod above @task')
-    if kind_of(function) == 'async generator': raise TypeError(f'cannot make {name!r} a task: it is an async generator; make it a generator, or a coroutine that puts its items into a Queue')
+    if isinstance(function, staticmethod):
+        raise TypeError(f'cannot make {name!r} a task: it is a staticmethod; put @staticmethod above @task')
+    if kind_of(function) == 'async generator':
+        raise TypeError(f'cannot make {name!r} a task: it is an async generator; make it a generator, or a coroutine that puts its '
+                        'items into a Queue')
     if '__class__' in getattr(getattr(function, '__code__', None), 'co_freevars', ()):
-        raise TypeError(f'cannot make {name!r} a task: it uses super() or __class__, which means a class that does not exist yet; name the class')
+        raise TypeError(f'cannot make {name!r} a task: it uses super() or __class__, which means a class that does not exist yet; '
+                        'name the class')
 
 # %% ../nbs/05_tasks.ipynb #058c72f0
 def _code_version(function: Callable[..., Any]) -> str:
@@ -541,7 +561,8 @@ def _prepare(store: Store, anatomy: Anatomy, name: str) -> tuple[_Facts, list[by
     facts = _Facts(anatomy.version, time.time(), getattr(f, '__name__', name), signature_of(f), inspect.getdoc(f), source_of(f), kind_of(f), sys.version_info[:2] if by_value else None, _environment(), tuple(_import_path()), tuple(map(tuple, ingredients(anatomy))) if by_value else ())
     record = encode_function(anatomy, name, *lines_of(f))
     for part in big_parts(anatomy, len(record)):
-        warnings.warn(f'{part} is stored with each version of the task {name!r}: put it into a Dict or an Array, or pass it as an argument', stacklevel=4)
+        warnings.warn(f'{part} is stored with each version of the task {name!r}: put it into a Dict or an Array, or pass it as '
+                      'an argument', stacklevel=4)
     return facts, [store.prepare(encode(tuple(facts))), store.prepare(record)]
 
 # %% ../nbs/05_tasks.ipynb #06270535
@@ -571,7 +592,8 @@ def bind_task(
     "The task called `name`; raises `ObjectNotFoundError` if there is none, or no such version"
     try: task = Task(name if name.startswith(f'{TASKS}/') else f'{TASKS}/{name}', site=site)
     except ObjectNotFoundError:
-        raise ObjectNotFoundError(f'there is no task {name!r} in {(site or current_site()).path}; list(pk.Namespace({TASKS!r})) are those there are') from None
+        raise ObjectNotFoundError(f'there is no task {name!r} in {(site or current_site()).path}; list(pk.Namespace({TASKS!r})) are '
+                                  'those there are') from None
     if version is not None: task._pinned = task._number_of(version)
     return task
 
