@@ -41,7 +41,8 @@ class Library:
     def __getitem__(self, name: str) -> Task:
         found = Namespace(TASKS, site=self.site).get(name)
         if isinstance(found, Task) and found.metadata.get('library') == self.name: return found
-        raise ObjectNotFoundError(f'the library {self.name!r} has no {name!r}; it has {", ".join(t.name or "" for t in self.tasks) or "nothing"}')
+        raise ObjectNotFoundError(f'the library {self.name!r} has no {name!r}; it has '
+                                  f'{", ".join(t.name or "" for t in self.tasks) or "nothing"}')
 
     def bind(
         self,
@@ -80,7 +81,8 @@ class _LibrariesModule(ModuleType):
     "The package of all libraries"
     def __reduce__(self) -> Any: return import_module, (self.__name__,)
     def __getattr__(self, name: str) -> Any:
-        if name.startswith('__') or name not in dir(self): raise AttributeError(f'there is no library {name!r}; there is {_listed(dir(self))}')
+        if name.startswith('__') or name not in dir(self):
+            raise AttributeError(f'there is no library {name!r}; there is {_listed(dir(self))}')
         return import_module(f'{_PACKAGE}.{name}')
 
     def __dir__(self) -> list[str]: return [o.name for o in libraries()]
@@ -96,11 +98,13 @@ class _Finder:
         if not name.startswith(_PACKAGE + '.'): return None
         library, there = name.removeprefix(_PACKAGE + '.'), [o.name for o in libraries()]
         if library in there: return ModuleSpec(name, _Loader())
-        raise ModuleNotFoundError(f'there is no library {library!r}; there is {_listed(there)}. A task belongs to one by @task(metadata=dict(library={library!r}))', name=name)
+        raise ModuleNotFoundError(f'there is no library {library!r}; there is {_listed(there)}. A task belongs to one by '
+                                  f'@task(metadata=dict(library={library!r}))', name=name)
 
 class _Loader(Loader):
     "Makes the modules of libraries"
-    def create_module(self, spec: ModuleSpec) -> ModuleType: return (_LibrariesModule if spec.name == _PACKAGE else _LibraryModule)(spec.name)
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return (_LibrariesModule if spec.name == _PACKAGE else _LibraryModule)(spec.name)
     def exec_module(self, module: ModuleType) -> None: pass
 
 # %% ../nbs/05a_importing.ipynb #8eae2373
@@ -136,7 +140,8 @@ class _Parts:
         problems = [p for part in task.ingredients if (p := self._add_part(task, part))]
         source, function = _without_decorator(task.source)
         if not function: return [*problems, f'{task.name}: {"its source is not a def" if source else "its source is not known"}']
-        if any(isinstance(k, ast.keyword) and k.arg == 'sync' for k in ast.walk(ast.parse(source))): problems.append(f'{task.name}: it passes sync= to a task, which will be a plain function')
+        if any(isinstance(k, ast.keyword) and k.arg == 'sync' for k in ast.walk(ast.parse(source))):
+            problems.append(f'{task.name}: it passes sync= to a task, which will be a plain function')
         self.rest[task.name or ''] = source + (f'\n\n{task.name} = {function}' if function != task.name else '')
         return problems
 
@@ -156,7 +161,8 @@ class _Parts:
 
     def text(self) -> str:
         "The module"
-        head = [f'"The library {self.library.name}, as parkit had it"', '\n'.join(sorted(set(self.imports.values()))), f'__all__ = {self.names!r}']
+        head = [f'"The library {self.library.name}, as parkit had it"', '\n'.join(sorted(set(self.imports.values()))),
+                f'__all__ = {self.names!r}']
         return '\n\n'.join([*filter(None, head), *self.rest.values()]) + '\n'
 
 # %% ../nbs/05a_importing.ipynb #af631057
