@@ -87,7 +87,8 @@ class _Digester:
 
     def function(self, f: Any) -> bytes:
         "A function by its code, defaults and closure"
-        if f.__module__ not in ('__main__', '__mp_main__') and '<' not in f.__qualname__: return _tagged('function', f'{f.__module__}.{f.__qualname__}'.encode())
+        if f.__module__ not in ('__main__', '__mp_main__') and '<' not in f.__qualname__:
+            return _tagged('function', f'{f.__module__}.{f.__qualname__}'.encode())
         return _tagged('code', _code_version(f).encode())
 
     def reduced(self, cls: type, value: Any) -> bytes:
@@ -102,10 +103,13 @@ class _Digester:
         return _tagged('reduced', type_name(cls).encode(), self.digest(make), self.digest(args), self.digest(state), *seen)
 
 # %% ../nbs/05b_caching.ipynb #cb00d764
-_OF_CLASSES = frozenset(('__dict__', '__weakref__', '__module__', '__qualname__', '__doc__', '__firstlineno__', '__static_attributes__', '__annotations__', '__dataclass_fields__', '_abc_impl'))
+_OF_CLASSES = frozenset(('__dict__', '__weakref__', '__module__', '__qualname__', '__doc__', '__firstlineno__', '__static_attributes__',
+                         '__annotations__', '__dataclass_fields__', '_abc_impl'))
 _PLAIN: dict[type, Callable[[Any], bytes]] = {
-    type(None): lambda v: b'', bool: lambda v: b'1' if v else b'0', int: lambda v: str(v).encode() if abs(v) < 10**4000 else hex(v).encode(),
-    float: struct.Struct('>d').pack, complex: lambda v: struct.pack('>dd', v.real, v.imag), str: lambda v: v.encode('utf-8', 'surrogatepass'), bytes: bytes,
+    type(None): lambda v: b'', bool: lambda v: b'1' if v else b'0',
+    int: lambda v: str(v).encode() if abs(v) < 10**4000 else hex(v).encode(),
+    float: struct.Struct('>d').pack, complex: lambda v: struct.pack('>dd', v.real, v.imag),
+    str: lambda v: v.encode('utf-8', 'surrogatepass'), bytes: bytes,
     bytearray: bytes, type(...): lambda v: b'', slice: lambda v: repr(v).encode(), range: lambda v: repr(v).encode()}
 
 def _without_cache(state: Any) -> Any:
@@ -173,7 +177,8 @@ class _Results(Object):
 
     def find(self, key: bytes) -> _Entry | None: return read(self._store, self._find, key)
     def of(self, uuid: bytes) -> list[tuple[bytes, _Entry]]: return read(self._store, self._of, uuid)
-    def load(self, key: bytes) -> Any: return read(self._store, lambda txn, zero_copy: decode(self._store.load(txn.get(self._at(_VALUE, key)), True)))
+    def load(self, key: bytes) -> Any:
+        return read(self._store, lambda txn, zero_copy: decode(self._store.load(txn.get(self._at(_VALUE, key)), True)))
 
     def is_going(self, entry: _Entry) -> bool:
         "Whether the computation waits or runs"
@@ -283,7 +288,9 @@ def _bound(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[st
     for name, value in bound.arguments.items():
         digester = _Digester(False)
         try: found[name] = _Part(digester.digest(value), value.version if isinstance(value, _Identity) else digest(value) if digester.met else None)  # type: ignore[attr-defined]
-        except EncodeError as e: raise EncodeError(f'the argument {name!r} of {task.path} cannot be told from others, so that no result can be found by it: {e}') from e
+        except EncodeError as e:
+            raise EncodeError(f'the argument {name!r} of {task.path} cannot be told from others, so that no result can be '
+                              f'found by it: {e}') from e
     return found
 
 def _key(task: Task, version: str, arguments: dict[str, _Part]) -> bytes:
@@ -296,7 +303,8 @@ def _cached_call(task: Task, state: Any, args: tuple[Any, ...], kwargs: dict[str
     work = partial(task._local(state.definition), *args, **kwargs)
     arguments, results = _bound(task, args, kwargs), _results(task.site)
     key = _key(task, state.version, arguments)
-    if open_transaction() is None: return _run_once(results, key, _Entry(state.version, arguments, 'running', task.site.alive.enter(), '', _new_id()), work)
+    if open_transaction() is None:
+        return _run_once(results, key, _Entry(state.version, arguments, 'running', task.site.alive.enter(), '', _new_id()), work)
     found = results.find(key)
     return results.load(key) if found is not None and found.state == 'done' else work()
 
@@ -309,7 +317,8 @@ def _cached_submit(task: Task, state: Any, args: tuple[Any, ...], kwargs: dict[s
     entry = _Entry(state.version, arguments, 'queued', task.site.alive.enter(), id, id)
     if open_transaction() is not None:
         found = results.find(key) or entry
-        return _trace_of(task, state, results, key, found) if found.state == 'done' else _submit(task, state, args, kwargs, options, id, key)
+        return (_trace_of(task, state, results, key, found) if found.state == 'done'
+                else _submit(task, state, args, kwargs, options, id, key))
     found = results.claim(key, entry)
     if found.state == 'done': return _trace_of(task, state, results, key, found)
     if found != entry and found.trace and _is_known(results, found): return AsyncTrace(_ledger(task.site), found.trace)
@@ -376,8 +385,10 @@ def _explain_found(results: _Results, entry: _Entry) -> str:
 
 def _explain_nearest(version: str, arguments: dict[str, _Part], known: list[_Entry]) -> str:
     "Why no entry is that of the call, by the one that is nearest"
-    def differing(entry: _Entry) -> list[str]: return [k for k in {**arguments, **entry.arguments} if arguments.get(k) != entry.arguments.get(k)]
-    def distance(entry: _Entry) -> int: return sum(1 if _same_object(arguments.get(k), entry.arguments.get(k)) else 2 for k in differing(entry))
+    def differing(entry: _Entry) -> list[str]:
+        return [k for k in {**arguments, **entry.arguments} if arguments.get(k) != entry.arguments.get(k)]
+    def distance(entry: _Entry) -> int:
+        return sum(1 if _same_object(arguments.get(k), entry.arguments.get(k)) else 2 for k in differing(entry))
     nearest = min(known, key=lambda entry: (distance(entry), entry.version != version))
     said = [_explain_argument(k, arguments.get(k), nearest.arguments.get(k)) for k in differing(nearest)]
     if nearest.version != version: said.insert(0, f'the code has changed from version {nearest.version} to {version}')
@@ -386,10 +397,13 @@ def _explain_nearest(version: str, arguments: dict[str, _Part], known: list[_Ent
 def _same_object(a: _Part | None, b: _Part | None) -> bool: return a is not None and b is not None and a.digest == b.digest
 
 def _explain_argument(name: str, now: _Part | None, then: _Part | None) -> str:
-    if now and then and _same_object(now, then): return f'an object in {name!r} has changed' if isinstance(now.version, bytes) else f'{name!r} has changed: it was at version {then.version}, and is at {now.version}'
+    if now and then and _same_object(now, then):
+        return (f'an object in {name!r} has changed' if isinstance(now.version, bytes)
+                else f'{name!r} has changed: it was at version {then.version}, and is at {now.version}')
     return f'{name!r} differs from that of the nearest call that is known'
 
 # %% ../nbs/05b_caching.ipynb #f0e74289
 def _new_id() -> str: return f'{time.time_ns():016x}{os.urandom(4).hex()}'  # sorts by time
 
-for _kind, _opener in {'cached call': _cached_call, 'cached submit': _cached_submit, 'cached run': _cached_run, 'cache': TaskCache}.items(): register_opener(_kind, _opener)
+for _kind, _opener in {'cached call': _cached_call, 'cached submit': _cached_submit, 'cached run': _cached_run, 'cache': TaskCache}.items():
+    register_opener(_kind, _opener)
