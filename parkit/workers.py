@@ -155,7 +155,8 @@ class Worker(_Running):
     max_tasks: int | None = None   # calls after which it leaves
     max_memory: int | None = None  # bytes; if it has more after a call, it leaves
     rested = True  # has it had nothing to do since its last call?
-    outcome: tuple[str, str, Any, tuple[str, ...], int] | None = None  # of a call that is not on record yet: id, status, result, kinds, bytes of output
+    # of a call that is not on record yet: id, status, result, kinds, bytes of output
+    outcome: tuple[str, str, Any, tuple[str, ...], int] | None = None
     def __init__(
         self,
         site: Site,  # Whose ledger is worked on
@@ -178,7 +179,8 @@ class Worker(_Running):
         leaving = self.leaving or self.is_spent()
         try: self.claimed = self.ledger.finish(self.process, id, status, result, None if leaving else self.environment, kinds, output)
         except StorageFullError as e:
-            if isinstance(result, Blob): self.outcome = id, *self._unstored(e), output  # which takes up no room; what is small waits for some
+            # which takes up no room; what is small waits for some
+            if isinstance(result, Blob): self.outcome = id, *self._unstored(e), output
             raise
         self.leaving, self.outcome = leaving, None
         if status != 'finished' and self.record.options: self.call()  # another may have to wait until it is due again
@@ -488,7 +490,9 @@ class _Children:
             del self.born[pid]
             for group in (self.waiting, self.retiring): group.discard(pid)
             before, self.starved = self.starved, _out_of_memory()
-            reasons[pid] = self.killed.pop(pid, '') or _how(status, usage.ru_maxrss*(1 if sys.platform == 'darwin' else 1024), before is None or before != self.starved)
+            reasons[pid] = (self.killed.pop(pid, '')
+                            or _how(status, usage.ru_maxrss*(1 if sys.platform == 'darwin' else 1024),
+                                    before is None or before != self.starved))
             if status and self.clock() - born < _RETRY: self.not_before = self.clock() + _RETRY
         return reasons
 
@@ -608,7 +612,9 @@ class Supervisor(_Children):
 
     def is_homeless(self) -> bool:
         "Whether the site has been removed, or another put in its place"
-        try: return not os.path.samestat(os.stat(_lock_path(self.site)), os.fstat(self.lock)) or not os.path.exists(self.control._store.bell_path)
+        try:
+            return (not os.path.samestat(os.stat(_lock_path(self.site)), os.fstat(self.lock))
+                    or not os.path.exists(self.control._store.bell_path))
         except FileNotFoundError: return True
 
     def cancel(self) -> None:
@@ -656,7 +662,8 @@ class Supervisor(_Children):
         with Listener() as listener:
             listener.add(self.control._store)
             while (goes_on := self.attempt()) is not False:
-                if not listener.add(self.control._store): listener.wait(self.pause() if goes_on else _RETRY, [self.signals.fd, self.notes, *self.orphans.fds])
+                if not listener.add(self.control._store):
+                    listener.wait(self.pause() if goes_on else _RETRY, [self.signals.fd, self.notes, *self.orphans.fds])
         self.stop()
 
     def stop(self) -> None:
@@ -679,7 +686,8 @@ class Supervisor(_Children):
                 self.ledger.sweep(self.reasons, self.environment)
                 sweep_output(self.ledger)
         for fd in (self.lock, self.life): _fork.close(fd)  # in this order: who sees that nobody lives can take the lock
-        if not homeless and self.control.wanted == 'run' and self.ledger.queued(self.environment): _ensure(self.site)  # it came while we were leaving
+        # it came while we were leaving
+        if not homeless and self.control.wanted == 'run' and self.ledger.queued(self.environment): _ensure(self.site)
 
 # %% ../nbs/06_workers.ipynb #8b9a6a69
 def _lock_path(site: Site, environment: bytes = b'') -> str: return f'{_line(site, environment).path}.lock'
@@ -713,7 +721,9 @@ def _take_lock(site: Site) -> int | None:
 def _main(path: str, environment: str, ready: int) -> None:
     "The life of a supervisor process"
     if os.fork(): os._exit(0)  # not the caller's child, so that the caller need not collect it
-    if _environment()[0].hex() != environment: raise TaskError(f'the interpreter {sys.executable} is no longer the one that the calls were made with; it is Python {sys.version.split()[0]} now')
+    if _environment()[0].hex() != environment:
+        raise TaskError(f'the interpreter {sys.executable} is no longer the one that the calls were made with; it is Python '
+                        f'{sys.version.split()[0]} now')
     import cloudpickle, parkit.scheduling  # noqa: F401  workers are forked with the one loaded; the other adds a duty
     site = set_site(Site(path, create=False))  # one that was removed meanwhile must not come back
     lock = _take_lock(site)
@@ -773,7 +783,8 @@ class _Processes:
     def attend(self, site: Site, environment: bytes) -> Alarm:
         line = _line(site, environment)
         if line.is_alive(): line.stopped = False
-        elif line.waits and _Control(site).wanted == 'stop': line.stopped = True  # a wait does not bring back what was stopped after it had begun
+        elif line.waits and _Control(site).wanted == 'stop':
+            line.stopped = True  # a wait does not bring back what was stopped after it had begun
         else: _start(site, environment)
         return line
 
@@ -874,7 +885,8 @@ class Pool:
         if not self.site.store('_pool', True).exists(): return
         control = _Control(self.site)
         while True:
-            if control.wanted != 'stop': control.order_stop()  # also if nobody is there: a supervisor may just be coming; and again, if someone has just started it
+            # also if nobody is there: a supervisor may just be coming; and again, if someone has just started it
+            if control.wanted != 'stop': control.order_stop()
             if not _supervised(self.site): return
             time.sleep(_STOP_POLL)
 
