@@ -33,7 +33,8 @@ class Finding(NamedTuple):
 
 class Findings(list[Finding]):
     "A list of `Finding`, shown one a line"
-    def __repr__(self) -> str: return '\n'.join(f'{f.subject}: {f.what}' + f' -> {f.advice}'*bool(f.advice) for f in self) or 'nothing found'
+    def __repr__(self) -> str:
+        return '\n'.join(f'{f.subject}: {f.what}' + f' -> {f.advice}'*bool(f.advice) for f in self) or 'nothing found'
 
 # %% ../nbs/06a_maintenance.ipynb #a10c804a
 def _size(n: float) -> str:
@@ -80,9 +81,14 @@ def _doctor_space(store: Store, txn: Any) -> Iterator[Finding]:
     blobs, trash = _table(store, txn, BLOBS, TRASH), _table(store, txn, TRASH, META)
     kind, free = 'durable' if store.durable else 'scratch', pages - used
     advice = 'pk.compact gives it back' if free > used and free*page > 2**24 else ''
-    yield Finding(store.namespace, f'{kind}, {_size(pages*page)} of {_size(info["map_size"])}, {_size(free*page)} of it free; {len(blobs)} blobs of {_size(_total(blobs))}', advice)
-    if pages*page > 0.8*info['map_size']: yield Finding(store.namespace, f'{100*pages*page/info["map_size"]:.0f} % of its map is used', 'delete entries, then compact; or make a site with a larger map_size')
-    if trash: yield Finding(store.namespace, f'{len(trash)} replaced blobs of {_size(_total(trash))} are still on disk', 'older snapshots may read them; else the next write of a blob removes them')
+    yield Finding(store.namespace, f'{kind}, {_size(pages*page)} of {_size(info["map_size"])}, {_size(free*page)} of it free; '
+                                   f'{len(blobs)} blobs of {_size(_total(blobs))}', advice)
+    if pages*page > 0.8*info['map_size']:
+        yield Finding(store.namespace, f'{100*pages*page/info["map_size"]:.0f} % of its map is used',
+                      'delete entries, then compact; or make a site with a larger map_size')
+    if trash:
+        yield Finding(store.namespace, f'{len(trash)} replaced blobs of {_size(_total(trash))} are still on disk',
+                      'older snapshots may read them; else the next write of a blob removes them')
     names = {row[0][1:].hex() for row in blobs} | {row[0][9:].hex() for row in trash}
     lost = [name for name in os.listdir(os.path.join(store.path, 'blobs')) if name not in names]
     if lost: yield Finding(store.namespace, f'{len(lost)} files that no entry refers to', 'if nobody is writing, pk.gc removes them')
@@ -92,19 +98,24 @@ def _doctor_readers(store: Store) -> Iterator[Finding]:
     "Who reads, and what that keeps"
     env: Any = store.env
     last, rows = env.info()['last_txnid'], [line.split() for line in env.readers().splitlines()[1:]]
-    if len(rows) > READERS*0.8: yield Finding(store.namespace, f'{len(rows)} of {READERS} slots for snapshots are taken', 'end some snapshots, or the processes that hold them')
+    if len(rows) > READERS*0.8:
+        yield Finding(store.namespace, f'{len(rows)} of {READERS} slots for snapshots are taken',
+                      'end some snapshots, or the processes that hold them')
     for pid, _, number in ((int(r[0]), r[1], int(r[2])) for r in rows if r[-1].isdigit()):
         since = store.lock.reader_since(pid)
         held = [row for row in _now(store, lambda txn: _table(store, txn, TRASH, META)) if _ID.unpack(row[0][1:9])[0] > number]
         age = f'open for {_ago(since)}, ' if since else ''
-        yield Finding(store.namespace, f'process {pid} has a snapshot {age}{last - number} commits old; it keeps {_size(_total(held))} of replaced blobs, and the pages those commits have freed',
+        yield Finding(store.namespace, f'process {pid} has a snapshot {age}{last - number} commits old; it keeps {_size(_total(held))} '
+                                       'of replaced blobs, and the pages those commits have freed',
                       'end its `with` block or iteration' if last > number else '')
 
 # %% ../nbs/06a_maintenance.ipynb #4b8b1576
 def _doctor_locks(store: Store) -> Iterator[Finding]:
     "Who holds locks"
     holder = store.lock.held_by()
-    if holder: yield Finding(store.namespace, f'process {holder[0]} has held the write lock for {_ago(holder[1])}', 'wait for it, or end it: its transaction is then undone')
+    if holder:
+        yield Finding(store.namespace, f'process {holder[0]} has held the write lock for {_ago(holder[1])}',
+                      'wait for it, or end it: its transaction is then undone')
     for oid, info in _now(store, lambda txn: _infos(txn, False, store)).items():
         if not info.type.endswith('.Lock'): continue
         lock = Lock._bound(store, oid, info.uuid, info.name)
@@ -130,12 +141,17 @@ def doctor(
     "What a site is doing: room, readers, locks, workers and leftovers, each with what to do about it"
     site = site or current_site()
     disk, kind = shutil.disk_usage(site.path), _file_system(site.path)
-    found = Findings([Finding(site.path, f'format {_facts(site.path)["format"]}, {_size(disk.free)} of {_size(disk.total)} of the disk are free' + f' ({kind})'*bool(kind),
+    found = Findings([Finding(site.path, f'format {_facts(site.path)["format"]}, {_size(disk.free)} of {_size(disk.total)} of the '
+                                         'disk are free' + f' ({kind})'*bool(kind),
                               'free some room soon' if disk.free < 2**28 else '')])
     site.alive.enter()
-    found.append(Finding(site.path, f'{len(site.alive.neighbours()) + 1} processes use it: {", ".join(str(n["pid"]) for n in site.alive.neighbours() + [dict(pid=os.getpid())])}'))
-    for store in _open_stores(site): found += _unless_dropped(store, lambda: [*_now(store, lambda txn: list(_doctor_space(store, txn))), *_doctor_readers(store), *_doctor_locks(store)]) or ()
-    found += [*_doctor_workers(site), *(Finding(path, 'was left by a process that died', 'pk.gc removes it') for path in _left_copies(site))]
+    found.append(Finding(site.path, f'{len(site.alive.neighbours()) + 1} processes use it: '
+                                    f'{", ".join(str(n["pid"]) for n in site.alive.neighbours() + [dict(pid=os.getpid())])}'))
+    for store in _open_stores(site):
+        found += _unless_dropped(store, lambda: [*_now(store, lambda txn: list(_doctor_space(store, txn))), *_doctor_readers(store),
+                                                 *_doctor_locks(store)]) or ()
+    found += [*_doctor_workers(site), *(Finding(path, 'was left by a process that died', 'pk.gc removes it')
+                                        for path in _left_copies(site))]
     return found
 
 # %% ../nbs/06a_maintenance.ipynb #f4729124
@@ -161,7 +177,8 @@ class _Checker:
         self.seen: dict[bytes, tuple[int, int]] = {}
 
     def scan(self, lo: bytes, hi: bytes) -> Iterator[tuple[bytes, bytes]]: return self.store.scan(self.txn, lo, hi)
-    def report(self, subject: str, what: str, advice: str = 'restore it from a backup') -> None: self.problems.append(Finding(f'{self.store.namespace}{subject}', what, advice))
+    def report(self, subject: str, what: str, advice: str = 'restore it from a backup') -> None:
+        self.problems.append(Finding(f'{self.store.namespace}{subject}', what, advice))
 
     def check(self) -> Findings:
         infos = {}
@@ -194,14 +211,17 @@ class _Checker:
         head, entries, total = _Head(*_HEAD.unpack(data)), 0, 0
         for key, record in self.scan(oid + _ATTRIBUTE, _after(oid)):
             entries += key[8:] >= _ENTRY
-            if info.type in _INDEXED and key[8:9] == _ENTRY and not head.first <= _ID.unpack(key[9:])[0] < head.next: self.report(subject, f'its head is damaged: {head}')
+            if info.type in _INDEXED and key[8:9] == _ENTRY and not head.first <= _ID.unpack(key[9:])[0] < head.next:
+                self.report(subject, f'its head is damaged: {head}')
             if key[8:] != _HELD: total = zlib.crc32(record, zlib.crc32(key, total))
             if info.type == 'parkit._Ledger' and key[9:10] in _PLAIN: continue
             try: self.check_record(key[8:], record)
             except Exception as e: self.report(subject, f'the entry {key[8:60]!r} is damaged: {e}')
         if _is_counted(info.type) and entries != head.size: self.report(subject, f'holds {entries} entries, and its head says {head.size}')
         if head.next and head.next - head.first < head.size: self.report(subject, f'its head is damaged: {head}')
-        if _is_counted(info.type) and not self.is_unchanged(oid, head.version, total): self.report(subject, f'its entries are others than at the last check, and nobody has changed it since: it still has version {head.version}')
+        if _is_counted(info.type) and not self.is_unchanged(oid, head.version, total):
+            self.report(subject, f'its entries are others than at the last check, and nobody has changed it since: it still has '
+                                 f'version {head.version}')
 
     def check_record(self, at: bytes, record: bytes) -> None:
         key, value = split_key(record)
@@ -274,7 +294,8 @@ def check(
     """Verify every namespace: pages, structure, counts, references and values. What is found is damage. Bytes of a value that were changed and can still be decoded
     are found if an earlier check has seen the object at the version it still has: each check keeps checksums for the next"""
     site, found = site or current_site(), Findings()
-    if any(s.lock.is_mine() for s in site._stores.values()): raise TransactionError('this process has a transaction open, for whose end `check` would wait for ever; call it outside')
+    if any(s.lock.is_mine() for s in site._stores.values()):
+        raise TransactionError('this process has a transaction open, for whose end `check` would wait for ever; call it outside')
     program = 'import json, sys; from parkit.maintenance import _check_namespace; print(json.dumps(_check_namespace(*sys.argv[1:])))'
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(os.path.abspath(p) for p in sys.path if os.path.isdir(p or '.')))
     with site.setting_up(): found += _lost(site)
@@ -292,15 +313,18 @@ def _lost(site: Site) -> Iterator[Finding]:
         except SiteError as e: yield Finding(place, str(e))
 
 def _how_it_failed(done: Any) -> str:
-    if done.returncode < 0: return f'reading it killed the process that checked it ({signal.Signals(-done.returncode).name}): the pages of its file are damaged'
+    if done.returncode < 0:
+        return f'reading it killed the process that checked it ({signal.Signals(-done.returncode).name}): the pages of its file are damaged'
     return 'it cannot be read: ' + (done.stderr.strip().splitlines() or ['no reason given'])[-1]
 
 # %% ../nbs/06a_maintenance.ipynb #9b52ba46
 def _copy_site(source: Site, path: str) -> list[str]:
     "Copy the durable namespaces of `source` into a new site, which appears at `path` when it is complete; returns their paths"
     path = os.path.realpath(os.path.expanduser(path))
-    if os.path.commonpath([path, source.path]) in (path, source.path): raise SiteError(errno.EINVAL, 'a copy of a site cannot lie in the site, nor the site in it; choose another directory', path)
-    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)): raise SiteError(errno.ENOTEMPTY, 'this directory holds something already; choose another', path)
+    if os.path.commonpath([path, source.path]) in (path, source.path):
+        raise SiteError(errno.EINVAL, 'a copy of a site cannot lie in the site, nor the site in it; choose another directory', path)
+    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        raise SiteError(errno.ENOTEMPTY, 'this directory holds something already; choose another', path)
     _remove_left(path)
     partial, lock = f'{path}.{uuid4().hex}', -1
     facts = {k: v for k, v in _facts(source.path).items() if k != 'format'}
@@ -311,7 +335,8 @@ def _copy_site(source: Site, path: str) -> list[str]:
         _make_site(partial, facts)
         made, copied = Site(partial), []
         for store in _open_stores(source):
-            if store.durable and _unless_dropped(store, lambda: store.copy(made.store(store.namespace, True), share=False) or True): copied.append(store.namespace)
+            if store.durable and _unless_dropped(store, lambda: store.copy(made.store(store.namespace, True), share=False)
+                                                 or True): copied.append(store.namespace)
         made.close()
         _sync(partial)
         os.rename(partial, path)
@@ -402,7 +427,8 @@ class _Collector:
 
     def held(self, txn: Any, zero_copy: bool) -> list[bytes]:
         "The ids of those that living processes hold, or calls that have not ended"
-        alive, found = self.site.alive, [oid for holder, oids in _each_holder(txn, _TRACE, self.store) if self.trace_lives(holder[2:]) for oid in oids]
+        alive, found = self.site.alive, [oid for holder, oids in _each_holder(txn, _TRACE, self.store) if self.trace_lives(holder[2:])
+                                         for oid in oids]
         for id, oids in ((holder[2:].hex(), oids) for holder, oids in _each_holder(txn, _PROCESS, self.store)):
             if id == alive.id and not alive.heirs():  # what this process's finalizers have let go of, the next write drops
                 self.going |= {oid for oid in oids if oid not in self.store.held and txn.get(KEPT + oid) is None}
@@ -424,7 +450,8 @@ class _Collector:
 
     def mentioned(self, store: Store, entries: Iterator[tuple[bytes, bytes]]) -> set[bytes]:
         "The ids of the objects that entries refer to"
-        return {self.by_uuid[m] for key, record in entries for part in (key.replace(b'\0\xff', b'\0'), *_parts(store, key, record)) for m in _REFERENCE.findall(part) if m in self.by_uuid}
+        return {self.by_uuid[m] for key, record in entries for part in (key.replace(b'\0\xff', b'\0'), *_parts(store, key, record))
+                for m in _REFERENCE.findall(part) if m in self.by_uuid}
 
 def _parts(store: Store, key: bytes, record: bytes) -> Iterator[Any]:
     "What of an entry may hold pickles"
@@ -446,7 +473,8 @@ def gc(
     collector, found = _Collector(site), Findings()
     oids = collector.unneeded()
     if oids and not dry_run: oids = write(collector.store, collector.drop, oids)
-    for info in (collector.infos[oid] for oid in oids): found.append(Finding(f'{ANONYMOUS}/{info.uuid.hex()}', f'a {info.type} without a name that nothing refers to'))
+    for info in (collector.infos[oid] for oid in oids):
+        found.append(Finding(f'{ANONYMOUS}/{info.uuid.hex()}', f'a {info.type} without a name that nothing refers to'))
     for path in [p for p in left if os.path.exists(p)] + _left_files(site):
         found.append(Finding(path, 'was left by a process that died'))
         if dry_run: continue
@@ -471,7 +499,8 @@ def _half_made(site: Site) -> list[str]:
     for folder, names, _ in os.walk(site.path, topdown=False):
         path = os.path.relpath(folder, site.path).split(os.sep)
         if INTERNAL in path or MAKING in path: continue
-        if folder in used or any(os.path.exists(os.path.join(folder, INTERNAL, name)) for name in ('store.json', 'data.mdb')): used.add(os.path.dirname(folder))
+        if folder in used or any(os.path.exists(os.path.join(folder, INTERNAL, name)) for name in ('store.json', 'data.mdb')):
+            used.add(os.path.dirname(folder))
         else: empty.append(folder)
     return [folder for folder in empty if os.path.dirname(folder) not in empty]
 
