@@ -38,9 +38,11 @@ class ScheduleError(ParkitError, ValueError):
 def _zone_name(tz: Any) -> str | None:
     "The name of a time zone; raises `ScheduleError`"
     name = tz if tz is None or isinstance(tz, str) else getattr(tz, 'key', 'UTC' if tz is timezone.utc else None)
-    if tz is not None and not name: raise ScheduleError(f'{tz!r} has no name by which it could be stored; give one such as \'Europe/Berlin\'')
+    if tz is not None and not name:
+        raise ScheduleError(f'{tz!r} has no name by which it could be stored; give one such as \'Europe/Berlin\'')
     try: _zone(name)
-    except Exception as e: raise ScheduleError(f'there is no time zone {name!r} here: {e}; give one such as \'Europe/Berlin\', or install tzdata') from e
+    except Exception as e:
+        raise ScheduleError(f'there is no time zone {name!r} here: {e}; give one such as \'Europe/Berlin\', or install tzdata') from e
     return name
 
 def _zone(name: str | None) -> tzinfo:
@@ -87,7 +89,9 @@ class Frequency(IntEnum):
     def __str__(self) -> str: return f'Frequency.{self.name}'
 
 # %% ../nbs/07_scheduling.ipynb #40eac7c6
-_SECONDS = {Frequency.Second: 1, Frequency.Minute: 60, Frequency.Hour: 3600, Frequency.Day: 86400, Frequency.Week: 7*86400, Frequency.Month: 31*86400, Frequency.Year: 366*86400}  # at most
+# at most
+_SECONDS = {Frequency.Second: 1, Frequency.Minute: 60, Frequency.Hour: 3600, Frequency.Day: 86400, Frequency.Week: 7*86400,
+            Frequency.Month: 31*86400, Frequency.Year: 366*86400}
 
 def _shifted(start: datetime, frequency: Frequency, n: int) -> datetime:
     "`start` on the clock `n` days, weeks, months or years later"
@@ -107,8 +111,11 @@ class Periodic(Trigger):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.start != 'now' and not isinstance(self.start, datetime): raise ScheduleError(f"start must be 'now' or a datetime, got {self.start!r}")
-        if self.period < 1 or self.period != int(self.period): raise ScheduleError(f'period must be a whole number of at least 1, got {self.period!r}; choose a smaller frequency for a fraction')
+        if self.start != 'now' and not isinstance(self.start, datetime):
+            raise ScheduleError(f"start must be 'now' or a datetime, got {self.start!r}")
+        if self.period < 1 or self.period != int(self.period):
+            raise ScheduleError(f'period must be a whole number of at least 1, got {self.period!r}; choose a smaller frequency '
+                                'for a fraction')
         object.__setattr__(self, 'frequency', Frequency(self.frequency))
 
     def first(self, now: float) -> float | None:
@@ -118,7 +125,8 @@ class Periodic(Trigger):
     def after(self, time: float, made: float) -> float | None:
         "The first time after `time`, counted from `start`, which may be `made`"
         zone, longest = _zone(self.tz), _SECONDS[self.frequency]*self.period
-        start = datetime.fromtimestamp(made, zone) if self.start == 'now' else self.start if self.start.tzinfo else self.start.replace(tzinfo=zone)
+        start = (datetime.fromtimestamp(made, zone) if self.start == 'now' else self.start if self.start.tzinfo
+                 else self.start.replace(tzinfo=zone))
         n = max(0, int((time - start.timestamp())//longest) - 1)
         try:
             while (at := self._at(start, zone, n)) <= time: n += 1
@@ -145,7 +153,8 @@ class Cron(Trigger):
         catch_up: str = 'skip',        # Of calls missed by more than a minute: `skip` them, make `one` for them, or `all` of them
         overlap: bool = False,         # Call again though the last call has not ended?
     ) -> None:
-        for name, value in dict(expression=expression, tz=tz, max_times=max_times, catch_up=catch_up, overlap=overlap).items(): object.__setattr__(self, name, value)
+        for name, value in dict(expression=expression, tz=tz, max_times=max_times, catch_up=catch_up, overlap=overlap).items():
+            object.__setattr__(self, name, value)
         self.__post_init__()
         self.after(time.time(), 0)
 
@@ -153,7 +162,9 @@ class Cron(Trigger):
         "The first time after `time` that the line means, whenever the schedule was `made`; `None` if there is none in fifty years"
         from cronsim import CronSim, CronSimError
         try: found = next(CronSim(self.expression, datetime.fromtimestamp(time, _zone(self.tz))), None)
-        except CronSimError as e: raise ScheduleError(f'{self.expression!r} is no line of a crontab: {e}; for example, \'0 3 * * *\' is three o\'clock each day') from e
+        except CronSimError as e:
+            raise ScheduleError(f'{self.expression!r} is no line of a crontab: {e}; for example, \'0 3 * * *\' is three '
+                                'o\'clock each day') from e
         return None if found is None else found.timestamp()
 
 # %% ../nbs/07_scheduling.ipynb #726ee544
@@ -177,7 +188,8 @@ def upcoming(
     "The next times of a trigger, in its zone"
     now = time.time() if start is None else (start if start.tzinfo else start.replace(tzinfo=_zone(trigger.tz))).timestamp()
     first, zone = trigger.first(now), _zone(trigger.tz)
-    return [] if first is None else [datetime.fromtimestamp(t, zone) for t in islice(_times(trigger, first, now), min(n, trigger.max_times or n))]
+    return [] if first is None else [datetime.fromtimestamp(t, zone) for t in islice(_times(trigger, first, now),
+                                                                                     min(n, trigger.max_times or n))]
 
 # %% ../nbs/07_scheduling.ipynb #f187a436
 SCHEDULES = '_schedules'  # the namespace of the agenda
@@ -218,7 +230,8 @@ class _Plan(NamedTuple):
     def number(self, n: int, trace: str, due: float | None) -> _Plan:
         "The plan after `n` calls"
         count = self.calls + n
-        return self._replace(calls=count, last=trace or self.last, due=None if self.trigger.max_times and count >= self.trigger.max_times else due)
+        return self._replace(calls=count, last=trace or self.last,
+                             due=None if self.trigger.max_times and count >= self.trigger.max_times else due)
 
 # %% ../nbs/07_scheduling.ipynb #b69b2d88
 class _Entries(Object):
@@ -340,13 +353,16 @@ class _Agenda(_Entries):
 
     def _submit(self, trace: str, id: str, now: float) -> None:
         "Queue the call, unless that has been done"
-        ledger, plan, args = _ledger(self.site), read(self._store, self._find, id), read(self._store, lambda txn, zero_copy: txn.get(self._key(_ARGS, id)))
+        ledger, plan, args = (_ledger(self.site), read(self._store, self._find, id),
+                              read(self._store, lambda txn, zero_copy: txn.get(self._key(_ARGS, id))))
         if plan is None: return  # it has just been unscheduled
         try: task = Task(plan.task, site=self.site)
         except ObjectNotFoundError: return self.change(id, due=None)
         state = read(task._store, task._state)
-        facts = read(self._store, lambda txn, zero_copy: {name: txn.get(self._key(_FACT) + name) for name in (plan.context, plan.environment)})
-        environment, interpreter = read(task._store, task._facts, state.definition).environment if state.python else (plan.environment, facts[plan.environment])
+        facts = read(self._store, lambda txn, zero_copy: {name: txn.get(self._key(_FACT) + name)
+                                                          for name in (plan.context, plan.environment)})
+        environment, interpreter = (read(task._store, task._facts, state.definition).environment if state.python
+                                    else (plan.environment, facts[plan.environment]))
         facts[environment] = interpreter
         record = _Record(plan.task, state.version, state.definition, plan.context, environment, now, options=state.options)
         call = ledger._store.copy_blob(self._store, args) if args[0] == BLOB else bytes(args)
@@ -474,10 +490,13 @@ def schedule(
     agenda, now = _agenda(task.site), time.time()
     first = trigger.first(now)
     if first is None: raise ScheduleError(f'{trigger} is never: no such time is to come')
-    if read(task._store, task._state).kind == 'generator': raise TypeError(f'{task.path} is a generator, and nobody would read what a scheduled call yields; have it put its items into a Queue')
+    if read(task._store, task._state).kind == 'generator':
+        raise TypeError(f'{task.path} is a generator, and nobody would read what a scheduled call yields; have it put its items '
+                        'into a Queue')
     id = sha256(task._uuid + digest((trigger, args, kwargs), versions=False)).hexdigest()[:16]
     (context, here), (environment, interpreter) = _context(), _environment()
-    agenda.add(id, _Plan(task.path or '', trigger, context, environment, now, first), agenda._store.prepare(encode((args, kwargs))), {context: here, environment: interpreter})
+    agenda.add(id, _Plan(task.path or '', trigger, context, environment, now, first), agenda._store.prepare(encode((args, kwargs))),
+               {context: here, environment: interpreter})
     _awaken(task.site)
     return Schedule(agenda, id)
 
