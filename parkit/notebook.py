@@ -32,7 +32,8 @@ class _Bar:
 
     def _open(self, progress: Progress) -> None:
         bars = _bars()
-        self.bar = bars(desc=progress.description or None, total=progress.total, initial=progress.n, unit=self.unit, file=sys.stderr) if bars else False
+        self.bar = (bars(desc=progress.description or None, total=progress.total, initial=progress.n, unit=self.unit, file=sys.stderr)
+                    if bars else False)
 
     def write(self, text: str) -> None:
         "Print above the bar"
@@ -69,7 +70,8 @@ def map(  # noqa: A001  meant to be called as `pk.map`
     *iterables: Iterable[Any], # As for Python's `map`: one argument of the task from each
 ) -> list[Any]:
     "The results of a task for each item, in order, of calls in the background; raises what the first call to fail has raised"
-    if not callable(getattr(task, 'options', None)): raise TypeError(f'map needs a task, got {type(task).__name__}: {task!r}; make it one with @task')
+    if not callable(getattr(task, 'options', None)):
+        raise TypeError(f'map needs a task, got {type(task).__name__}: {task!r}; make it one with @task')
     _check_waiting()
     traces: list[AsyncTrace] = []
     try:
