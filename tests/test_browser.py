@@ -72,6 +72,13 @@ def test_every_page_loads_and_fits(browser, built_site, width, scheme):
     assert wide == []
 
 
+def test_code_of_the_guides_needs_no_scrolling(browser, built_site):
+    with visit(browser, built_site) as v:
+        wide = {page: found for page in pages(built_site) if page == 'index.html' or '/' in page if (found := v.open(page).evaluate(
+            '[...document.querySelectorAll("main div.sourceCode pre")].filter(o => o.scrollWidth > o.clientWidth).map(o => o.innerText)'))}
+    assert wide == {}
+
+
 def test_the_sidebar_leads_to_every_page(browser, built_site):
     with visit(browser, built_site) as v:
         v.open('index.html')

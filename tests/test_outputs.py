@@ -20,7 +20,10 @@ def test_a_stale_output_and_an_unexpected_error_are_noticed(tmp_path):
     def cell(source, *outputs): return dict(cell_type='code', id=str(len(source)), metadata={}, execution_count=None,
                                             source=source, outputs=[dict(output_type='stream', name='stdout', text=o) for o in outputs])
     cells = [cell('print(1 + 1)', '3'), cell('print("same", id(int) and 7)', 'same 7'), cell('1/0')]
+    table = dict(output_type='execute_result', metadata={}, execution_count=None,
+                 data={'text/plain': '<IPython.core.display.Markdown object>', 'text/markdown': '| a | 1 |'})
+    cells.insert(2, {**cell('from IPython.display import Markdown\nMarkdown("| a | 2 |")'), 'outputs': [table]})
     path = tmp_path/'stale.ipynb'
     path.write_text(json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)))
-    first, second = stale(path)
-    assert '--- prints now:\n2\n' in first and 'ZeroDivisionError' in second
+    number, shown, error = stale(path)
+    assert '--- prints now:\n2\n' in number and '--- prints now:\n| a | 2 |\n' in shown and 'ZeroDivisionError' in error
