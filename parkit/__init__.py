@@ -10,7 +10,7 @@ __all__ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'Obj
            'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError',
            'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskCancelledError',
            'TaskError', 'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task', 'export_library',
-           'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'map', 'CallFuture', 'Executor',
+           'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'CallFuture', 'Executor',
            'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError',
            'schedules', 'upcoming', 'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore']
 
@@ -37,5 +37,5 @@ from .maintenance import Finding, Findings, backup, check, compact, doctor, gc, 
 _all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'ObjectExistsError', 'ObjectNotFoundError', 'Site', 'SiteError', 'StorageFullError',
          'TransactionError', 'TransactionTimeout', 'set_site', 'WaitTimeout', 'snapshot', 'transaction', 'wait_until', 'AttributeNameError', 'Namespace',
          'NamespacePath', 'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError', 'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskCancelledError', 'TaskError',
-         'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task', 'export_library', 'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'map', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError', 'schedules', 'upcoming',
+         'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task', 'export_library', 'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError', 'schedules', 'upcoming',
          'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore']

@@ -56,6 +56,7 @@ class _Record(NamedTuple):
     output: int = 0               # Bytes that it has written
     stream: bool = False          # Does it yield its result, item by item?
     key: bytes = b''              # Under which its result is cached
+    depth: int = 0                # How many calls are about it, each made inside the one before
 
     @property
     def how(self) -> _Options: return _Options(*self.options)

@@ -123,7 +123,7 @@ class _Calls:
         self.submit()
 
     def _withdraw(self, txn: Any, ids: list[str]) -> list[str]:
-        return [id for id in ids if self.ledger.record(id).status == 'submitted' and self.ledger._cancel(txn, id) == 'cancelled']
+        return [id for id in ids if self.status(id) == 'submitted' and self.ledger._cancel(txn, id) == 'cancelled']
 
     def settle(self) -> bool:
         "Bring the futures up to date; returns whether any has ended"

@@ -61,7 +61,9 @@ class _Entries(Object):
     def record(self, id: str) -> _Record:
         "What is known of the call `id`; raises `ObjectNotFoundError`"
         try: return _Record(*read(self._store, self._load, _RECORD, id))
-        except KeyError: raise ObjectNotFoundError(f'the trace {id} does not exist any longer in {self.site.path}') from None
+        except KeyError: raise self._no_longer(id) from None
+
+    def _no_longer(self, id: str) -> ObjectNotFoundError: return ObjectNotFoundError(f'the trace {id} does not exist any longer in {self.site.path}')
 
     def load(self, kind: bytes, id: str) -> Any: return read(self._store, self._load, kind, id)
 
@@ -75,17 +77,21 @@ class _Entries(Object):
         return read(self._store, lambda txn, zero_copy: decode(txn.get(self._oid + _ENTRY + _CONTEXT + digest)))
 
 # %% ../nbs/04f_ledger.ipynb #3a96f71e
+def _place(record: _Record) -> bytes:
+    "Where a call waits: with those of its environment and priority, before those around which fewer calls are"
+    return record.environment + bytes((127 - record.how.priority, 255 - min(record.depth, 255)))
+
 class _Waiting(_Entries):
     "The queue, and the calls that are to wait until they are due"
     def _put_waiting(self, txn: Any, id: str, record: _Record) -> None:
-        place = record.environment + bytes((127 - record.how.priority,))
+        place = _place(record)
         if record.due is None: txn.put(self._oid + _ENTRY + _QUEUED + place + id.encode(), b'')
         else: txn.put(self._oid + _ENTRY + _DELAYED + _TIME.pack(int(record.due*1e6)) + id.encode(), place)
         self._count(txn, 1, record.due is not None, changed=1)
 
     def _delete_waiting(self, txn: Any, id: str, record: _Record) -> bool:
         "Take a call out of the queue; returns whether it was in it"
-        place = record.environment + bytes((127 - record.how.priority,))
+        place = _place(record)
         queued = txn.delete(self._oid + _ENTRY + _QUEUED + place + id.encode())
         delayed = (not queued and record.due is not None
                    and txn.delete(self._oid + _ENTRY + _DELAYED + _TIME.pack(int(record.due*1e6)) + id.encode()))
@@ -103,7 +109,7 @@ class _Waiting(_Entries):
     def _first(self, txn: Any, zero_copy: bool, environment: bytes) -> str | None:
         at = self._oid + _ENTRY + _QUEUED
         key = self._store.first_key(txn, at + environment, at + environment + b'\xff'*9 if environment else at[:-1] + b'r')
-        return None if key is None else key[len(at) + 9:].decode()
+        return None if key is None else key[len(at) + 10:].decode()
 
     def _waits(self, txn: Any, zero_copy: bool, environment: bytes, now: float) -> bool:
         "Whether there is, or may be, a call that can be run now"
@@ -123,8 +129,7 @@ class _Waiting(_Entries):
 
     def _environments(self, txn: Any, zero_copy: bool) -> list[bytes]:
         found: list[bytes] = []
-        while (key := next((k for k, _ in self._scan(txn, _QUEUED, after=found[-1] + b'\xff'*2 if found else b'')), None)) is not None:
-            found.append(key[:8])
+        while (key := next((k for k, _ in self._scan(txn, _QUEUED, after=found[-1] + b'\xff'*9 if found else b'')), None)) is not None: found.append(key[:8])
         return found
 
     def next_due(self) -> float | None:
@@ -221,8 +226,9 @@ class _Ledger(_Waiting):
         return None if more is None else self._claim(txn, process, more, time.time())
 
     def cancel(self, id: str) -> str:
-        "End a call that waits, or note that one that runs is to be ended; returns what the status is now"
-        status = write(self._store, self._cancel, id)
+        "End a call that waits, or note that one that runs is to be ended; returns what the status is now. Raises `ObjectNotFoundError`"
+        try: status = write(self._store, self._cancel, id)
+        except KeyError: raise self._no_longer(id) from None
         if status == 'cancelled':
             self.end_bell.ring()
             settle(self, id)

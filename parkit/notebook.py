@@ -6,12 +6,14 @@
 from __future__ import annotations
 import sys, time
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
 from typing import Any
-from .calls import _ensure
+from .calls import _GOING, _attend
 from .ledger import _ledger
 from .progress import Progress, _bars
 from .tracing import AsyncTrace, _Reader, _the_display, set_display
-from .system import Listener
+from .system import Listener, ObjectNotFoundError
 from .transactions import _check_waiting, transaction
 
 # %% auto #0
@@ -73,38 +75,45 @@ def map(  # noqa: A001  meant to be called as `pk.map`
     if not callable(getattr(task, 'options', None)):
         raise TypeError(f'map needs a task, got {type(task).__name__}: {task!r}; make it one with @task')
     _check_waiting()
-    traces: list[AsyncTrace] = []
+    calls, arguments = _Mapped(_ledger(task.site)), list(zip(*iterables))
     try:
-        _submit_all(task, list(zip(*iterables)), traces)
-        _wait_for_all(traces)
-        return [t.result for t in traces]
+        for i in range(0, len(arguments), _BATCH):
+            calls.submit(task, arguments[i:i + _BATCH])
+            calls.take()
+        calls.wait()
     except BaseException:
-        for t in traces: t.cancel()
+        for trace in calls.traces:
+            with suppress(ObjectNotFoundError): trace.cancel()  # it has ended and is not kept any longer
         raise
+    return [calls.results[t.id] for t in calls.traces]
 
 # %% ../nbs/08_notebook.ipynb #1a8a98a2
-def _submit_all(task: Any, arguments: list[tuple[Any, ...]], traces: list[AsyncTrace]) -> None:
-    "Queue the calls, many in one commit, and add them to `traces`"
-    ledger = _ledger(task.site)
-    for i in range(0, len(arguments), _BATCH):
-        with transaction(ledger): made = [task(*a, sync=False) for a in arguments[i:i + _BATCH]]
-        traces += made
+class _Mapped:
+    "The calls of one `map`. Each result is read when it is there: before the last one is, the first may not be kept any longer"
+    def __init__(self, ledger: Any) -> None:
+        self.ledger, self.seen, self.traces = ledger, b'', list[AsyncTrace]()
+        self.going, self.results = dict[str, AsyncTrace](), dict[str, Any]()
 
-# %% ../nbs/08_notebook.ipynb #d4d4a4d6
-def _wait_for_all(traces: list[AsyncTrace]) -> None:
-    "Wait until all have ended, or one has not ended well; raises what that has raised"
-    if not traces: return
-    ledger, start, seen = traces[0]._ledger, time.monotonic(), b''
-    going, shown = {t.id: t for t in traces}, _the_display() is not None
-    with Listener() as listener, _Bar('call') as bar:
-        while going:
-            ids, seen = ledger.ended(seen)
-            for id in ids:
-                error = going[id].error if id in going else None
-                if error is not None: raise error
-                going.pop(id, None)
-            n = len(traces) - len(going)
-            if shown: bar.update(Progress(n, len(traces), None, time.monotonic() - start))
-            if not ids and not listener.add(ledger._store):
-                _ensure(ledger.site)
-                listener.wait()
+    def submit(self, task: Any, arguments: list[tuple[Any, ...]]) -> None:
+        "Queue calls, in one commit"
+        with transaction(self.ledger): made = [task(*a, sync=False) for a in arguments]
+        self.traces += made
+        self.going.update((t.id, t) for t in made if t.id not in self.results)
+
+    def take(self) -> bool:
+        "Read the results of those that have ended; returns whether there were any. Raises what the first to fail has raised"
+        ids, self.seen = self.ledger.ended(self.seen)
+        mine = [id for id in ids if id in self.going] or [id for id in islice(self.going, 1) if self.ledger.record(id).status not in _GOING]
+        for id in mine: self.results[id] = self.going.pop(id).result
+        return bool(mine)
+
+    def wait(self) -> None:
+        "Take all results, showing how many there are"
+        start, shown = time.monotonic(), _the_display() is not None
+        with Listener() as listener, _Bar('call') as bar:
+            while self.going:
+                taken, n = self.take(), len(self.traces)
+                if shown: bar.update(Progress(n - len(self.going), n, None, time.monotonic() - start))
+                if taken: continue
+                sources = [self.ledger._store, *_attend(self.ledger.site, self.ledger.record(next(iter(self.going))).environment)]
+                if not any([listener.add(s) for s in sources]): listener.wait()

@@ -485,17 +485,23 @@ class _Watchers:
     "Watchers at rest, to be used again"
     def __init__(self) -> None:
         self.idle: list[Any] = []
-        self.warned = False
+        self.warned, self.closed = False, 0
         _fork.forgetful.add(self)
 
     def _forget(self) -> None: self.close()
 
     def close(self) -> None:
+        self.closed += 1
         while self.idle: self.idle.pop().close()
+
+    def give_back(self, watcher: Any, closed: int) -> None:
+        "Keep a watcher for the next who needs one, unless all were closed while it was in use"
+        if closed == self.closed: self.idle.append(watcher)
+        else: watcher.close()
 
     def take(self) -> Any:
         "A watcher, or `None` where the system has none left"
-        if self.idle: return self.idle.pop()
+        with suppress(IndexError): return self.idle.pop()
         try: return _Kqueue() if hasattr(select, 'kqueue') else _Inotify()
         except OSError as e:
             if not self.warned: warnings.warn(f'no file watch to be had ({e}); parkit looks for changes from time to time instead. '
@@ -556,6 +562,7 @@ class Listener:
     "Waits for the bells of namespaces; a context manager"
     def __init__(self) -> None:
         self.watcher, self.watches, self.pause, self.epoch = _watchers.take(), dict[tuple[str, int], int](), _BACK_OFF[0], _fork.epoch
+        self.closed = _watchers.closed
         self.stores: set[Any] = set()
         self.alarms: list[Alarm] = []
 
@@ -630,7 +637,7 @@ class Listener:
             for wd in self.watches.values():
                 if wd >= 0: self.watcher.unwatch(wd)
             self.watcher.clear()
-            _watchers.idle.append(self.watcher)
+            _watchers.give_back(self.watcher, self.closed)
         self.watcher = None
         while self.alarms: self.alarms.pop().end()
 

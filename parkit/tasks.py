@@ -10,6 +10,7 @@ from contextlib import closing
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from hashlib import sha256
+from queue import Full
 from types import MethodType
 from typing import Any, NamedTuple, overload
 from uuid import uuid4
@@ -17,13 +18,13 @@ from .codecs import EncodeError, decode, encode, recall, register_opener, regist
 from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
 from .storage import Blob, Site, Store, current_site
 from .system import InvalidNameError, ObjectNotFoundError, StorageFullError
-from .calls import TaskError, _ensure, _environment, _options, _Record
+from .calls import TaskError, _attend, _ensure, _environment, _options, _Record
 from .ledger import _ledger, _Ledger
 from .delivery import _post
 from .progress import _inside
 from .tracing import AsyncTrace, _open_stream, traces
 from .functions import Anatomy, Ingredient, _is_filled, big_parts, encode_function, ingredients, is_by_value, kind_of, lines_of, signature_of, source_of
-from .transactions import open_transaction, read, write, write_new
+from .transactions import open_transaction, read, wait_until, watch, write, write_new
 
 # %% auto #0
 __all__ = ['TASKS', 'Version', 'Task', 'TaskCall', 'task', 'bind_task', 'bind_symbol']
@@ -391,14 +392,16 @@ def _place_for(task: Task, state: _State) -> tuple[tuple[bytes, bytes], tuple[by
     return _context_of(_here(), facts.path), facts.environment
 
 # %% ../nbs/05_tasks.ipynb #aee62f41
-def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...], id: str = '',
-            key: bytes = b'') -> AsyncTrace:
+def _depth() -> int:
+    "How many calls are about one that is made here"
+    return _inside[-1][0].in_hand(_inside[-1][1]).depth + 1 if _inside else 0
+
+def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...], id: str = '', key: bytes = b'') -> AsyncTrace:
     "Queue a call, whose result is cached under `key`, and see to it that workers are there; a call that cannot be made is a trace that says why"
     ledger, now = _ledger(task.site), time.time_ns()
     id = id or f'{now:016x}{os.urandom(4).hex()}'  # sorts by time
     (digest, context), (environment, interpreter) = _place_for(task, state)
-    record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options,
-                     parent=_inside[-1][1] if _inside else '', stream=state.kind == 'generator', key=key)
+    record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options, parent=_inside[-1][1] if _inside else '', depth=_depth(), stream=state.kind == 'generator', key=key)
     if options and record.how.delay: record = record._replace(due=now/1e9 + record.how.delay)
     try: encoded, given = encode_arguments((args, kwargs))
     except EncodeError as e:
@@ -417,7 +420,7 @@ def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, 
 def _unstorable(task: str, args: tuple[Any, ...], kwargs: dict[str, Any], error: EncodeError) -> str:
     "Which of the arguments cannot be stored, and why"
     for name, value in [(f'argument {i}', a) for i, a in enumerate(args, 1)] + [(f'the argument {k!r}', v) for k, v in kwargs.items()]:
-        try: encode_arguments(value)
+        try: encode_arguments(value)  # `encode` alone would keep an object without a name for good
         except EncodeError as e: return f'{name} of {task} cannot be stored: {e}'
     return f'an argument of {task} cannot be stored: {error}'
 
@@ -447,6 +450,13 @@ def _see_to(ledger: _Ledger, id: str, record: _Record) -> None:
         raise
 
 # %% ../nbs/05_tasks.ipynb #9e5f0a31
+def _give(items: Any, item: Any, record: _Record, ledger: _Ledger) -> None:
+    "Put what a generator yields into its queue; while there is no room for it, the call waits for its reader, who may need a worker"
+    try: items.put(item, block=False)
+    except Full:
+        wait_until(lambda: not items.full() or watch(*_attend(ledger.site, record.environment)))
+        items.put(item)
+
 def _perform(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], record: _Record, ledger: _Ledger, id: str) -> Any:
     "Run the function of a call to its end, in a worker: a coroutine in an event loop of its own, a generator into its queue"
     if record.key:
@@ -457,7 +467,7 @@ def _perform(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     if not record.stream: return value
     items = _open_stream(ledger, id, False)
     with closing(value):
-        for item in value: items.put(item)
+        for item in value: _give(items, item, record, ledger)
 
 def _run_coroutine(coroutine: Any) -> Any:
     import asyncio

@@ -21,6 +21,7 @@ from .calls import _GOING, STATUSES, RemoteTraceback, TaskError, _attend, _envir
 from .outbox import _Post, _posted
 from .output import _Growing, _output_path, _read_from
 from .ledger import _CALL, _PROGRESS, _RESULT, _Ledger, _ledger
+from .delivery import deliver
 from .progress import Progress, _inside
 
 # %% auto #0
@@ -151,7 +152,9 @@ class AsyncTrace(_Facts):
     def __iter__(self) -> Stream:
         if not self._record.stream: raise TypeError(f'{self.task} is no generator: its call has one result, and nothing to iterate over')
         return Stream(self)
-    def __repr__(self) -> str: return f'AsyncTrace({self.task}, {self.status})'
+    def __repr__(self) -> str:
+        try: return f'AsyncTrace({self.task}, {self.status})'
+        except ObjectNotFoundError: return f'AsyncTrace({self.id}, not kept any longer)'
     def __str__(self) -> str:
         r = self._record
         return '\n'.join(['AsyncTrace', f'task: {r.task}', f'status: {r.status}', f'pid: {r.pid}', f'start: {_local(r.start)}',
@@ -214,14 +217,17 @@ class AsyncTrace(_Facts):
 
     def as_future(self) -> TraceFuture:
         "A `concurrent.futures.Future` of the result"
+        if self._outbox and open_transaction() is not None: raise TransactionError('a call that was made in a transaction has a future only when that has ended; ask for it afterwards')
         return _futures_of(self._ledger).add(self)
 
     def cancel(self) -> bool:
         "End the call: take it off the queue, or interrupt its worker, which is killed if that does not help. Returns false if the call had ended before"
-        if self._outbox and open_transaction() is not None:
-            raise TransactionError('a call that was made in a transaction cannot be cancelled before that has ended; undo the '
-                                   'transaction instead')
-        status = self._ledger.cancel(self.id)
+        if self._outbox and open_transaction() is not None: raise TransactionError('a call that was made in a transaction cannot be cancelled before that has ended; undo the transaction instead')
+        try: status = self._ledger.cancel(self.id)
+        except ObjectNotFoundError:
+            if not self._outbox: raise
+            deliver(self._ledger.site.store(self._outbox, True), [self.id])  # it may wait there for whoever comes next
+            status = self._ledger.cancel(self.id)
         if status == 'running': _the_runner().cancel(self._ledger.site, self.id)
         return status in ('cancelled', 'running')
 
@@ -325,6 +331,10 @@ class Stream:
         raise StopIteration if error is None else error
 
 # %% ../nbs/04i_tracing.ipynb #2c6764cc
+class _Traces(list[AsyncTrace]):
+    "A list of calls, shown one a line, ten at most"
+    def __repr__(self) -> str: return '\n'.join([*map(repr, self[:10]), *([f'… {len(self)} in all'] if len(self) > 10 else [])]) or 'no calls'
+
 def traces(
     status: str | None = None,             # One of `STATUSES`; `None` takes all
     task: Any = None,                      # A task or its name; `None` takes all
@@ -336,7 +346,7 @@ def traces(
     if status is not None and status not in STATUSES: raise ValueError(f'{status!r} is no status; these are: {", ".join(STATUSES)}')
     path = task if task is None or isinstance(task, str) and '/' in task else f'task/{task}' if isinstance(task, str) else task.path
     ledger = _ledger(site or (current_site() if task is None or isinstance(task, str) else task.site))
-    return [AsyncTrace(ledger, id) for id in read(ledger._store, ledger._find, status, path, _moment(since))]
+    return _Traces(AsyncTrace(ledger, id) for id in read(ledger._store, ledger._find, status, path, _moment(since)))
 
 def _moment(since: datetime | timedelta | float | None) -> float:
     "Seconds since the epoch"
@@ -364,13 +374,14 @@ class TraceFuture(Future[Any]):
         "Take over how the call has ended"
         with self._resolving:
             if self.done(): return
-            if self.trace.status == 'cancelled':
+            try:
+                status, error = self.trace.status, self.trace.error
+                value = None if error else self.trace._result()
+            except Exception as e: status, error, value = '', e, None  # it cannot be read here, or is not kept any longer
+            if status == 'cancelled':
                 super().cancel()
                 self.set_running_or_notify_cancel()
-                return
-            try: error, value = self.trace.error, None if self.trace.error else self.trace._result()
-            except Exception as e: error, value = e, None  # it cannot be read here
-            if error: self.set_exception(error)
+            elif error: self.set_exception(error)
             else: self.set_result(value)
 
 # %% ../nbs/04i_tracing.ipynb #c4a319cc
@@ -387,18 +398,23 @@ class _Futures:
 
     def add(self, trace: AsyncTrace) -> TraceFuture:
         "The future of `trace`"
-        future = TraceFuture(trace)
+        future, _ = TraceFuture(trace), trace.done  # which raises if it is not kept any longer
         with self.lock:
             self.open.setdefault(trace.id, []).append(future)
             start, self.running = not self.running, True
-        if trace.done: self._resolve([trace.id])
         if start: threading.Thread(target=self._loop, name='parkit-futures', daemon=True).start()
+        if self._has_ended(trace.id): self._resolve([trace.id])
         return future
 
     def _resolve(self, ids: Iterable[str]) -> None:
         for id in ids:
             with self.lock: futures = self.open.pop(id, [])
             for f in futures: f._resolve()
+
+    def _has_ended(self, id: str) -> bool:
+        with self.lock: traces = [f.trace for f in self.open.get(id, ())]
+        try: return not traces or traces[0].status not in _GOING
+        except ObjectNotFoundError: return True  # and is not kept any longer
 
     def _is_over(self) -> bool:
         with self.lock:
@@ -410,8 +426,7 @@ class _Futures:
         seen, looked = b'', 0.0
         with Listener() as listener:
             while not self._is_over():
-                if time.monotonic() - looked > SAFETY_NET:
-                    ids, looked = [id for id in list(self.open) if self.ledger.record(id).status not in _GOING], time.monotonic()
+                if time.monotonic() - looked > SAFETY_NET: ids, looked = [id for id in list(self.open) if self._has_ended(id)], time.monotonic()
                 else: ids, seen = self.ledger.ended(seen)
                 self._resolve(ids)
                 sources = [] if ids else [self.ledger._store, *_attend(self.ledger.site, _environment()[0])]

@@ -8,12 +8,13 @@ import errno, faulthandler, fcntl, os, re, resource, select, signal, struct, sub
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple, Union
 from .codecs import encode
-from .objects import _ATTRIBUTE, Object, register_type
-from .system import SAFETY_NET, StorageFullError, Alarm, _fork, Listener, _try_lock, open_locked
-from .storage import INTERNAL, Blob, Site, current_site, set_site
-from .transactions import transaction, write
+from .objects import Object, register_type
+from .system import SAFETY_NET, Alarm, ObjectNotFoundError, _fork, Listener, _try_lock, open_locked
+from .storage import INTERNAL, Site, current_site, set_site
+from .transactions import transaction
 from .functions import OwnModules
 from .tasks import Task, _functions, _import_path, _perform, _worker
 from .calls import _Record, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _kinds, _name_of, set_runner
@@ -84,6 +85,12 @@ class _Capture:
         with suppress(FileNotFoundError): os.unlink(_output_path(self.site, self.process))
 
 # %% ../nbs/06_workers.ipynb #56d18c3f
+def _below(error: BaseException) -> TracebackType | None:
+    "The traceback without parkit's own frames, which are above the task's; the last one always stays"
+    tb = error.__traceback__
+    while tb and tb.tb_next and tb.tb_frame.f_globals.get('__package__') == __package__: tb = tb.tb_next
+    return tb
+
 class _TimedOut(KeyboardInterrupt):
     "A call has run for as long as it may"
 
@@ -102,9 +109,11 @@ class _Running(_Surroundings):
             finally: self._rest()
         except _TimedOut as e:
             error = TaskTimeoutError(f'{self.record.task} has not ended within {self.record.how.timeout:g} s')
-            return 'timeout', _encode_error(error.with_traceback(e.__traceback__ and e.__traceback__.tb_next)), _kinds(error)
+            self._rest()  # what has interrupted the task may have interrupted that too
+            return 'timeout', _encode_error(error.with_traceback(_below(e))), _kinds(error)
         except BaseException as e:  # `SystemExit` too: only a dead process leaves nothing to tell
-            return 'failed', _encode_error(e.with_traceback(e.__traceback__ and e.__traceback__.tb_next)), _kinds(e)
+            self._rest()
+            return 'failed', _encode_error(e.with_traceback(_below(e))), _kinds(e)
         try: return 'finished', self.ledger._store.prepare(encode(value)), ()
         except Exception as e: return self._unstored(e)
 
@@ -621,11 +630,16 @@ class Supervisor(_Children):
         "Send each call that is to be ended its next signal: an interrupt, then one to terminate, then one to kill"
         for id in self.control.to_cancel: self.cancelling.setdefault(id, (0, 0.0))
         for id, (sent, due) in list(self.cancelling.items()):
-            record = self.ledger.record(id)
-            if record.status != 'running': self._cancelled(id)
+            record = self.record(id)
+            if record is None or record.status != 'running': self._cancelled(id)
             elif record.pid and self.is_here(record) and self.clock() >= due:
                 os.kill(record.pid, _CANCELLING[sent])
                 self.cancelling[id] = min(sent + 1, len(_CANCELLING) - 1), self.clock() + _GRACE
+
+    def record(self, id: str) -> _Record | None:
+        "What is known of a call; `None` if it is not kept any longer"
+        try: return self.ledger.record(id)
+        except ObjectNotFoundError: return None
 
     def is_here(self, record: Any) -> bool:
         "Whether a worker of this supervisor, or of one before it, has the call"
@@ -789,9 +803,9 @@ class _Processes:
         return line
 
     def cancel(self, site: Site, id: str) -> None:
-        control = _Control(site)
+        control, environment = _Control(site), _ledger(site).record(id).environment
         with transaction(control): control.to_cancel = (*control.to_cancel, id)
-        self.attend(site, _ledger(site).record(id).environment)
+        self.attend(site, environment)
 
     def size(self, site: Site) -> int: return _Control(site).size or _cores()
 

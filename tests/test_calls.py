@@ -8,6 +8,7 @@ from conftest import wait_for
 from helpers import run
 from parkit.calls import _environment
 from parkit.ledger import _ledger, prune
+from parkit.tracing import TraceFuture, _Futures
 from task_helpers import ended, in_thread, interpreters, is_gone, started
 
 
@@ -342,6 +343,71 @@ def test_calls_are_kept_by_age_and_size(single, double):
     single.keep_days = 0
     assert prune(ledger) == 5 and pk.traces() == [] and prune(ledger) == 0
     assert (single.keep_traces, single.keep_bytes, single.keep_days) == (10_000, 5500, 0.0)
+
+
+def test_map_takes_each_result_when_it_is_there(single, double):
+    "Though fewer calls are kept than it makes"
+    single.keep_traces = 100
+    assert pk.map(double, range(1000)) == [2*i for i in range(1000)]
+    assert len(pk.traces()) < 1000
+
+
+def test_traces_are_shown_one_a_line_and_few(single, double):
+    assert repr(pk.traces()) == 'no calls'
+    traces = [double(i) for i in range(12)]
+    assert traces[-1].wait(20)
+    assert repr(pk.traces()[:2]).count('AsyncTrace(task/double, finished)') == 2
+    assert repr(pk.traces()) == 'AsyncTrace(task/double, finished)\n'*10 + '… 12 in all' and pk.traces() == traces[::-1]
+    single.keep_traces = 0
+    prune(_ledger(single.site))
+    assert repr(traces[0]) == f'AsyncTrace({traces[0].id}, not kept any longer)'
+
+
+def test_future_of_a_call_that_is_not_kept_is_an_error_and_harms_no_other(single, double):
+    gone = double(1)
+    assert gone.wait(20)
+    single.keep_traces = 0
+    prune(_ledger(single.site))
+    with pytest.raises(pk.ObjectNotFoundError): gone.as_future()
+    single.keep_traces = 100
+    assert double(4).as_future().result(60) == 8
+
+
+def test_future_whose_call_is_removed_before_it_was_noticed(single, double):
+    trace, futures = double(1), _Futures(_ledger(single.site))
+    assert trace.wait(20)
+    future = TraceFuture(trace)
+    futures.open[trace.id] = [future]
+    single.keep_traces = 0
+    prune(_ledger(single.site))
+    futures._loop()
+    with pytest.raises(pk.ObjectNotFoundError): future.result(0)
+
+
+def test_future_of_a_call_made_in_a_transaction_comes_after_it(single, double):
+    with pk.transaction('default'):
+        trace = double(1)
+        with pytest.raises(pk.TransactionError, match='only when that has ended'): trace.as_future()
+    assert trace.as_future().result(20) == 2
+
+
+def test_traceback_begins_with_the_task(single):
+    @pk.task
+    def fail(n): return 1/n
+    @pk.task
+    async def fail_later(n): return 1/n
+    @pk.task(cache=True)
+    def fail_once(n): return 1/n
+    for task in (fail, fail_once):
+        lines = _traceback(task(0)).splitlines()
+        assert lines[0].startswith('Traceback') and f'in {task.name}' in lines[1], lines
+    assert 'in fail_later' in _traceback(fail_later(0))
+    with pk.Executor() as e: text = str(e.submit(divmod, 1, 0).exception(20).__cause__)
+    assert 'ZeroDivisionError' in text
+
+def _traceback(trace):
+    assert trace.wait(20)
+    return trace.traceback
 
 
 # --- many

@@ -11,6 +11,7 @@ from conftest import wait_for
 from helpers import Child, run
 
 import parkit as pk
+from parkit.ledger import _ledger
 from parkit.system import Listener
 
 _places = [Path(p) for p in (os.environ.get('PARKIT_CPYTHON_TESTS'), f'/usr/lib/python{sys.version_info[0]}.{sys.version_info[1]}/test') if p]
@@ -239,6 +240,15 @@ def test_a_trace_that_is_cancelled_elsewhere(site):
 
 def test_ten_thousand_calls(site):
     with pk.Executor() as e: assert sum(e.map(abs, range(10_000), chunksize=100)) == sum(range(10_000))
+
+def test_listener_that_ends_after_the_site_was_closed_leaves_no_descriptor(site):
+    "As the thread of an executor may"
+    before = len(os.listdir('/dev/fd'))
+    listener = Listener()
+    listener.add(_ledger(site)._store)
+    site.close()
+    listener.close()
+    assert len(os.listdir('/dev/fd')) <= before
 
 def test_a_child_makes_its_own(site):
     from helpers import forked

@@ -2,14 +2,15 @@
 
 Real processes, real signals; how workers begin and end is in test_workers.py."""
 import os, random, shutil, signal, subprocess, sys, time, venv
+from itertools import accumulate
 from pathlib import Path
 
 import parkit as pk, psutil, pytest
 from conftest import wait_for
 from kernels import root
 from parkit.calls import _environment
-from parkit.ledger import _ledger
-from parkit.workers import _how, _line, is_supervised
+from parkit.ledger import _ledger, prune
+from parkit.workers import _Control, _how, _line, is_supervised
 from task_helpers import (ended, event_loop, in_thread, interpreters, is_gone,  # noqa: F401  a fixture
                           pool_processes, started, supervisors)
 
@@ -59,6 +60,57 @@ def test_every_way_to_wait_gives_the_place_away(single, double, wait):
         return trace.result
     assert outer(wait).result == 42
     _workers(single, 1)
+
+
+def test_many_calls_that_each_wait_for_one_do_not_all_begin(single):
+    "The calls that others wait for go first, so that there are few processes at any time"
+    @pk.task
+    def outer(n):
+        import parkit as pk
+        return 1 + pk.bind_task('middle')(n).result
+    @pk.task
+    def middle(n):
+        import parkit as pk
+        return 1 + pk.bind_task('leaf')(n).result
+    @pk.task
+    def leaf(n): return n
+    with pk.transaction(_ledger(single.site)): traces = [outer(-i) for i in range(1, 31)]
+    assert [t.result for t in traces] == [2 - i for i in range(1, 31)]
+    begun = sorted([(t.start, 1) for t in pk.traces()] + [(t.end, -1) for t in pk.traces()])
+    assert max(accumulate(n for _, n in begun)) <= 10  # 3, and those that come back from their wait; without the order there are 31
+
+
+def test_map_in_a_call_gives_the_place_away(single, double):
+    @pk.task
+    def outer(n):
+        import parkit as pk
+        return sum(pk.map(pk.bind_task('double'), range(n)))
+    trace = outer(5)
+    assert trace.wait(30) and trace.result == 20
+
+
+def test_generator_that_waits_for_its_reader_gives_the_place_away(single):
+    "Its reader may be a call that waits for the place"
+    @pk.task
+    def count(n): yield from range(n)
+    @pk.task
+    def add(trace): return sum(trace.result)
+    trace = add(count(300))
+    assert trace.wait(30) and trace.result == sum(range(300))
+    _workers(single, 1)
+
+
+def test_cancelling_what_is_not_kept_any_longer_ends_no_supervisor(single, double):
+    trace = double(1)
+    assert trace.wait(20)
+    single.keep_traces = 0
+    prune(_ledger(single.site))
+    supervisor, control = single.status.supervisor, _Control(single.site)
+    with pk.transaction(control): control.to_cancel = (trace.id,)  # as one does whose call ends just then
+    assert wait_for(lambda: control.to_cancel == (), 20)
+    single.keep_traces = 100
+    assert double(2).result == 4 and single.status.supervisor == supervisor
+    with pytest.raises(pk.ObjectNotFoundError): trace.cancel()
 
 
 def test_two_calls_never_run_at_once_in_a_pool_of_one(single, tmp_path):

@@ -21,7 +21,7 @@ internal = {'Site.setting_up', 'Site.new_path', 'Site.sync_above', 'Site.prune',
 
 def public():
     "Each public name of parkit, and each public method of a public class, with what it names"
-    for name in parkit.__all__:
+    for name in [*parkit.__all__, 'map']:  # which is no part of `import *`: it would hide Python's
         o = getattr(parkit, name)
         yield name, o
         if not inspect.isclass(o): continue
