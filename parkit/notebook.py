@@ -75,12 +75,8 @@ def map(  # noqa: A001  meant to be called as `pk.map`
     if not callable(getattr(task, 'options', None)):
         raise TypeError(f'map needs a task, got {type(task).__name__}: {task!r}; make it one with @task')
     _check_waiting()
-    calls, arguments = _Mapped(_ledger(task.site)), list(zip(*iterables))
-    try:
-        for i in range(0, len(arguments), _BATCH):
-            calls.submit(task, arguments[i:i + _BATCH])
-            calls.take()
-        calls.wait()
+    calls = _Mapped(_ledger(task.site))
+    try: calls.run(task, list(zip(*iterables)))
     except BaseException:
         for trace in calls.traces:
             with suppress(ObjectNotFoundError): trace.cancel()  # it has ended and is not kept any longer
@@ -107,13 +103,15 @@ class _Mapped:
         for id in mine: self.results[id] = self.going.pop(id).result
         return bool(mine)
 
-    def wait(self) -> None:
-        "Take all results, showing how many there are"
-        start, shown = time.monotonic(), _the_display() is not None
+    def run(self, task: Any, arguments: list[tuple[Any, ...]]) -> None:
+        "Queue all calls, never so many that their results might go before they are read, and read the results, showing how many there are"
+        start, shown, n, most = time.monotonic(), _the_display() is not None, len(arguments), max(1, self.ledger.keep_traces//2)
         with Listener() as listener, _Bar('call') as bar:
-            while self.going:
-                taken, n = self.take(), len(self.traces)
-                if shown: bar.update(Progress(n - len(self.going), n, None, time.monotonic() - start))
-                if taken: continue
+            while self.going or len(self.traces) < n:
+                more = min(_BATCH, most - len(self.going), n - len(self.traces))
+                if more > 0: self.submit(task, arguments[len(self.traces):len(self.traces) + more])
+                taken = self.take()
+                if shown: bar.update(Progress(len(self.traces) - len(self.going), n, None, time.monotonic() - start))
+                if taken or more > 0: continue
                 sources = [self.ledger._store, *_attend(self.ledger.site, self.ledger.record(next(iter(self.going))).environment)]
                 if not any([listener.add(s) for s in sources]): listener.wait()
