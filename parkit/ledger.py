@@ -63,7 +63,8 @@ class _Entries(Object):
         try: return _Record(*read(self._store, self._load, _RECORD, id))
         except KeyError: raise self._no_longer(id) from None
 
-    def _no_longer(self, id: str) -> ObjectNotFoundError: return ObjectNotFoundError(f'the trace {id} does not exist any longer in {self.site.path}')
+    def _no_longer(self, id: str) -> ObjectNotFoundError:
+        return ObjectNotFoundError(f'the trace {id} does not exist any longer in {self.site.path}')
 
     def load(self, kind: bytes, id: str) -> Any: return read(self._store, self._load, kind, id)
 
@@ -129,7 +130,8 @@ class _Waiting(_Entries):
 
     def _environments(self, txn: Any, zero_copy: bool) -> list[bytes]:
         found: list[bytes] = []
-        while (key := next((k for k, _ in self._scan(txn, _QUEUED, after=found[-1] + b'\xff'*9 if found else b'')), None)) is not None: found.append(key[:8])
+        while (key := next((k for k, _ in self._scan(txn, _QUEUED, after=found[-1] + b'\xff'*9 if found else b'')), None)) is not None:
+            found.append(key[:8])
         return found
 
     def next_due(self) -> float | None:

@@ -396,12 +396,14 @@ def _depth() -> int:
     "How many calls are about one that is made here"
     return _inside[-1][0].in_hand(_inside[-1][1]).depth + 1 if _inside else 0
 
-def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...], id: str = '', key: bytes = b'') -> AsyncTrace:
+def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...], id: str = '',
+            key: bytes = b'') -> AsyncTrace:
     "Queue a call, whose result is cached under `key`, and see to it that workers are there; a call that cannot be made is a trace that says why"
     ledger, now = _ledger(task.site), time.time_ns()
     id = id or f'{now:016x}{os.urandom(4).hex()}'  # sorts by time
     (digest, context), (environment, interpreter) = _place_for(task, state)
-    record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options, parent=_inside[-1][1] if _inside else '', depth=_depth(), stream=state.kind == 'generator', key=key)
+    record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options,
+                     parent=_inside[-1][1] if _inside else '', depth=_depth(), stream=state.kind == 'generator', key=key)
     if options and record.how.delay: record = record._replace(due=now/1e9 + record.how.delay)
     try: encoded, given = encode_arguments((args, kwargs))
     except EncodeError as e:

@@ -217,12 +217,15 @@ class AsyncTrace(_Facts):
 
     def as_future(self) -> TraceFuture:
         "A `concurrent.futures.Future` of the result"
-        if self._outbox and open_transaction() is not None: raise TransactionError('a call that was made in a transaction has a future only when that has ended; ask for it afterwards')
+        if self._outbox and open_transaction() is not None:
+            raise TransactionError('a call that was made in a transaction has a future only when that has ended; ask for it afterwards')
         return _futures_of(self._ledger).add(self)
 
     def cancel(self) -> bool:
         "End the call: take it off the queue, or interrupt its worker, which is killed if that does not help. Returns false if the call had ended before"
-        if self._outbox and open_transaction() is not None: raise TransactionError('a call that was made in a transaction cannot be cancelled before that has ended; undo the transaction instead')
+        if self._outbox and open_transaction() is not None:
+            raise TransactionError('a call that was made in a transaction cannot be cancelled before that has ended; undo the '
+                                   'transaction instead')
         try: status = self._ledger.cancel(self.id)
         except ObjectNotFoundError:
             if not self._outbox: raise
@@ -333,7 +336,8 @@ class Stream:
 # %% ../nbs/04i_tracing.ipynb #2c6764cc
 class _Traces(list[AsyncTrace]):
     "A list of calls, shown one a line, ten at most"
-    def __repr__(self) -> str: return '\n'.join([*map(repr, self[:10]), *([f'… {len(self)} in all'] if len(self) > 10 else [])]) or 'no calls'
+    def __repr__(self) -> str:
+        return '\n'.join([*map(repr, self[:10]), *([f'… {len(self)} in all'] if len(self) > 10 else [])]) or 'no calls'
 
 def traces(
     status: str | None = None,             # One of `STATUSES`; `None` takes all
@@ -426,7 +430,8 @@ class _Futures:
         seen, looked = b'', 0.0
         with Listener() as listener:
             while not self._is_over():
-                if time.monotonic() - looked > SAFETY_NET: ids, looked = [id for id in list(self.open) if self._has_ended(id)], time.monotonic()
+                if time.monotonic() - looked > SAFETY_NET:
+                    ids, looked = [id for id in list(self.open) if self._has_ended(id)], time.monotonic()
                 else: ids, seen = self.ledger.ended(seen)
                 self._resolve(ids)
                 sources = [] if ids else [self.ledger._store, *_attend(self.ledger.site, _environment()[0])]

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Union
 from .codecs import encode
-from .objects import Object, register_type
-from .system import SAFETY_NET, Alarm, ObjectNotFoundError, _fork, Listener, _try_lock, open_locked
-from .storage import INTERNAL, Site, current_site, set_site
-from .transactions import transaction
+from .objects import _ATTRIBUTE, Object, register_type
+from .system import SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, Listener, _try_lock, open_locked
+from .storage import INTERNAL, Blob, Site, current_site, set_site
+from .transactions import transaction, write
 from .functions import OwnModules
 from .tasks import Task, _functions, _import_path, _perform, _worker
 from .calls import _Record, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _kinds, _name_of, set_runner
