@@ -48,6 +48,7 @@ setup(
     classifiers=[
         f'Development Status :: {statuses[int(cfg["status"]) - 1]}',
         f'Intended Audience :: {cfg["audience"]}',
+        'Intended Audience :: Science/Research',
         f'Natural Language :: {cfg["language"]}',
         'Framework :: Jupyter',
         'Operating System :: MacOS',
