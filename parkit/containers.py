@@ -15,7 +15,7 @@ from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, 
 from .objects import _ENTRY, _HEAD, Object, _join
 from .system import TransactionError, _fork
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, _after
-from .transactions import WaitTimeout, _find, _frame, noting, read, in_transaction, transaction, wait_until, wait_until_async, write, write_async, write_whole
+from .transactions import WaitTimeout, _find, _frame, _give_up, noting, read, in_transaction, transaction, wait_until, wait_until_async, write, write_async, write_whole
 
 # %% auto #0
 __all__ = ['T', 'K', 'V', 'Dict', 'Array', 'QueueShutDown', 'Queue', 'LifoQueue', 'FileChangedError', 'File']
@@ -689,11 +689,15 @@ class Queue(_QueueItems, Generic[V]):
         timeout: float | None = None,  # Seconds to wait before `queue.Full` is raised; `None` waits for ever
     ) -> None:
         "Put all `items` in one transaction; waits until there is room for all. Raises `ValueError` if there can never be"
-        prepared = self._fitting(items)
         _check_timeout(block, timeout)
-        if write_whole(self._store, self._put_all, prepared): return
-        self._wait(lambda: read(self._store, self._room, len(prepared)) and write_whole(self._store, self._put_all, prepared), block,
-                   timeout, queue.Full)
+        prepared = self._fitting(items)
+        try:
+            if write_whole(self._store, self._put_all, prepared): return
+            self._wait(lambda: read(self._store, self._room, len(prepared)) and write_whole(self._store, self._put_all, prepared), block,
+                       timeout, queue.Full)
+        except BaseException:
+            _give_up(prepared)
+            raise
 
     def get(
         self,
@@ -724,9 +728,13 @@ class Queue(_QueueItems, Generic[V]):
     async def aput(self, item: V) -> None:
         "`put` an `item` from asyncio: waits for room without holding up the event loop"
         prepared = self._fitting([item])
-        while True:
-            if not read(self._store, self._room, 1): await wait_until_async(lambda: read(self._store, self._room, 1))
-            if await write_async(self._store, self._put_all, prepared): return
+        try:
+            while True:
+                if not read(self._store, self._room, 1): await wait_until_async(lambda: read(self._store, self._room, 1))
+                if await write_async(self._store, self._put_all, prepared): return
+        except BaseException:
+            _give_up(prepared)
+            raise
 
     async def aget(self) -> V:
         "`get` for asyncio: waits without holding up the event loop"

@@ -813,13 +813,14 @@ class WriteTxn:
         self._drop_blobs(mark)
 
     def _end_inner(self, end: Callable[[], None]) -> None:
-        inner = self.raw
+        inner, mark = self.raw, self.outer[-1][1]
         self._use(self.outer[-1][0])
         self.outer = self.outer[:-1]
         self.writes += 1
         try: end()
         except lmdb.Error as e:
             inner.abort()
+            self._drop_blobs(mark)
             raise self.store.explain(e) from e
 
     def _drop_blobs(self, mark: int = 0) -> None:

@@ -809,6 +809,16 @@ def test_blobs_go_with_their_items(scratch, kind):
     assert not blobs(q._store)
 
 
+@pytest.mark.parametrize('how', ['at once', 'timeout', 'asyncio'])
+def test_blob_of_an_item_that_finds_no_room_goes_at_once(scratch, how):
+    "Though the traceback is kept, as a notebook keeps it"
+    q, big = pk.Queue('n/q', maxsize=1), np.zeros(10**6)
+    q.put(1)
+    works = {'at once': lambda: q.put_nowait(big), 'timeout': lambda: q.put(big, timeout=0.1), 'asyncio': lambda: asyncio.run(asyncio.wait_for(q.aput(big), 0.1))}
+    with pytest.raises((queue.Full, asyncio.TimeoutError)) as kept: works[how]()
+    assert not os.listdir(f'{q._store.path}/new'), kept
+
+
 def test_snapshot_keeps_what_is_taken_meanwhile(q):
     q.put_many([np.full(10**6, 1, np.uint8), 2])
     with pk.snapshot(q):

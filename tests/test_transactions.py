@@ -1,15 +1,16 @@
 """Transactions of several processes, threads and asyncio tasks on the same data, some waiting and some interrupted.
 
 A notebook's cells run one after the other: none of them can wait for another, let alone be interrupted meanwhile."""
-import asyncio, random, re, signal, time
+import asyncio, os, random, re, signal, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import numpy as np, pytest
+import lmdb, numpy as np, pytest
 
 import parkit as pk
 from conftest import wait_for
-from helpers import Child, run, waits_for_a_lock
+from helpers import Child, blobs, run, waits_for_a_lock
+from parkit.storage import WriteTxn
 
 
 @pytest.fixture
@@ -464,3 +465,19 @@ def test_wait_until_is_interrupted(d):
         child.signal(signal.SIGINT)
         assert child.hear(20) == 'interrupted'
         child.wait()
+
+
+def test_nested_transaction_that_lmdb_refuses_leaves_no_file(site, monkeypatch):
+    "It refuses where memory runs out, say; the outer transaction goes on"
+    d = pk.Dict('n/d')
+    def refuse(self, end, end_inner=WriteTxn._end_inner):
+        def fail(raw=self.raw):
+            raw.abort()
+            raise lmdb.MemoryError('no memory')
+        end_inner(self, fail)
+    with pk.transaction(d):
+        d['a'] = 1
+        with monkeypatch.context() as m, pytest.raises(pk.SiteError):
+            m.setattr(WriteTxn, '_end_inner', refuse)
+            with pk.transaction(d): d['big'] = np.zeros(10**6)
+    assert dict(d) == {'a': 1} and not blobs(d._store) and not os.listdir(f'{d._store.path}/new')
