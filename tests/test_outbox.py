@@ -245,6 +245,8 @@ with pk.transaction(d):
 with pk.transaction('scratch'): d['lost'] = gate(sys.argv[3])
 d['quick'].result
 while d['gate'].status != 'running': time.sleep(0.01)
+from parkit.outbox import _is_posted
+while _is_posted(d.site, 'n', d['quick'].id): time.sleep(0.01)  # the worker takes it out after it has taken the next
 say(pk.Pool().status.workers + (pk.Pool().status.supervisor,))
 hear()
 '''
