@@ -337,7 +337,7 @@ class Stream:
 class _Traces(list[AsyncTrace]):
     "A list of calls, shown one a line, ten at most"
     def __repr__(self) -> str:
-        return '\n'.join([*map(repr, self[:10]), *([f'… {len(self)} in all'] if len(self) > 10 else [])]) or 'no calls'
+        return '[' + ',\n '.join([*map(repr, self[:10]), *([f'… {len(self)} in all'] if len(self) > 10 else [])]) + ']'
 
 def traces(
     status: str | None = None,             # One of `STATUSES`; `None` takes all

@@ -353,11 +353,11 @@ def test_map_takes_each_result_when_it_is_there(single, double):
 
 
 def test_traces_are_shown_one_a_line_and_few(single, double):
-    assert repr(pk.traces()) == 'no calls'
+    assert repr(pk.traces()) == '[]'
     traces = [double(i) for i in range(12)]
     assert traces[-1].wait(20)
     assert repr(pk.traces()[:2]).count('AsyncTrace(task/double, finished)') == 2
-    assert repr(pk.traces()) == 'AsyncTrace(task/double, finished)\n'*10 + '… 12 in all' and pk.traces() == traces[::-1]
+    assert repr(pk.traces()) == '[' + 'AsyncTrace(task/double, finished),\n '*10 + '… 12 in all]' and pk.traces() == traces[::-1]
     single.keep_traces = 0
     prune(_ledger(single.site))
     assert repr(traces[0]) == f'AsyncTrace({traces[0].id}, not kept any longer)'
