@@ -4,6 +4,7 @@ The suite is that of the Python that runs this: `test.test_concurrent_futures`. 
 (`/usr/lib/python3.11/test`), and `PARKIT_CPYTHON_TESTS` can name a folder `test` from elsewhere. What cannot apply stands in `CANNOT`, with the reason."""
 import importlib.util, logging, os, signal, sys, threading, time, unittest
 from concurrent import futures
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -104,8 +105,9 @@ def five_workers(tmp_path_factory):
     "One pool for all of them: a suite starts and ends an executor in each of its tests, not the workers"
     site = pk.set_site(tmp_path_factory.mktemp('executors')/'site')
     pk.Pool().resize(5)
-    with pk.Executor() as e:  # the site's own files are no leak of the first test; one of them is opened by the first call that finds workers
-        for _ in range(2): e.submit(abs, 1).result(60)
+    with pk.Executor() as e:  # the site's own files are no leak of the first test; one is opened by the first call that finds workers, one by the first that is refused
+        for argument in (1, 1, threading.Lock()):
+            with suppress(pk.EncodeError, pk.TaskError): e.submit(abs, argument).result(60)
     wait_for(no_threads)
     yield site
     pk.Pool().stop()
