@@ -55,7 +55,7 @@ def wheel(tmp_path_factory):
 
 
 @pytest.mark.timeout(600)
-def test_wheel_in_an_empty_environment(wheel, tmp_path):
+def test_trap_31_wheel_in_an_empty_environment(wheel, tmp_path):
     inside = zipfile.ZipFile(wheel).namelist()
     modules = {f'parkit/{o.name}' for o in (root/'parkit').glob('*.py')} | {'parkit/py.typed'}
     assert modules <= set(inside) and not any(o.startswith(('tests/', 'tools/')) for o in inside)
