@@ -146,7 +146,7 @@ class _Waiting(_Entries):
 # %% ../nbs/04f_ledger.ipynb #cddc1215
 class _Ledger(_Waiting):
     "The calls of a site: their queue, records, arguments and results"
-    keep_traces: int = 10_000  # calls that have ended
+    keep_traces: int = 100_000  # calls that have ended
     keep_days: float = 30.0    # since they ended
     keep_bytes: int = 2**30    # of arguments, results and output of calls that have ended
 

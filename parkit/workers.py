@@ -868,7 +868,7 @@ class Pool:
 
     @property
     def keep_traces(self) -> int:
-        "How many calls that have ended are kept; 10,000, unless assigned to"
+        "How many calls that have ended are kept; 100,000, unless assigned to"
         return _ledger(self.site).keep_traces
 
     @keep_traces.setter

@@ -342,7 +342,7 @@ def test_calls_are_kept_by_age_and_size(single, double):
     assert prune(ledger) == 5 and len(pk.traces()) == 5 and pk.traces()[0] == traces[-1]
     single.keep_days = 0
     assert prune(ledger) == 5 and pk.traces() == [] and prune(ledger) == 0
-    assert (single.keep_traces, single.keep_bytes, single.keep_days) == (10_000, 5500, 0.0)
+    assert (single.keep_traces, single.keep_bytes, single.keep_days) == (100_000, 5500, 0.0)
 
 
 def test_map_takes_each_result_when_it_is_there(single, double):
