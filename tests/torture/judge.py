@@ -429,7 +429,7 @@ class Judge:
         finally: store.end(txn)
         for folder in ('new',):
             if left := os.listdir(os.path.join(store.path, folder)): self.bad('structure', f'{ns}: left in {folder}/: {left}')
-        strays = set(os.listdir(store.path)) - {'blobs', 'new', 'bell', 'write.lock', 'data.mdb', 'lock.mdb', 'store.json', 'locks'}
+        strays = set(os.listdir(store.path)) - {'blobs', 'new', 'bell', 'write.lock', 'data.mdb', 'lock.mdb', 'store.json', 'locks', 'reserve'}
         if strays: self.bad('structure', f'{ns}: {strays}')
         readers = [line for line in store.env.readers().splitlines()[1:] if line.strip() and line.split()[0] != str(os.getpid())]
         if store.env.reader_check() or readers: self.bad('structure', f'{ns}: stale readers {readers}')
