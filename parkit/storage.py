@@ -143,8 +143,9 @@ class _Files:
         self._reset_files()
 
     def _reset_files(self) -> None:
-        if self._bell >= 0: os.close(self._bell)
+        bell, self._bell = self._bell, -1
         self.env: lmdb.Environment | None = None
+        if bell >= 0: os.close(bell)
         self.generation += 1
         self.registered = False         # is it open, or being opened, so that this process must stay registered?
         self.begin: Callable[[], ReadTxn] = self._open_and_begin
@@ -361,9 +362,11 @@ class _Opening(_Files):
 
     def _close_files(self) -> None:
         "Close the environment and the files that go with it; nobody in this process may have a transaction"
-        self.lock.close()
-        if self.env: self.env.close()
-        self._reset_files()
+        try: self.lock.close()
+        finally:  # after an interrupt, too: what is closed must not be taken for open
+            try:
+                if self.env: self.env.close()
+            finally: self._reset_files()
 
     def ring(self) -> None:
         "Wake everyone who listens"
