@@ -79,6 +79,26 @@ def test_interrupt_just_after_a_commit_wakes_those_who_wait(site, monkeypatch):
         child.wait()
 
 
+@pytest.mark.parametrize('after', ['lock', 'env'])
+def test_interrupt_while_files_are_closed_takes_nothing_closed_for_open(site, after):
+    d = pk.Dict('n/d')
+    store = d._store
+    class Closing:
+        def __init__(self, o): self.o = o
+        def __getattr__(self, name): return getattr(self.o, name)
+        def close(self):
+            self.o.close()
+            raise KeyboardInterrupt
+    whole = getattr(store, after)
+    setattr(store, after, Closing(whole))
+    try:
+        with pytest.raises(KeyboardInterrupt): store._close_files()
+    finally:
+        if after == 'lock': store.lock = whole
+    d['k'] = 1
+    assert d['k'] == 1
+
+
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize('works', ['small several undone put', 'snapshot locked reopen new_space new_site make'])
 def test_interrupt_at_every_moment_leaves_nothing_half_done_nor_locked(tmp_path, works):
