@@ -490,7 +490,9 @@ def gc(
 
 # %% ../nbs/06a_maintenance.ipynb #20a9c0e4
 def _left_files(site: Site) -> list[str]:
-    "Files of blobs and locks that belong to nothing"
+    "Files of blobs and locks that belong to nothing, once what finalizers have left to do is done"
+    for store in _open_stores(site):
+        if store.later: _unless_dropped(store, lambda: write(store, lambda txn: None))
     return [path for store in _open_stores(site) for path in _unless_dropped(store, lambda: write(store, _unknown_files)) or ()]
 
 def _half_made(site: Site) -> list[str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import importlib, inspect, os, struct, sys, time, warnings
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
@@ -365,7 +366,15 @@ def _drop_object(txn: Any, oid: bytes) -> None:
     txn.delete(oid)
     txn.delete_range(oid + _ATTRIBUTE, _after(oid))
     txn.delete(OBJECTS + oid)
-    if info is not None: txn.delete(KEPT + oid if info.name is None else _name_key(info.name))
+    if info is None: return
+    txn.delete(KEPT + oid if info.name is None else _name_key(info.name))
+    file = os.path.join(txn.store.path, 'locks', info.uuid.hex())
+    if os.path.exists(file): txn.then += (partial(_remove_file, txn.store, oid, file),)
+
+def _remove_file(store: Store, oid: bytes, file: str) -> None:
+    "Remove the file of a lock that was dropped, unless that was undone"
+    if _read_if_any(store, lambda txn, zero_copy: txn.get(oid)) is None:
+        with suppress(FileNotFoundError): os.unlink(file)
 
 # %% ../nbs/03_objects.ipynb #c2dbef50
 class _Reading(_Identity):

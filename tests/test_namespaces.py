@@ -166,7 +166,7 @@ def test_tasks_can_be_defined_after_their_namespace_was_dropped(site):
 def test_what_does_not_exist_cannot_be_dropped(n):
     for work in (lambda o: o.drop(), lambda o: o.rename('m'), lambda o: o.copy('m'), lambda o: pk.compact(o)):
         assert _gone(lambda: work(pk.Namespace('nowhere')))
-    assert pk.namespaces() == ['n'] and sorted(os.listdir(n.site.path)) == ['@', 'n', 'site.json']
+    assert pk.namespaces() == ['n'] and sorted(os.listdir(n.site.path)) == ['@', '_making', 'n', 'site.json']
 
 
 @pytest.mark.parametrize('work', [lambda o: o.drop(), lambda o: o.rename('m'), pk.compact], ids='drop rename compact'.split())
@@ -588,11 +588,11 @@ def _deaths(work):
 def _files(site):
     "What there is in a site, its own files left out, blobs without their names"
     paths = [path.relative_to(site.path) for path in Path(site.path).rglob('*')]
-    return sorted(str(path.with_name('?') if path.parent.name in ('blobs', 'new') else path) for path in paths if path.parts[0] not in ('@', 'site.json'))
+    return sorted(str(path.with_name('?') if path.parent.name in ('blobs', 'new', 'locks') else path) for path in paths if path.parts[0] not in ('@', 'site.json'))
 
 def _clean(namespaces):
     "What there is to be for some namespaces as `_fill` makes them"
-    inside = ['@', *(f'@/{name}' for name in ('bell', 'blobs', 'blobs/?', 'blobs/?', 'data.mdb', 'lock.mdb', 'new', 'store.json', 'write.lock'))]
+    inside = ['@', *(f'@/{name}' for name in ('bell', 'blobs', 'blobs/?', 'blobs/?', 'data.mdb', 'lock.mdb', 'locks', 'locks/?', 'new', 'reserve', 'store.json', 'write.lock'))]
     return sorted(['_making', *namespaces, *(f'{namespace}/{name}' for namespace in namespaces for name in inside)])
 
 def _state(namespaces=('n', 'm')):
@@ -604,7 +604,7 @@ def _state(namespaces=('n', 'm')):
 @pytest.fixture
 def survived(n):
     "A function that looks, in this process and in a new one, at what the dead one has left, and at what is left then"
-    os.makedirs(f'{n.site.path}/_making', 0o700)
+    os.makedirs(f'{n.site.path}/_making', 0o700, exist_ok=True)
     def look(step, *allowed):
         looks = [_state, lambda: forked(_state)]
         first, second = [look() for look in (looks if step % 2 else looks[::-1])]
