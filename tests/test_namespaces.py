@@ -586,13 +586,13 @@ def _deaths(work):
     assert n > 10
 
 def _files(site):
-    "What there is in a site, its own files left out, blobs without their names"
+    "What there is in a site, its own files and those of locks left out, blobs without their names"
     paths = [path.relative_to(site.path) for path in Path(site.path).rglob('*')]
-    return sorted(str(path.with_name('?') if path.parent.name in ('blobs', 'new', 'locks') else path) for path in paths if path.parts[0] not in ('@', 'site.json'))
+    return sorted(str(path.with_name('?') if path.parent.name in ('blobs', 'new') else path) for path in paths if path.parts[0] not in ('@', 'site.json') and 'locks' not in path.parts)
 
 def _clean(namespaces):
     "What there is to be for some namespaces as `_fill` makes them"
-    inside = ['@', *(f'@/{name}' for name in ('bell', 'blobs', 'blobs/?', 'blobs/?', 'data.mdb', 'lock.mdb', 'locks', 'locks/?', 'new', 'reserve', 'store.json', 'write.lock'))]
+    inside = ['@', *(f'@/{name}' for name in ('bell', 'blobs', 'blobs/?', 'blobs/?', 'data.mdb', 'lock.mdb', 'new', 'reserve', 'store.json', 'write.lock'))]
     return sorted(['_making', *namespaces, *(f'{namespace}/{name}' for namespace in namespaces for name in inside)])
 
 def _state(namespaces=('n', 'm')):
