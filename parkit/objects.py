@@ -697,7 +697,9 @@ class Namespace:
         store = self._store
         if not store.is_on_disk(): store.durable = durable
         try: read(store, lambda txn, zero_copy: check_current(txn))
-        except ObjectNotFoundError: store.open()
+        except ObjectNotFoundError:
+            store.durable = durable  # again: it may have been there, and have been dropped meanwhile
+            store.open()
         if store.durable != durable:
             raise ObjectExistsError(f'the namespace {self.path!r} exists already, with durable={store.durable}; open it without durable=')
 

@@ -426,7 +426,9 @@ def unwatched(work: Callable[..., T], *args: Any) -> T:
 def _check_waiting() -> None:
     "Raise `TransactionError` where waiting would be for ever"
     frame = _frame.get()
-    if frame is not None and frame.owner == _owner() and frame.reads is None:
+    if frame is None or frame.owner != _owner(): return
+    while frame is not None and frame.reads is None and (frame.epoch != _fork.epoch or frame.writing and frame.txn.ended): frame = frame.outer
+    if frame is not None and frame.reads is None:  # else: it has ended, or it is the parent process's
         raise TransactionError('waiting inside a transaction or snapshot would be for ever: nothing changes there; wait before it begins')
 
 # %% ../nbs/02_transactions.ipynb #7e50ad8a

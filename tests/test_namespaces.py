@@ -923,3 +923,9 @@ def test_processes_that_rename_and_compact_at_random(n, seed):
     assert len(there) == 3 and sorted(d['i'] for d in found) == [0, 1, 2]
     assert sum(d['left'] for d in found) == sum(done) > 20 and all(d['left'] == -d['right'] for d in found)
     assert all(len(blobs(d._store)) == 1 for d in found) and pk.gc() == [] == pk.check()
+
+
+def test_scratch_namespace_that_is_dropped_while_it_is_asked_for_is_made_as_asked(site, monkeypatch):
+    there = storage.Store.is_on_disk
+    monkeypatch.setattr(storage.Store, 'is_on_disk', lambda self: monkeypatch.setattr(storage.Store, 'is_on_disk', there) or True)
+    assert not pk.Namespace('n', durable=False).durable

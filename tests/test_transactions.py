@@ -9,7 +9,7 @@ import lmdb, numpy as np, pytest
 
 import parkit as pk
 from conftest import wait_for
-from helpers import Child, blobs, run, waits_for_a_lock
+from helpers import Child, blobs, forked, run, waits_for_a_lock
 from parkit.storage import WriteTxn
 
 
@@ -481,3 +481,12 @@ def test_nested_transaction_that_lmdb_refuses_leaves_no_file(site, monkeypatch):
             m.setattr(WriteTxn, '_end_inner', refuse)
             with pk.transaction(d): d['big'] = np.zeros(10**6)
     assert dict(d) == {'a': 1} and not blobs(d._store) and not os.listdir(f'{d._store.path}/new')
+
+
+def test_child_forked_in_a_transaction_may_wait_for_others(site):
+    d, event = pk.Dict('n/d'), pk.Event('m/event')
+    event.set()
+    def wait(): return event.wait(10) and pk.wait_until(lambda: pk.Event('m/event').is_set(), 10)
+    with pk.transaction(d):
+        with pytest.raises(pk.TransactionError, match='waiting inside'): pk.wait_until(lambda: True)
+        assert forked(wait)
