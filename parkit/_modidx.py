@@ -1526,4 +1526,5 @@ d = { 'settings': { 'branch': 'main',
                                 'parkit.workers._take_lock': ('workers.html#_take_lock', 'parkit/workers.py'),
                                 'parkit.workers._work': ('workers.html#_work', 'parkit/workers.py'),
                                 'parkit.workers.add_duty': ('workers.html#add_duty', 'parkit/workers.py'),
-                                'parkit.workers.is_supervised': ('workers.html#is_supervised', 'parkit/workers.py')}}}
+                                'parkit.workers.is_supervised': ('workers.html#is_supervised', 'parkit/workers.py'),
+                                'parkit.workers.use_workers': ('workers.html#use_workers', 'parkit/workers.py')}}}

@@ -178,12 +178,14 @@ class Runner(Protocol):
 # %% ../nbs/04b_calls.ipynb #0aadd070
 _runner: list[Runner] = []
 
-def set_runner(runner: Runner) -> None:
-    "Have `runner` run the calls that this process makes"
-    _runner[:] = [runner]
+def set_runner(runner: Runner | None) -> None:
+    "Have `runner` run the calls that this process makes; `None`: worker processes"
+    _runner[:] = [] if runner is None else [runner]
 
 def _the_runner() -> Runner:
-    if not _runner: import parkit.workers  # noqa: F401  registers itself
+    if not _runner:
+        from parkit.workers import use_workers  # of a layer above, which is loaded when it is first needed
+        use_workers()
     return _runner[0]
 
 def _ensure(site: Site, environment: bytes = b'') -> None:

@@ -24,7 +24,7 @@ from .delivery import keep_house
 from .progress import _inside, _watch_tqdm
 
 # %% auto #0
-__all__ = ['IDLE_TIMEOUT', 'Duty', 'Worker', 'add_duty', 'Supervisor', 'is_supervised', 'PoolStatus', 'Pool']
+__all__ = ['IDLE_TIMEOUT', 'Duty', 'Worker', 'add_duty', 'Supervisor', 'is_supervised', 'use_workers', 'PoolStatus', 'Pool']
 
 # %% ../nbs/06_workers.ipynb #470c7366
 class _Surroundings:
@@ -809,7 +809,9 @@ class _Processes:
 
     def size(self, site: Site) -> int: return _Control(site).size or _cores()
 
-set_runner(_Processes())
+def use_workers() -> None:
+    "Have worker processes run the calls that this process makes"
+    set_runner(_Processes())
 
 # %% ../nbs/06_workers.ipynb #2547eb3b
 class PoolStatus(NamedTuple):
