@@ -328,7 +328,7 @@ def test_waiting_for_a_call_of_another_environment_starts_its_workers(single, tm
     python = _environment_with(tmp_path/'other', 'only_here')
     code = f'''
 import parkit as pk
-from parkit.calls import set_the_runner
+from parkit.calls import set_runner
 class Nobody:
     def ensure(self, site): pass
 set_runner(Nobody())
@@ -350,7 +350,7 @@ def test_environment_that_is_gone_is_an_error_that_names_it(single, tmp_path):
     python = _environment_with(tmp_path/'other', 'only_here')
     code = f'''
 import parkit as pk
-from parkit.calls import set_the_runner
+from parkit.calls import set_runner
 class Nobody:
     def ensure(self, site): pass
 set_runner(Nobody())
@@ -392,11 +392,10 @@ def test_very_many_calls(site):
     @pk.task
     def nothing(): pass
     pool.stop()
-    from parkit.calls import _runner, set_the_runner
+    from parkit.calls import set_runner
     class Nobody:
         def ensure(self, site): pass
         def attend(self, site, environment): pass
-    runner = _the_runner()
     set_runner(Nobody())
     try:
         tenth, times = n//10, []
@@ -407,7 +406,7 @@ def test_very_many_calls(site):
         began = time.perf_counter()
         status = pool.status
         looked = time.perf_counter() - began
-    finally: set_runner(runner)
+    finally: set_runner(None)
     assert status.queued == n
     began = time.perf_counter()
     assert wait_for(lambda: not traces[-1].done, 0) is True
