@@ -359,6 +359,7 @@ def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, int |
     for fd in (lifeline, signals.fd): watched.register(fd, select.POLLIN)
     signal.signal(signal.SIGINT, worker.interrupt)
     signal.signal(signal.SIGTERM, lambda number, frame: (signals._note(number, frame), worker.interrupt(number, frame)))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     orphaned = False
     _watch_tqdm()
     with _Capture(site, worker.process) as worker.capture, _Rest(line, [lifeline, signals.fd]) as rest:
@@ -519,8 +520,10 @@ class _Children:
 
     def fork(self, limits: tuple[int | None, int | None]) -> None:
         "Start one worker"
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # one that comes before the child can heed it waits until it can
         pid = os.fork()
         if pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             self.born[pid] = self.clock()
             self.waiting.discard(pid)
             return

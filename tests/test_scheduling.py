@@ -143,7 +143,7 @@ def test_no_overlap(site):
     assert [agenda.step(now + DAY*n + 60) and (skips.count, waits.count) for n in (1, 2, 3)] == [(1, 1), (1, 1), (1, 1)]
     assert agenda.step(now + DAY*3 + 60) == pytest.approx(now + DAY*3 + 61)  # looks again: one waits for the other
     d['go'] = True
-    assert wait_for(lambda: skips.last.done and waits.last.done)
+    assert wait_for(lambda: skips.last.done and waits.last.done, 60)
     for n in (3, 4): agenda.step(now + DAY*n + 60); waits.last.result
     assert (skips.count, waits.count) == (2, 3)
 
