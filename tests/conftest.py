@@ -92,3 +92,19 @@ def built_site(tmp_path_factory):
                           capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f'`make docs` fails:\n{done.stdout[-2000:]}{done.stderr[-6000:]}'
     return out
+
+@pytest.fixture
+def single(site):
+    "A pool of one worker"
+    import parkit as pk
+    pool = pk.Pool()
+    pool.resize(1)
+    return pool
+
+@pytest.fixture
+def double(site):
+    "A task"
+    import parkit as pk
+    @pk.task
+    def double(n): return 2*n
+    return double

@@ -13,19 +13,6 @@ from task_helpers import ended, in_thread, interpreters, is_gone, started
 
 
 @pytest.fixture
-def single(site):
-    "A pool of one worker"
-    pool = pk.Pool()
-    pool.resize(1)
-    return pool
-
-@pytest.fixture
-def double(site):
-    @pk.task
-    def double(n): return 2*n
-    return double
-
-@pytest.fixture
 def gate(single, tmp_path):
     "Calls that wait for a file: the trace, and the file"
     @pk.task

@@ -16,13 +16,6 @@ from task_helpers import ended, in_thread, is_gone, started
 
 
 @pytest.fixture
-def single(site):
-    "A pool of one worker"
-    pool = pk.Pool()
-    pool.resize(1)
-    return pool
-
-@pytest.fixture
 def note(site, tmp_path):
     "A task that appends to a file, and what the file holds"
     @pk.task

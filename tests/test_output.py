@@ -10,13 +10,6 @@ from task_helpers import ended, event_loop, in_thread, pool_processes, started  
 
 
 @pytest.fixture
-def single(site):
-    "A pool of one worker"
-    pool = pk.Pool()
-    pool.resize(1)
-    return pool
-
-@pytest.fixture
 def stepwise(single, tmp_path):
     "A task that writes a line for each file that is made; its trace, and what makes the next file"
     @pk.task

@@ -15,19 +15,6 @@ from task_helpers import (ended, event_loop, in_thread, interpreters, is_gone,  
                           pool_processes, started, supervisors)
 
 
-@pytest.fixture
-def single(site):
-    "A pool of one worker"
-    pool = pk.Pool()
-    pool.resize(1)
-    return pool
-
-@pytest.fixture
-def double(site):
-    @pk.task
-    def double(n): return 2*n
-    return double
-
 def _workers(pool, n):
     "Wait until exactly `n` workers live and are known; returns their pids"
     def settled(): return len(pool.status.workers) == n and len(pool_processes(pool.site)) == n + 1
@@ -200,34 +187,30 @@ def test_supervisors_killed_again_and_again_and_each_call_runs_once(site, tmp_pa
     assert wait_for(lambda: len(supervisors(site)) == 1)
 
 
-def test_orphan_that_dies_is_noticed(single, double, tmp_path):
+@pytest.fixture
+def orphaned(single, tmp_path):
+    "A call that stays, whose supervisor was killed"
+    @pk.task
+    def stay(ready):
+        import time
+        from pathlib import Path
+        Path(ready).touch()
+        time.sleep(600)
+    trace = stay(str(tmp_path/'ready'))
+    started(tmp_path/'ready')
+    os.kill(single.status.supervisor, signal.SIGKILL)
+    return trace
+
+def test_orphan_that_dies_is_noticed(orphaned, double):
     "The worker of a supervisor that was killed has another one to tell of its death"
-    @pk.task
-    def stay(ready):
-        import time
-        from pathlib import Path
-        Path(ready).touch()
-        time.sleep(600)
-    trace = stay(str(tmp_path/'ready'))
-    started(tmp_path/'ready')
-    os.kill(single.status.supervisor, signal.SIGKILL)
     assert double(4).result == 8  # by a new one
-    os.kill(trace.pid, signal.SIGKILL)
-    assert ended(trace) == 'crashed' and trace.status == 'crashed'
+    os.kill(orphaned.pid, signal.SIGKILL)
+    assert ended(orphaned) == 'crashed' and orphaned.status == 'crashed'
 
 
-def test_orphan_can_be_cancelled(single, double, tmp_path):
-    @pk.task
-    def stay(ready):
-        import time
-        from pathlib import Path
-        Path(ready).touch()
-        time.sleep(600)
-    trace = stay(str(tmp_path/'ready'))
-    started(tmp_path/'ready')
-    os.kill(single.status.supervisor, signal.SIGKILL)
+def test_orphan_can_be_cancelled(orphaned, double):
     assert double(4).result == 8
-    assert trace.cancel() and ended(trace) == 'cancelled'
+    assert orphaned.cancel() and ended(orphaned) == 'cancelled'
 
 
 def test_crashed_call_tells_signal_and_peak_memory(single):

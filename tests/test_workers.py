@@ -19,19 +19,6 @@ def pool(site):
     return pool
 
 @pytest.fixture
-def single(site):
-    "A pool of one worker"
-    pool = pk.Pool()
-    pool.resize(1)
-    return pool
-
-@pytest.fixture
-def double(site):
-    @pk.task
-    def double(n): return 2*n
-    return double
-
-@pytest.fixture
 def busy(site):
     "A task that makes one file and then waits for another"
     @pk.task
