@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import unquote
 from .codecs import BLOB, ParkitError, encode
-from .system import ObjectNotFoundError
+from .system import ObjectNotFoundError, TransactionError
 from .storage import MAKING, OUTBOX, OUTBOX_CALLS, Blob, Site, Store, on_open
 from .transactions import read, transaction, write
 from .calls import _ensure, _Record
@@ -22,14 +22,17 @@ from .ledger import TRACES, _Ledger, _ledger, prune
 __all__ = ['deliver', 'deliver_all', 'keep_house']
 
 # %% ../nbs/04g_delivery.ipynb #eebb066a
+def _warn_of(store: Store, e: ParkitError) -> None:
+    "Say that calls cannot leave an outbox now; they stay in it, so that nothing is lost"
+    warnings.warn(f'calls made in a transaction on {store.namespace!r} wait in its outbox until they can be queued; the '
+                  f'transaction was committed ({e})', RuntimeWarning, stacklevel=3)
+
 class _Delivery:
     "Brings to the ledger what one transaction has put into the outbox, once it has committed"
     def __init__(self, store: Store) -> None: self.store, self.ids = store, list[str]()
     def __call__(self) -> None:
         try: deliver(self.store, self.ids)
-        except ParkitError as e:  # what was committed is committed
-            warnings.warn(f'calls made in a transaction on {self.store.namespace!r} wait in its outbox until they can be queued; the '
-                          f'transaction was committed ({e})', RuntimeWarning, stacklevel=2)
+        except ParkitError as e: _warn_of(self.store, e)  # what was committed is committed
 
 # %% ../nbs/04g_delivery.ipynb #153e5bac
 def _post(txn: Any, id: str, record: _Record, call: bytes | Blob, facts: Mapping[bytes, bytes]) -> None:
@@ -69,7 +72,7 @@ def deliver_all(site: Site) -> None:
             _write_if_free(store, partial(_unmark, path=path))
         except ObjectNotFoundError:
             with suppress(FileNotFoundError): os.unlink(path)  # dropped or renamed; who opens it under another name looks into it
-        except ParkitError: pass                     # it cannot be used now
+        except ParkitError as e: _warn_of(store, e)
 
 # %% ../nbs/04g_delivery.ipynb #8d365afc
 def _look_into(store: Store) -> None:
@@ -79,7 +82,8 @@ def _look_into(store: Store) -> None:
         if read(store, lambda txn, zero_copy: next(store.scan(txn, OUTBOX, OUTBOX_CALLS), None)) is not None:
             _mark(store)
             deliver(store, timeout=_BRIEF)  # one who only reads waits for no writer
-    except ParkitError: pass  # it cannot be used now; the next will do it
+    except (TransactionError, ObjectNotFoundError): pass  # someone writes: the next who opens it does it, or a supervisor; or it was dropped
+    except ParkitError as e: _warn_of(store, e)
 
 on_open.append(_look_into)
 
