@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil, pytest
 
 playwright = pytest.importorskip('playwright.sync_api')
+expect = playwright.expect  # waits until it is so
 chromium = shutil.which('chromium') or shutil.which('chromium-browser')
 pytestmark = [pytest.mark.skipif(not chromium, reason='no chromium here; on Debian `apt install chromium` brings it'), pytest.mark.timeout(300)]
 # no sandbox, since CI is root in a container; the others keep it from looking for its maker's servers
@@ -87,7 +88,8 @@ def test_the_sidebar_leads_to_every_page(browser, built_site):
             link = v.tab.locator('#quarto-sidebar a').nth(i)
             title = link.inner_text()
             link.click()
-            assert v.tab.locator('h1.title').inner_text() == title and v.tab.locator('[aria-current=page]').inner_text() == title
+            expect(v.tab.locator('h1.title')).to_have_text(title)
+            expect(v.tab.locator('[aria-current=page]')).to_have_text(title)
             seen.append(v.page)
     assert sorted(seen) == pages(built_site)
 
@@ -102,10 +104,10 @@ def test_the_search_leads_to_the_right_page(browser, built_site, words, page, an
         tab = v.open('tutorials/zero_copy_numpy.html')
         tab.keyboard.press('/')
         tab.keyboard.type(words)
-        assert tab.locator('#found a').count() > 0
+        tab.locator('#found a').first.wait_for()
         with tab.expect_navigation(url=re.compile(re.escape(page))) if v.page != page else nothing(): tab.keyboard.press('Enter')
         assert v.page == page and (not anchor or tab.url.endswith(anchor)), tab.url
-        if anchor: assert tab.locator(f'[id="{anchor[1:]}"]').is_visible()
+        if anchor: expect(tab.locator(f'[id="{anchor[1:]}"]')).to_be_visible()
 
 
 @contextmanager
@@ -115,22 +117,24 @@ def nothing(): yield
 def test_the_search_says_when_there_is_nothing(browser, built_site):
     with visit(browser, built_site) as v:
         v.open('index.html').fill('#search input', 'xyzzyplugh')
-        assert v.tab.locator('#found').inner_text() == 'Nothing found'
+        expect(v.tab.locator('#found')).to_have_text('Nothing found')
 
 
 def test_the_zero_copy_page_shows_the_error(browser, built_site):
     with visit(browser, built_site) as v:
         shown = v.open('tutorials/zero_copy_numpy.html').locator('.cell-output-error')
-        assert shown.is_visible() and 'ValueError: assignment destination is read-only' in shown.inner_text()
+        expect(shown).to_be_visible()
+        expect(shown).to_contain_text('ValueError: assignment destination is read-only')
 
 
 def test_the_menu_of_a_narrow_page(browser, built_site):
     with visit(browser, built_site, 390) as v:
         tab = v.open('index.html')
-        assert not tab.locator('#quarto-sidebar').is_visible()
+        expect(tab.locator('#quarto-sidebar')).to_be_hidden()
         tab.click('#menu')
         tab.click('#quarto-sidebar a[href="containers.html"]')
-        assert v.page == 'containers.html' and not tab.locator('#quarto-sidebar').is_visible()
+        tab.wait_for_url('**/containers.html')
+        expect(tab.locator('#quarto-sidebar')).to_be_hidden()
 
 
 def test_the_switch_is_remembered(browser, built_site):
@@ -150,7 +154,7 @@ def test_the_copy_button_copies_the_code(browser, built_site):
         block = v.open('tutorials/zero_copy_numpy.html').locator('div.sourceCode').first
         block.hover()
         block.locator('button').click()
-        assert block.locator('button:text("Copied")').is_visible()
+        block.locator('button:text("Copied")').wait_for()
         assert v.tab.evaluate('navigator.clipboard.readText()').strip() == block.locator('code').inner_text().strip()
 
 
