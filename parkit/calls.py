@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError
 from datetime import timedelta
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from .codecs import BLOB, ParkitError, decode, encode
 from .objects import _join
 from .system import Alarm
@@ -160,20 +160,24 @@ def _cancelled(record: _Record) -> bytes:
     return _join(_encode_error(TaskCancelledError(f'the call of {record.task} was cancelled')))
 
 # %% ../nbs/04b_calls.ipynb #3ea553e1
-class Runner(Protocol):
-    "Whoever sees to it that queued calls run"
+class Runner:
+    "Whoever sees to it that queued calls run; what a subclass leaves out does nothing"
+    def announce(self, site: Site, environment: bytes) -> None:
+        "Called while a call of the environment is put into the queue, with the ledger locked: whoever this wakes waits for the lock, and so for the call"
+
     def ensure(self, site: Site, environment: bytes = b'') -> None:
         "Called when a call waits, of the environment or of this process's own; raises `TaskError` if it cannot be run"
 
     def attend(self, site: Site, environment: bytes) -> Alarm | None:
         "Called when someone waits for a call, whether it runs or not. Returns what ends the wait if there is nobody any longer who would run it"
+        return None
 
     def cancel(self, site: Site, id: str) -> None:
         "Called when the call `id`, which is running, is to be ended"
 
     def size(self, site: Site) -> int:
         "How many calls may run at a time"
-        ...
+        return 1
 
 # %% ../nbs/04b_calls.ipynb #0aadd070
 _runner: list[Runner] = []
@@ -188,8 +192,12 @@ def _the_runner() -> Runner:
         use_workers()
     return _runner[0]
 
+def _announce(site: Site, environment: bytes) -> None:
+    "Say that a call is being queued, before that is committed: nobody is left to say it if this process is killed just after the commit"
+    _the_runner().announce(site, environment)
+
 def _ensure(site: Site, environment: bytes = b'') -> None:
-    "See to it that the calls in the queue are run, of one environment or of this process's own"
+    "See to it that there is someone who runs the calls in the queue, of one environment or of this process's own"
     if environment in (b'', _environment()[0]): _the_runner().ensure(site)
     else: _the_runner().ensure(site, environment)
 

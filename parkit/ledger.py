@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 from .codecs import decode, encode, register_type
 from .objects import _ENTRY, _HEAD, Object, _join, release_trace
 from .system import Bell, ObjectNotFoundError
 from .storage import Blob, Site, check_current
 from .transactions import read, write
-from .calls import _GOING, _Record, _cancelled, _death, _encode_error, _is_retried, _kinds, _size_of
+from .calls import _GOING, _Record, _announce, _cancelled, _death, _encode_error, _is_retried, _kinds, _size_of
 from .outbox import _is_posted, _Post, _remove_posts, _write_if_free
 from .output import _keep_output, _output_path
 
@@ -102,6 +102,7 @@ class _Waiting(_Entries):
     def _move_due(self, txn: Any, now: float) -> None:
         "Put what is due into the queue"
         due = list(islice(self._scan(txn, _DELAYED, before=_TIME.pack(int(now*1e6) + 1)), 1000))
+        if not due: return
         for key, place in due:
             txn.delete(self._oid + _ENTRY + _DELAYED + key)
             txn.put(self._oid + _ENTRY + _QUEUED + place + key[8:], b'', freeing=True)
@@ -144,6 +145,13 @@ class _Waiting(_Entries):
         return read(self._store, self._read_head).size
 
 # %% ../nbs/04f_ledger.ipynb #cddc1215
+class _Claimed(NamedTuple):
+    "A call that this process has claimed"
+    id: str = ''
+    record: _Record | None = None
+    call: bytes = b''  # the entry of its arguments
+    waiting: int = 0   # how many calls were left in the queue
+
 class _Ledger(_Waiting):
     "The calls of a site: their queue, records, arguments and results"
     keep_traces: int = 100_000  # calls that have ended
@@ -161,6 +169,7 @@ class _Ledger(_Waiting):
         self._put_record(txn, id, record)
         txn.put(self._key(_CALL, id), txn.link(call))
         self._put_waiting(txn, id, record)
+        _announce(self.site, record.environment)
 
     def _deliver(self, txn: Any, posts: list[_Post], calls: list[bytes | Blob]) -> set[str]:
         "Queue the calls from an outbox that are not known yet; returns which are waiting or running"
@@ -189,10 +198,10 @@ class _Ledger(_Waiting):
         txn.unlink(txn.get(self._key(_CALL, id)) or b'')
         for kind in (_RECORD, _CALL): txn.delete(self._key(kind, id))
 
-    def claim(self, process: str, environment: bytes, now: float) -> str | None:
-        "Take the next call off the queue for `process`, and return its id"
-        waits = read(self._store, self._waits, environment, now)
-        return write(self._store, self._claim, process, environment, now) if waits else None  # the look saves taking the lock
+    def claim(self, process: str, environment: bytes, now: float, announced: bool = False) -> str | None:
+        "Take the next call off the queue for `process`, and return its id; one that is `announced` may not be committed yet, so its commit is waited for"
+        if not announced and not read(self._store, self._waits, environment, now): return None  # the look saves taking the lock
+        return write(self._store, self._claim, process, environment, now)
 
     def _claim(self, txn: Any, process: str, environment: bytes, now: float) -> str | None:
         head = self._head(txn)
@@ -204,14 +213,24 @@ class _Ledger(_Waiting):
         record = record._replace(status='running', pid=os.getpid(), process=process, start=now)
         self._put_record(txn, id, record)
         txn.put(self._key(_RUNNING, process), id.encode())
-        self._claimed = id, record
+        self._claimed = _Claimed(id, record, txn.get(self._key(_CALL, id)), head.size - 1)
         return id
 
-    _claimed: tuple[str, _Record] | None = None
+    _claimed = _Claimed()
 
     def in_hand(self, id: str) -> _Record:
         "The record of a call that this process has claimed, and which it alone changes"
-        return self._claimed[1] if self._claimed and self._claimed[0] == id else self.record(id)
+        return self._claimed.record if self._claimed.id == id and self._claimed.record else self.record(id)
+
+    def arguments(self, id: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        "What a call was given; raises `KeyError` if that could not be stored"
+        if self._claimed.id != id: return self.load(_CALL, id)  # type: ignore[no-any-return]
+        return decode(self._store.load(self._claimed.call, True))  # type: ignore[no-any-return]
+
+    @property
+    def waiting(self) -> int:
+        "How many calls waited when this process last claimed one"
+        return self._claimed.waiting
 
     def finish(self, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None = None, kinds: tuple[str, ...] = (),
                output: int = 0) -> str | None:

@@ -60,11 +60,11 @@ def _now(store: Store, work: Any) -> Any:
 
 def _unless_dropped(store: Store, work: Callable[[], T]) -> T | None:
     "What `work()` returns; `None` if the namespace has been dropped meanwhile"
-    for n in range(3):
+    for n in range(100):
         try: return work()
         except (ObjectNotFoundError, FileNotFoundError):
             if not store.is_on_disk(): return None
-            if n == 2: raise  # else: dropped and made anew
+            if n == 99: raise  # else: dropped and made anew, which someone may do all the time
     return None
 
 def _table(store: Store, txn: Any, lo: bytes, hi: bytes) -> list[tuple[bytes, bytes]]: return list(store.scan(txn, lo, hi))

@@ -17,9 +17,9 @@ from .storage import INTERNAL, Blob, Site, current_site, set_site
 from .transactions import transaction, write
 from .functions import OwnModules
 from .tasks import Task, _functions, _import_path, _perform, _worker
-from .calls import _Record, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _kinds, _name_of, set_runner
+from .calls import _Record, Runner, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _kinds, _name_of, set_runner
 from .output import _keep_output, _output_path
-from .ledger import _CALL, _ledger, _PRUNE_EVERY, prune, settle, sweep_output
+from .ledger import _ledger, _PRUNE_EVERY, prune, settle, sweep_output
 from .delivery import keep_house
 from .progress import _inside, _watch_tqdm
 
@@ -126,7 +126,7 @@ class _Running(_Surroundings):
         if record.context != self.context: self._enter_context(record.context)
         else: self._refresh()
         function = Task(record.task)._function(record.definition)
-        try: args, kwargs = self.ledger.load(_CALL, id)
+        try: args, kwargs = self.ledger.arguments(id)
         except Exception as e: raise TaskError(f'the arguments of the call could not be read: {e}') from e
         _inside.append((self.ledger, id))
         self.running = id
@@ -197,10 +197,13 @@ class Worker(_Running):
         if not self.ran % _PRUNE_EVERY: prune(self.ledger)
         return True
 
-    def take(self) -> str | None:
+    def take(
+        self,
+        announced: bool = False,  # May a call be about to be committed, by whoever writes to the ledger now?
+    ) -> str | None:
         "Claim the next call; who comes from a rest wakes another worker if more wait, so that to wake one is enough, however many calls come"
-        id = self.ledger.claim(self.process, self.environment, self.clock())
-        if id and self.rested and self.ledger.count_queued(): self.call()
+        id = self.ledger.claim(self.process, self.environment, self.clock(), announced)
+        if id and self.rested and self.ledger.waiting: self.call()
         self.rested = id is None
         return id
 
@@ -300,6 +303,7 @@ class _Rest:
     "Where a worker waits for calls; a context manager"
     def __init__(self, line: _Line, wake: Iterable[int]) -> None:
         self.fd = os.open(f'{line.path}.calls', os.O_RDWR | os.O_NONBLOCK)
+        self.missed = True  # was there perhaps word before this pipe was open?
         self.poll: Any = select.epoll() if hasattr(select, 'epoll') else select.poll()
         self.unit = 1 if hasattr(select, 'epoll') else 1000  # of time limits, a second
         self.poll.register(self.fd, select.EPOLLIN | select.EPOLLEXCLUSIVE if hasattr(select, 'epoll') else select.POLLIN)
@@ -310,11 +314,13 @@ class _Rest:
         if hasattr(self.poll, 'close'): self.poll.close()
         os.close(self.fd)
 
-    def drain(self) -> None:
-        "Forget the calls of which there was word: whoever finds the ledger empty after this may sleep"
+    def drain(self) -> bool:
+        "Forget the calls of which there was word, and return whether there was: whoever claims none after this may sleep"
+        heard, self.missed = self.missed, False
         try:
-            while len(os.read(self.fd, 2**16)) == 2**16: pass
-        except BlockingIOError: pass
+            while len(os.read(self.fd, 2**16)) == 2**16: heard = True
+            return True
+        except BlockingIOError: return heard
 
     def wait(self, timeout: float | None) -> None:
         "Sleep until there is word of a call, or something else to do"
@@ -374,14 +380,14 @@ def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, int |
             worker.leaving = worker.leaving or bool(signals.seen) or orphaned
         with suppress(StorageFullError):  # else its supervisor says how the call has ended
             if worker.claimed: worker.step()
+        line.call()  # word of a call may have come to this worker alone
     if orphaned and os.path.exists(os.path.join(site.path, 'site.json')): _replace(site, supervisor)
     site.close()
 
 # %% ../nbs/06_workers.ipynb #afdfd294
 def _rest(worker: Worker, rest: _Rest) -> None:
     "Claim a call, or sleep until there may be one"
-    rest.drain()
-    worker.claimed = worker.take()
+    worker.claimed = worker.take(announced=rest.drain())
     if not worker.claimed: rest.wait(worker.pause())
 
 # %% ../nbs/06_workers.ipynb #32dd1ad9
@@ -790,12 +796,13 @@ def _start(site: Site, environment: bytes, resume: bool = True) -> None:
     raise TaskError(f'the workers could not be started: {executable} ended with exit code {code}; its log, {log}, says: {said}')
 
 # %% ../nbs/06_workers.ipynb #2eeb9ae0
-class _Processes:
+class _Processes(Runner):
     "The runner that uses worker processes"
+    def announce(self, site: Site, environment: bytes) -> None: _line(site, environment).call()
+
     def ensure(self, site: Site, environment: bytes = b'') -> None:
         line = _line(site, environment)
         if not line.is_alive(): _start(site, line.environment)
-        line.call()
 
     def attend(self, site: Site, environment: bytes) -> Alarm:
         line = _line(site, environment)

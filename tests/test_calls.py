@@ -257,8 +257,6 @@ def test_a_hundred_thousand_waiting_calls(site, double):
     pk.Pool().stop()  # nobody takes any of them
     record = ledger.record(first.id)
     call = ledger._store.prepare(pickle.dumps(((1,), {})))
-    class Nobody:
-        def ensure(self, site): pass
     for at in range(0, 100_000, 10_000):
         with pk.transaction(ledger):
             for i in range(10_000): ledger.submit(f'{time.time_ns():016x}{at + i:08x}', record._replace(status='submitted'), call, {})

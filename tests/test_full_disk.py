@@ -11,7 +11,7 @@ import numpy as np, pytest
 
 import parkit as pk
 from helpers import Child
-from parkit.calls import _environment, _runner
+from parkit.calls import Runner, _environment, _runner
 from parkit.ledger import _ledger
 from parkit.codecs import encode
 from parkit.maintenance import _Checker
@@ -368,10 +368,6 @@ def reader():
         child.say('')
         child.wait()
 
-class _Nobody:
-    "Leaves calls in the queue"
-    def ensure(self, site): pass
-
 class _Rooms:
     "One site, for as long as no test has failed on it and it is not worn"
     def __init__(self, kind, folder): self.kind, self.folder, self.things, self.made = kind, folder, None, 0
@@ -390,7 +386,7 @@ class _Rooms:
 
 @pytest.fixture(scope='module', params=(Disk, Files, Map), ids=('disk', 'files', 'map'))
 def rooms(request, tmp_path_factory):
-    before, _runner[:] = _runner[:], [_Nobody()]
+    before, _runner[:] = _runner[:], [Runner()]
     rooms = _Rooms(request.param, tmp_path_factory.mktemp('rooms'))
     rooms.get()
     yield rooms

@@ -281,11 +281,6 @@ def test_check_copy_and_rename_know_the_outbox(single, tmp_path):
 
 # --- what goes wrong between the commit and the queue
 
-class _Nobody:
-    "Leaves calls in the queue"
-    def ensure(self, *args): pass
-    def attend(self, *args): pass
-
 def test_delivery_that_fails_is_made_up_for_and_undoes_nothing(single, note, monkeypatch):
     "The transaction was committed: to make it again would do all of it twice"
     call, notes = note
@@ -304,7 +299,7 @@ def test_trap_12_reading_waits_for_no_writer_of_the_queue(site, note, monkeypatc
     "Though there is something in the outbox of the namespace that is opened"
     call, _ = note
     d = pk.Dict('n/d')
-    monkeypatch.setattr(calls, '_runner', [_Nobody()])
+    monkeypatch.setattr(calls, '_runner', [calls.Runner()])
     with pk.transaction(d): d['k'], _ = 1, call('a')
     txn = _ledger(site)._store.write()
     try: assert run(site, "say(pk.Dict('n/d')['k'])") == 1
@@ -324,7 +319,7 @@ def test_full_disk_that_keeps_no_mark(site, note, monkeypatch):
     "A call in a transaction comes to nothing and says why; reading goes on"
     call, _ = note
     d = pk.Dict('n/d')
-    monkeypatch.setattr(calls, '_runner', [_Nobody()])
+    monkeypatch.setattr(calls, '_runner', [calls.Runner()])
     with pk.transaction(d): d['k'], _ = 1, call('a')
     shutil.rmtree(delivery._marks(site))
     site.close()

@@ -311,10 +311,8 @@ def test_waiting_for_a_call_of_another_environment_starts_its_workers(single, tm
     python = _environment_with(tmp_path/'other', 'only_here')
     code = f'''
 import parkit as pk
-from parkit.calls import set_runner
-class Nobody:
-    def ensure(self, site): pass
-set_runner(Nobody())
+from parkit.calls import Runner, set_runner
+set_runner(Runner())
 pk.set_site({str(single.site.path)!r})
 @pk.task
 def elsewhere():
@@ -333,10 +331,8 @@ def test_environment_that_is_gone_is_an_error_that_names_it(single, tmp_path):
     python = _environment_with(tmp_path/'other', 'only_here')
     code = f'''
 import parkit as pk
-from parkit.calls import set_runner
-class Nobody:
-    def ensure(self, site): pass
-set_runner(Nobody())
+from parkit.calls import Runner, set_runner
+set_runner(Runner())
 pk.set_site({str(single.site.path)!r})
 @pk.task
 def elsewhere(): pass
@@ -375,11 +371,8 @@ def test_very_many_calls(site):
     @pk.task
     def nothing(): pass
     pool.stop()
-    from parkit.calls import set_runner
-    class Nobody:
-        def ensure(self, site): pass
-        def attend(self, site, environment): pass
-    set_runner(Nobody())
+    from parkit.calls import Runner, set_runner
+    set_runner(Runner())
     try:
         tenth, times = n//10, []
         for part in range(10):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import parkit as pk, psutil, pytest
 from conftest import wait_for
+from helpers import Child
 from kernels import Kernel, notebooks, root, text
+from parkit.system import SAFETY_NET
 from task_helpers import (ended, event_loop, in_thread, interpreters, is_gone,  # noqa: F401  a fixture
                           pool_processes, remove, started, supervisors)
 
@@ -315,6 +317,18 @@ def test_worker_killed_inside_a_transaction_leaves_nothing_of_it(pool, double, t
     with pytest.raises(pk.WorkerCrashedError, match=f'{worker}.*SIGKILL.*interrupted'): trace.result
     assert trace.pid == worker and trace.start <= trace.end
     assert worker not in _workers(pool, 2) and double(2).result == 4
+
+
+def test_call_whose_maker_is_killed_just_after_its_commit_is_run(single, double):
+    "By the worker that sleeps, and before anyone looks of his own accord"
+    assert double(1).result == 2
+    with Child(single.site, '''
+import os, signal, parkit.tasks
+parkit.tasks._see_to = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+pk.bind_task('double')(21)
+''') as child: assert child.process.wait(30) == -signal.SIGKILL
+    call = pk.traces()[0]
+    assert ended(call, SAFETY_NET/2) == 'finished' and call.args == (21,)
 
 
 def test_trap_15_exit_in_a_task(single, double):
