@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError
 from datetime import timedelta
 from functools import lru_cache
 from hashlib import sha256
+from numbers import Real
 from typing import Any, NamedTuple
 from .codecs import BLOB, ParkitError, decode, encode
 from .objects import _join
@@ -92,9 +93,9 @@ def _options(
     if unknown:
         raise TypeError(f'there is no option {next(iter(unknown))!r}; calls have timeout, retries, backoff, retry_on, priority and delay')
     if isinstance(delay, timedelta): delay = delay.total_seconds()
-    if timeout is not None and not timeout > 0: raise ValueError(f'a timeout is a number of seconds greater than 0, got {timeout!r}')
+    if timeout is not None and not (isinstance(timeout, Real) and timeout > 0): raise ValueError(f'a timeout is a number of seconds greater than 0, got {timeout!r}')
     for name, value in (('retries', retries), ('backoff', backoff), ('delay', delay)):
-        if value is not None and not value >= 0: raise ValueError(f'{name} is a number that is not negative, got {value!r}')
+        if value is not None and not (isinstance(value, Real) and value >= 0): raise ValueError(f'{name} is a number that is not negative, got {value!r}')
     if priority is not None and priority not in range(-128, 128):
         raise ValueError(f'a priority is a whole number from -128 to 127, got {priority!r}')
     kinds = None if retry_on is None else tuple(_name_of(c) for c in (retry_on if isinstance(retry_on, tuple) else (retry_on,)))
@@ -121,6 +122,18 @@ class RemoteTraceback(Exception):
     def __str__(self) -> str: return '\n' + self.text
     def __reduce__(self) -> Any: return RemoteTraceback, (self.text,)
 
+# %% ../nbs/04b_calls.ipynb #e42b9fd7
+class _Remade:
+    "Stands for an exception that pickle cannot make anew, and is unpickled as that exception"
+    def __init__(self, error: BaseException) -> None: self.error = error
+    def __reduce__(self) -> Any: return _remake, (type(self.error), self.error.args, vars(self.error))
+
+def _remake(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    "An exception as it was, made without its `__init__`"
+    error = cls.__new__(cls, *args)
+    vars(error).update(state)
+    return error
+
 # %% ../nbs/04b_calls.ipynb #1f3b2707
 def _encode_error(error: BaseException) -> Any:
     "The record of an exception and its traceback"
@@ -129,12 +142,14 @@ def _encode_error(error: BaseException) -> Any:
     shown = traceback.format_exception_only(type(error), error)[-1].strip()  # also of those that cannot be shown
     # raised again it would end the process that reads it
     if not isinstance(error, Exception): error = TaskError(f'the task raised {shown}')
-    try:
-        record = _join(encode((error, text)))
-        decode(record)  # some exceptions can be pickled but not unpickled
-        return record
-    except Exception as e:
-        return encode((TaskError(f'the task raised {shown}; that exception could not be stored ({type(e).__name__})'), text))
+    reason = ''
+    for kept in (error, _Remade(error)):
+        try:
+            record = _join(encode((kept, text)))
+            decode(record)  # some exceptions can be pickled but not unpickled
+            return record
+        except Exception as e: reason = type(e).__name__
+    return encode((TaskError(f'the task raised {shown}; that exception could not be stored ({reason})'), text))
 
 # %% ../nbs/04b_calls.ipynb #9f18c045
 def _is_retried(record: _Record, kinds: tuple[str, ...]) -> bool:

@@ -327,15 +327,21 @@ def test_trap_14_raises_what_cannot_be_pickled(double):
     assert double(2).result == 4 and pk.Pool().status.workers == (trace.pid,)
 
 
-def test_trap_14_raises_what_cannot_be_unpickled(double):
+def test_trap_14_raises_what_pickle_cannot_make_anew(double):
     @pk.task
     def fail():
         class TwoArguments(Exception):
-            def __init__(self, one, two): super().__init__(f'{one} and {two}')
-        raise TwoArguments(1, 2)
+            def __init__(self, one, two):
+                super().__init__(f'{one} and {two}')
+                self.one, self.two = one, two
+        try: 1/0
+        except ZeroDivisionError as e: raise TwoArguments(1, 2) from e
     trace = fail()
     assert ended(trace) == 'failed'
-    with pytest.raises(pk.TaskError, match='TwoArguments: 1 and 2'): trace.result
+    with pytest.raises(Exception, match='^1 and 2$') as caught: trace.result
+    assert type(caught.value).__name__ == 'TwoArguments' and (caught.value.one, caught.value.two) == (1, 2)
+    assert 'raise TwoArguments(1, 2)' in str(caught.value.__cause__)
+    with pytest.raises(Exception, match='^1 and 2$'): trace.as_future().result(60)
     assert double(2).result == 4
 
 
