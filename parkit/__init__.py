@@ -39,3 +39,13 @@ _all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'Objec
          'NamespacePath', 'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError', 'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskCancelledError', 'TaskError',
          'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task', 'export_library', 'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError', 'schedules', 'upcoming',
          'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore']
+
+# %% ../nbs/10_parkit.ipynb #f7374563
+__doc__ = """Shared Python objects and shared functions for notebooks, with no server
+
+objects: Dict, Array, Queue, LifoQueue, File, Lock, Event
+transactions: transaction, snapshot, wait_until
+functions: task, bind_task, bind_symbol, libraries
+calls: map, track, traces, Pool, Executor, Periodic, Cron, schedules
+places: Site, set_site, Namespace, namespaces
+maintenance: doctor, check, backup, restore, compact, gc"""

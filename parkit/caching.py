@@ -16,7 +16,7 @@ from .calls import _environment, _Record
 from .ledger import _ledger
 from .tracing import AsyncTrace
 from .codecs import EncodeError, _array_data, _dtype_spec, decode, encode, register_opener, register_type, type_name
-from .objects import _ENTRY, Object, _Identity, _is_by_value, _join
+from .objects import _ENTRY, Object, _counted, _Identity, _is_by_value, _join
 from .storage import Blob, Site
 from .system import ObjectNotFoundError
 from .tasks import Task, _code_version, _submit
@@ -359,7 +359,7 @@ def _cached_run(site: Site, record: Any, id: str, work: Callable[[], Any]) -> An
 class TaskCache:
     "The results that are kept of a task"
     def __init__(self, task: Task) -> None: self.task = task
-    def __repr__(self) -> str: return f'TaskCache({self.task.path!r}, {len(self)} results)'
+    def __repr__(self) -> str: return f'TaskCache({self.task.path!r}, {_counted(len(self), "result", "results")})'
     def __len__(self) -> int: return sum(entry.state == 'done' for _, entry in _results(self.task.site).of(self.task._uuid))
 
     def clear(self) -> int:

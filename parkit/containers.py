@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, overload
 from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, decode_key, decode_user, encode, encode_key,
                            encode_user,
                            register_type, split_key, with_key)
-from .objects import _ENTRY, _HEAD, Object, _join
+from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _join
 from .system import TransactionError, _fork
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, _after
 from .transactions import WaitTimeout, _find, _frame, _give_up, noting, read, in_transaction, transaction, wait_until, wait_until_async, write, write_async, write_whole
@@ -199,7 +199,7 @@ class _DictWriting(_DictReading):
 def _missing(key: Any) -> Any: raise KeyError(key)
 
 _PICKLE_KIND, _KEYED_KIND = bytes((PICKLE,)), bytes((KEYED,))
-_NOTHING = object()  # stands for an argument that was not given
+_NOTHING: Any = type('Nothing', (), {'__repr__': lambda self: '...'})()  # stands for an argument that was not given
 
 # %% ../nbs/04_containers.ipynb #7a93b52a
 class _Keys(KeysView[K]):
@@ -237,7 +237,8 @@ class Dict(_DictWriting, MutableMapping[K, V]):
     def __eq__(self, other: object) -> bool:
         return dict(self._items()) == dict(other.items()) if isinstance(other, Mapping) else NotImplemented
     __hash__ = None  # type: ignore[assignment]
-    def __repr__(self) -> str: return _shown(self, 'entries')
+    def __repr__(self) -> str: return _shown(self, 'entry', 'entries')
+    def _ipython_key_completions_(self) -> list[K]: return list(islice(self._keys(), _COMPLETIONS))
     def __or__(self, other: Any) -> dict[K, V]:
         return dict(self._items()) | dict(other.items()) if isinstance(other, Mapping) else NotImplemented
     def __ror__(self, other: Any) -> dict[K, V]:
@@ -362,9 +363,9 @@ def _pairs(other: Any) -> Iterable[tuple[Any, Any]]:
     return ((k, other[k]) for k in other.keys()) if hasattr(other, 'keys') else other  # type: ignore[no-any-return]
 
 # %% ../nbs/04_containers.ipynb #8169df05
-def _shown(o: Any, unit: str) -> str:
+def _shown(o: Any, one: str, many: str) -> str:
     "Type, path and size, for a `repr`"
-    size = f'{read(o._store, o._read_head).size} {unit}' if o.exists else 'dropped'
+    size = _counted(read(o._store, o._read_head).size, one, many) if o.exists else 'dropped'
     return _described(o, size)
 
 def _described(o: Any, size: str) -> str: return f'{type(o).__name__}({o.path!r}, {size})' if o.path else f'{type(o).__name__}({size})'
@@ -492,8 +493,12 @@ class Array(_ArrayItems, Sequence[V]):
         return value
 
     def __setitem__(self, i: int, value: V) -> None:
-        if isinstance(i, slice): raise TypeError('an Array cannot assign to a slice: only single items can be replaced')
+        if isinstance(i, slice): raise TypeError('an Array cannot assign to a slice; replace the items one by one')
         write(self._store, self._set_item, _as_index(i), self._prepare(value))
+
+    def __delitem__(self, i: int) -> None:
+        if isinstance(i, slice): raise TypeError('an Array cannot delete a slice: it shrinks at its ends only, by pop() and popleft()')
+        self.pop(i)
 
     def __add__(self, other: Any) -> list[V]: return [*self, *other] if isinstance(other, (list, Array)) else NotImplemented
     def __radd__(self, other: Any) -> list[V]: return [*other, *self] if isinstance(other, list) else NotImplemented
@@ -512,7 +517,7 @@ class Array(_ArrayItems, Sequence[V]):
     def __reversed__(self) -> Iterator[V]: return self._each(lambda k, r, z: self._value(r, z), self._oid + _ENTRY, _after(self._oid), True)
     def __eq__(self, other: object) -> bool: return list(self) == list(other) if isinstance(other, (list, Array)) else NotImplemented
     __hash__ = None  # type: ignore[assignment]
-    def __repr__(self) -> str: return _shown(self, 'items')
+    def __repr__(self) -> str: return _shown(self, 'item', 'items')
 
     @property
     def maxsize(self) -> int | None:
@@ -644,7 +649,7 @@ class Queue(_QueueItems, Generic[V]):
         site: Site | None = None, # Where the queue lies; `None` is this process's site
     ) -> None: self._open(path, create, bind, metadata, site, dict(maxsize=None if maxsize is None else max(0, maxsize)))
 
-    def __repr__(self) -> str: return _shown(self, 'items')
+    def __repr__(self) -> str: return _shown(self, 'item', 'items')
 
     @property
     def maxsize(self) -> int:
@@ -853,7 +858,7 @@ class _Storing(io.BufferedIOBase):
     def __del__(self) -> None:
         if self.closed or self._blob is None: return
         if self._epoch != _fork.epoch: return self._let_be()
-        warnings.warn(f'{self._owner!r} was opened for writing and not closed; what was written is lost', ResourceWarning, stacklevel=2)
+        warnings.warn(f'{self._owner!r} was opened for writing and not closed; what was written is lost', stacklevel=2)
         self.discard()
 
 class _Writer(_Storing, io.BufferedWriter):
@@ -947,7 +952,7 @@ class File(_FileContent):
         blob, before = read(self._store, self._draft, keep)
         return (_Updater if '+' in kind else _Writer)(self, blob, before if keep or 'x' in kind else None, kind)
 
-    def __repr__(self) -> str: return _described(self, f'{self.size} bytes' if self.exists else 'dropped')
+    def __repr__(self) -> str: return _described(self, _counted(self.size, 'byte', 'bytes') if self.exists else 'dropped')
     def __fspath__(self) -> str: raise TypeError(f'{self!r} has no path in the file system; pass the file object that open() returns')
 
     @property

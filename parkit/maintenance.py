@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 from .codecs import ARRAY, BLOB, Buffer, DecodeError, decode, split_key, verify, verify_key
 from .containers import _CONTENT
-from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
+from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _counted, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
 from .system import _file_system, _fork, _try_lock, is_full, no_room, _file_lock, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
     MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current, current_site, reading, verify_pages)
@@ -82,7 +82,7 @@ def _doctor_space(store: Store, txn: Any) -> Iterator[Finding]:
     kind, free = 'durable' if store.durable else 'scratch', pages - used
     advice = 'pk.compact gives it back' if free > used and free*page > 2**24 else ''
     yield Finding(store.namespace, f'{kind}, {_size(pages*page)} of {_size(info["map_size"])}, {_size(free*page)} of it free; '
-                                   f'{len(blobs)} blobs of {_size(_total(blobs))}', advice)
+                                   f'{_counted(len(blobs), "blob", "blobs")} of {_size(_total(blobs))}', advice)
     if pages*page > 0.8*info['map_size']:
         yield Finding(store.namespace, f'{100*pages*page/info["map_size"]:.0f} % of its map is used',
                       'delete entries, then compact; or make a site with a larger map_size')
@@ -132,7 +132,7 @@ def _doctor_workers(site: Site) -> Iterator[Finding]:
     status = Pool(site=site).status
     advice = 'pk.Pool().start() starts them' if status.queued and not status.supervisor else ''
     who = f'supervisor {status.supervisor}, workers {", ".join(map(str, status.workers))}' if status.supervisor else 'no workers'
-    yield Finding('pool', f'{who}; {status.running} calls running, {status.queued} queued', advice)
+    yield Finding('pool', f'{who}; {_counted(status.running, "call", "calls")} running, {status.queued} queued', advice)
 
 # %% ../nbs/06a_maintenance.ipynb #dd25a465
 def doctor(
@@ -145,8 +145,8 @@ def doctor(
                                          'disk are free' + f' ({kind})'*bool(kind),
                               'free some room soon' if disk.free < 2**28 else '')])
     site.alive.enter()
-    found.append(Finding(site.path, f'{len(site.alive.neighbours()) + 1} processes use it: '
-                                    f'{", ".join(str(n["pid"]) for n in site.alive.neighbours() + [dict(pid=os.getpid())])}'))
+    pids = [str(n['pid']) for n in site.alive.neighbours()] + [str(os.getpid())]
+    found.append(Finding(site.path, f'{_counted(len(pids), "process uses", "processes use")} it: {", ".join(pids)}'))
     for store in _open_stores(site):
         found += _unless_dropped(store, lambda: [*_now(store, lambda txn: list(_doctor_space(store, txn))), *_doctor_readers(store),
                                                  *_doctor_locks(store)]) or ()
@@ -217,7 +217,7 @@ class _Checker:
             if info.type == 'parkit._Ledger' and key[9:10] in _PLAIN: continue
             try: self.check_record(key[8:], record)
             except Exception as e: self.report(subject, f'the entry {key[8:60]!r} is damaged: {e}')
-        if _is_counted(info.type) and entries != head.size: self.report(subject, f'holds {entries} entries, and its head says {head.size}')
+        if _is_counted(info.type) and entries != head.size: self.report(subject, f'holds {_counted(entries, "entry", "entries")}, and its head says {head.size}')
         if head.next and head.next - head.first < head.size: self.report(subject, f'its head is damaged: {head}')
         if _is_counted(info.type) and not self.is_unchanged(oid, head.version, total):
             self.report(subject, f'its entries are others than at the last check, and nobody has changed it since: it still has '
@@ -295,7 +295,7 @@ def check(
     are found if an earlier check has seen the object at the version it still has: each check keeps checksums for the next"""
     site, found = site or current_site(), Findings()
     if any(s.lock.is_mine() for s in site._stores.values()):
-        raise TransactionError('this process has a transaction open, for whose end `check` would wait for ever; call it outside')
+        raise TransactionError('this process has a transaction open, and pk.check would wait for its end for ever; call it outside')
     program = 'import json, sys; from parkit.maintenance import _check_namespace; print(json.dumps(_check_namespace(*sys.argv[1:])))'
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(os.path.abspath(p) for p in sys.path if os.path.isdir(p or '.')))
     with site.setting_up(): found += _lost(site)

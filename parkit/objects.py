@@ -46,6 +46,7 @@ class _Head(NamedTuple):
 _HEAD = struct.Struct('>QqqQ')
 _ATTRIBUTE, _ENTRY = b'\x01', b'\x02'  # what follows the id in an attribute's key; the first byte any entry's key can begin with
 ANONYMOUS = '_anonymous'               # the scratch namespace of objects without a name
+_COMPLETIONS = 1000                    # keys at most that are offered where one is typed into a notebook
 
 # %% ../nbs/03_objects.ipynb #57ef3dea
 def _join(record: Record) -> bytes: return record if isinstance(record, bytes) else record.join()
@@ -56,6 +57,9 @@ def _info(txn: Any, oid: bytes) -> _Info | None:
     if data is None: return None
     try: return _Info(*decode(data))
     except TypeError as e: raise DecodeError(f'the record of the object {oid.hex()} is damaged: {e}') from e
+
+# %% ../nbs/03_objects.ipynb #cb103662
+def _counted(n: int, one: str, many: str) -> str: return f'{n} {one if n == 1 else many}'
 
 # %% ../nbs/03_objects.ipynb #bd671367
 def _read_if_any(store: Store, work: Any, *args: Any) -> Any:
@@ -719,6 +723,7 @@ class Namespace:
         return self._store.is_durable()
 
     def __repr__(self) -> str: return f'Namespace({str(self.path)!r})'
+    def _ipython_key_completions_(self) -> list[str]: return list(islice(self.names(), _COMPLETIONS))
     def __iter__(self) -> Iterator[Object]:
         for _, oid in self._listed():
             found = _read_if_any(self._store, self._opened, oid)

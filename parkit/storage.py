@@ -53,7 +53,7 @@ def split_path(
     reserved: bool = False,  # Allow parkit's own names, which begin with `_`?
 ) -> tuple[str, str]:        # Namespace and name
     "The namespace and the name in `path`; raises `InvalidNameError` saying which names are allowed"
-    if not isinstance(path, str): raise TypeError(f'a path is a str, got {type(path).__name__}: {path!r}')
+    if not isinstance(path, str): raise TypeError(f'a path is a str, got {type(path).__name__}; open the object by its path, then fill it')
     namespace, _, name = path.rpartition('/')
     if not name: raise InvalidNameError(f'{path!r} has no name after its last "/"')
     size = len(name.encode('utf-8', 'surrogatepass'))
@@ -986,7 +986,7 @@ class Store(_Blobs):
         self,
         timeout: float | None = None,  # Seconds to wait for the write lock; `None` waits for ever
     ) -> _Entries:
-        "Begin a write transaction; raises `ObjectNotFoundError`, `TransactionTimeout`, or `TransactionError` where waiting would be for ever"
+        "Begin a write transaction; raises `ObjectNotFoundError`, `TransactionTimeout`, or `TransactionError` where waiting would never end"
         if not self.env: self.open(create=False)
         if self.lock.is_mine():
             raise TransactionError(f'this thread has a transaction on {self.namespace!r} open in another asyncio task or frame; use '

@@ -223,6 +223,8 @@ class _Block:
         self._creates = not hasattr(where, '_oid')  # the namespace of an object that was dropped is not made anew
         self._frame: _Frame | None = None
 
+    def __repr__(self) -> str: return f'<{type(self).__name__} on {self.namespace!r}, {"open" if self._frame else "not open"}>'
+
     @property
     def namespace(self) -> str:
         "The path of the namespace"
@@ -424,12 +426,17 @@ def unwatched(work: Callable[..., T], *args: Any) -> T:
 
 # %% ../nbs/02_transactions.ipynb #6969d7a1
 def _check_waiting() -> None:
-    "Raise `TransactionError` where waiting would be for ever"
+    "Raise `TransactionError` where waiting would never end"
     frame = _frame.get()
     if frame is None or frame.owner != _owner(): return
     while frame is not None and frame.reads is None and (frame.epoch != _fork.epoch or frame.writing and frame.txn.ended): frame = frame.outer
     if frame is not None and frame.reads is None:  # else: it has ended, or it is the parent process's
-        raise TransactionError('waiting inside a transaction or snapshot would be for ever: nothing changes there; wait before it begins')
+        raise TransactionError('waiting inside a transaction or snapshot would never end: nothing changes there; wait before it begins')
+
+def _check_predicate(predicate: object) -> None:
+    "Raise `TypeError` for a value where a function is wanted"
+    if not callable(predicate):
+        raise TypeError(f'a condition is a function that can be called again and again, such as `lambda: trace.done`, got {type(predicate).__name__}')
 
 # %% ../nbs/02_transactions.ipynb #7e50ad8a
 def _look(
@@ -452,6 +459,7 @@ def wait_until(
 ) -> T:                            # The predicate's value, which is true
     "Sleep until `predicate()` is true; raises `WaitTimeout`, or `TransactionError` inside a transaction, where nothing would ever change"
     _check_waiting()
+    _check_predicate(predicate)
     start = time.monotonic()
     with Listener() as listener:
         while True:
@@ -466,6 +474,7 @@ async def wait_until_async(
 ) -> T:                            # The predicate's value, which is true
     "`wait_until` for asyncio: other tasks run meanwhile"
     _check_waiting()
+    _check_predicate(predicate)
     start = time.monotonic()
     with Listener() as listener:
         while True:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Union
 from .codecs import encode
-from .objects import _ATTRIBUTE, Object, register_type
+from .objects import _ATTRIBUTE, Object, _counted, register_type
 from .system import SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, Listener, _try_lock, open_locked
 from .storage import INTERNAL, Blob, Site, current_site, set_site
 from .transactions import transaction, write
@@ -847,7 +847,7 @@ class Pool:
         site: Site | None = None,  # `None` is this process's site
     ) -> None: self.site = site or current_site()
 
-    def __repr__(self) -> str: return f'Pool({self.size} workers, {"running" if is_supervised(self.site) else "stopped"})'
+    def __repr__(self) -> str: return f'Pool({_counted(self.size, "worker", "workers")}, {"running" if is_supervised(self.site) else "stopped"})'
 
     @property
     def size(self) -> int:

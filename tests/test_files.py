@@ -545,7 +545,7 @@ def test_forgotten_file_is_lost_with_a_warning(f, mode):
     _put(f, b'old')
     g = f.open(mode)
     g.write(b'new' if 'b' in mode else 'new')
-    with pytest.warns(ResourceWarning, match='n/f.*not closed'):
+    with pytest.warns(UserWarning, match='n/f.*not closed'):
         del g
         gc.collect()
     assert f.content == b'old' and len(blobs(f._store)) == 1
@@ -605,7 +605,7 @@ def test_writer_goes_on_in_a_namespace_that_is_compacted(f):
 
 
 @pytest.mark.parametrize('how', ['close', 'forget'])
-@pytest.mark.filterwarnings('ignore::ResourceWarning')
+@pytest.mark.filterwarnings('ignore:.*not closed')
 def test_open_file_is_the_parents(f, how):
     "A child that closes or frees it stores nothing, writes nothing into it, and takes nothing away"
     _put(f, b'old')
@@ -627,7 +627,7 @@ def test_open_file_is_the_parents(f, how):
 def test_anonymous_file_goes_with_its_last_reference(site):
     f = _put(pk.File(), b'x'*MIB)
     store, view = f._store, f.content
-    with pytest.warns(ResourceWarning):
+    with pytest.warns(UserWarning):
         g = f.open('wb')
         del f, g
     pk.Dict()['a'] = 1

@@ -224,6 +224,17 @@ def test_help_works_in_another_notebook():
         assert '# with care' in text(two.run('print(inspect.getsource(mysum))'))
 
 
+def _completed(kernel, code):
+    kernel.client.complete(code)
+    return kernel.client.get_shell_msg(timeout=60)['content']['matches']
+
+def test_keys_are_completed():
+    with notebooks(1) as (kernel,):
+        kernel.run("import parkit as pk\nprices = pk.Dict('shop/prices')\nprices.update({'green tea': 2, 'coffee': 3, 7: 1})\nshop = pk.Namespace('shop')")
+        assert {'coffee', 'green tea'} == {o.strip("'\"]") for o in _completed(kernel, "prices['")}
+        assert 'prices' in ''.join(_completed(kernel, "shop['"))
+
+
 def test_what_it_says_follows_the_current_version(notebook):
     cell(notebook, '@pk.task\ndef f(a): "one"')
     f, first = notebook['f'], notebook['f'].version

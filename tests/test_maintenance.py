@@ -67,7 +67,7 @@ def test_doctor_finds_nothing_to_do_and_changes_nothing(d):
     assert _everything(d.site) == before
     assert not [o for o in found if o[2]] and {o[0] for o in found} == {d.site.path, 'n', 'n/l', 'durable', '_anonymous'}
     texts = [o[1] for o in found if o[0] == 'n']
-    assert re.match(r'scratch, [\d.]+ KiB of 64.0 GiB, [\d.]+ \w+ of it free; 1 blobs of 1.0 MiB', texts[0]) and len(texts) == 1
+    assert re.match(r'scratch, [\d.]+ KiB of 64.0 GiB, [\d.]+ \w+ of it free; 1 blob of 1.0 MiB', texts[0]) and len(texts) == 1
     assert [o[1] for o in found if o[0] == 'durable'][0].startswith('durable, ') and 'format 1' in found[0][1]
     lock.release()
 
@@ -510,7 +510,7 @@ _made = dict(small=lambda o: o.update(a=[1, 2, 3], b=2), large=lambda o: o.updat
              long=lambda o: o.update({'x'*2000: 1}), kept=lambda o: o.update({True: 1}))
 _damages = dict(  # what is made, how it is damaged, what is said about it
     count=('small', _set_head(0, 7), 'holds 2 entries, and its head says 7'),
-    entry=('small', _delete(_entry), 'holds 1 entries, and its head says 2'),
+    entry=('small', _delete(_entry), 'holds 1 entry, and its head says 2'),
     head=('small', _delete(lambda o: o._oid), 'the head is missing or damaged'),
     short_head=('small', _change(lambda o: o._oid, lambda data: data[:9]), 'the head is missing or damaged'),
     order=('small', _set_head(2, 1), 'its head is damaged'),

@@ -152,6 +152,13 @@ def test_a_broken_link_is_noticed():
                                                      'https://parkit.github.io/parkit/b.html is not relative', 'a/a.html has no #y']
 
 
+def test_no_page_shows_markup_or_addresses(pages):
+    "A link that was put into code, or the address in memory of a default"
+    for page, soup in pages.items():
+        for tag in soup.select('main code, main p, main td, main li'):
+            assert not re.search(r'\]\(\S*(//|\.html)| at 0x[0-9a-f]{6}', tag.get_text()), f'{page}: {tag.get_text()}'
+
+
 def test_no_anchor_is_there_twice(pages):
     for page, soup in pages.items():
         twice = [id for id, n in Counter(o['id'] for o in soup.select('main [id]')).items() if n > 1]
