@@ -296,6 +296,7 @@ _MOMENT = struct.Struct('=d')    # seconds since the epoch
 _LISTENED, _TRIED = 16, 24  # behind the holder: until when someone may listen to the bell, and when a waiter will try again
 _READERS, _SLOTS = 32, 256  # then: which processes have had snapshots open, and since when; the slot is the pid's remainder
 _RECORD_SIZE = _READERS + _SLOTS*_HOLDER.size
+_TRIES = 60             # before a wait sleeps: some 50 µs, which is longer than most transactions take
 _POLL = (0.001, 0.02)  # seconds between attempts while waiting for a lock with a time limit: first and longest
 
 # %% ../nbs/00a_system.ipynb #c5be6f14
@@ -370,9 +371,14 @@ class _WriteLock:
         elif not self.mutex.acquire(timeout=max(0, timeout)): raise self._timed_out(timeout)
         if self.fd < 0: self.reopen()  # another thread has let go of the files meanwhile
         if _MOMENT.unpack_from(self.record, _TRIED)[0] > start: self._give_way(start)  # type: ignore[arg-type]
-        if timeout is None: fcntl.flock(self.fd, fcntl.LOCK_EX)  # a signal interrupts it
+        if timeout is None: self._acquire()
         else: self._acquire_until(start + timeout, timeout)
         _HOLDER.pack_into(self.record, 0, self.pid, time.time())  # type: ignore[arg-type]
+
+    def _acquire(self) -> None:
+        for _ in range(_TRIES):
+            if _try_lock(self.fd): return
+        fcntl.flock(self.fd, fcntl.LOCK_EX)  # a signal interrupts it
 
     def _acquire_until(self, limit: float, timeout: float) -> None:
         "Try again and again; each time note when the next attempt will be, so that a busy writer gives way"
