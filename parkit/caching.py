@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import partial
 from hashlib import blake2b
+from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 from .calls import _environment, _Record
@@ -62,6 +63,7 @@ class _Digester:
         if isinstance(value, AsyncTrace): return _tagged('trace', value.id.encode())
         if isinstance(value, Enum): return _tagged('enum', type_name(cls).encode(), value.name.encode())
         if isinstance(value, ModuleType): return _tagged('module', value.__name__.encode())
+        if isinstance(value, PurePath): return _tagged('path', type_name(cls).encode(), str(value).encode('utf-8', 'surrogatepass'))  # a pickle says how it was put together
         if isinstance(value, type): return self.type(value)
         if isinstance(value, FunctionType): return self.function(value)
         if isinstance(value, (MethodType, BuiltinFunctionType)) and not isinstance(value.__self__, ModuleType | None):

@@ -8,6 +8,7 @@ import math, pickle, struct, sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from functools import lru_cache
+from pathlib import PosixPath, PurePosixPath
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, Union
 from uuid import UUID
@@ -350,7 +351,7 @@ def _verify_pickle(data: Buffer) -> None:
     for _ in pickletools.genops(bytes(data)): pass
 
 # %% ../nbs/00_codecs.ipynb #d82a93da
-_NONE, _TUPLE, _NAIVE, _AWARE, _DATE, _UUID, _SET, _OTHER = 0x02, 0x40, 0x50, 0x51, 0x52, 0x58, 0x60, 0x70
+_NONE, _TUPLE, _NAIVE, _AWARE, _DATE, _UUID, _PATH, _SET, _OTHER = 0x02, 0x40, 0x50, 0x51, 0x52, 0x58, 0x5A, 0x60, 0x70
 _STR, _BYTES = 0x30, 0x31
 _MINUS_INF, _BIG_NEGATIVE, _ZERO, _BIG, _INF, _NAN = 0x05, 0x07, 0x10, 0x19, 0x1A, 0x1B  # ints of n bytes: _ZERO ± n
 _END, _ESCAPED, _INEXACT = b'\0', b'\0\xff', b'\x01'
@@ -438,12 +439,13 @@ def _key_slow(key: Any) -> bytes:
     cls = type(key)
     if key is None: return bytes((_NONE,))
     if hasattr(key, 'as_integer_ratio') and hasattr(key, '__float__') and not issubclass(cls, type): return _key_number(key)
-    base = _plain_equality(cls, str, bytes, tuple, frozenset, datetime, UUID)
+    base = _plain_equality(cls, str, bytes, tuple, frozenset, datetime, UUID, PurePosixPath)
     if base is str: return bytes((_STR,)) + _terminated(str.encode(key, 'utf-8', 'surrogatepass'))
     if base is bytes: return bytes((_BYTES,)) + _terminated(bytes(key))
     if base is tuple: return bytes((_TUPLE,)) + b''.join(map(encode_key, key)) + _END
     if base is frozenset: return bytes((_SET,)) + b''.join(sorted(map(encode_key, key))) + _END
     if base is UUID: return bytes((_UUID,)) + key.bytes
+    if base is PurePosixPath: return bytes((_PATH,)) + b''.join(map(encode_key, key.parts)) + _END
     if isinstance(key, datetime) and key == key: return _key_datetime(key)
     if _plain_equality(cls, date): return bytes((_DATE,)) + struct.pack('>I', key.toordinal())
     return _key_other(key)
@@ -463,7 +465,7 @@ def encode_key(
 def is_canonical(key: Hashable) -> bool:
     "Whether `decode_key(encode_key(key))` gives back `key` itself, type and all"
     cls = type(key)
-    if cls in (str, int, bytes, type(None), UUID, date): return True
+    if cls in (str, int, bytes, type(None), UUID, PosixPath, date): return True
     if cls is float: return key != key or key % 1 != 0  # type: ignore[operator]
     if cls is datetime: return key.tzinfo is None and not key.fold  # type: ignore[attr-defined]
     if cls in (tuple, frozenset): return all(map(is_canonical, key))  # type: ignore[call-overload]
@@ -513,6 +515,7 @@ def _read_key(data: bytes, at: int, loads: Callable[[bytes], Any] = pickle.loads
     if tag == _TUPLE: many, at = _read_many(data, at + 1, loads); return tuple(many), at
     if tag == _SET: many, at = _read_many(data, at + 1, loads); return frozenset(many), at
     if tag == _UUID: return UUID(bytes=data[at + 1:at + 17]), at + 17
+    if tag == _PATH: many, at = _read_many(data, at + 1, loads); return PosixPath(*many), at
     if tag == _DATE: return date.fromordinal(struct.unpack_from('>I', data, at + 1)[0]), at + 5
     if tag in (_NAIVE, _AWARE): return _naive(struct.unpack_from('>q', data, at + 1)[0]), at + 11
     if tag == _OTHER: text, at = _text(data, at + 1); return loads(text), at

@@ -423,8 +423,10 @@ def big_parts(
 def source_of(o: Any) -> str:
     "The source of a function or class, its decorators included; empty where there is none"
     import textwrap
-    try: return textwrap.dedent(inspect.getsource(o))
-    except (OSError, TypeError, IndentationError, SyntaxError): return _class_source(o) if isinstance(o, type) else ''
+    try: text = textwrap.dedent(inspect.getsource(o))
+    except (OSError, TypeError, IndentationError, SyntaxError): text = ''
+    # from Python 3.13 on, the line that the class has in its cell may be looked for in another file
+    return _class_source(o) if isinstance(o, type) and f'class {o.__name__}' not in text else text
 
 def _class_source(cls: type) -> str:
     "The source of a class of a notebook, where `inspect` looks in vain: in the cell of one of its methods, else in the last cell that has such a class"

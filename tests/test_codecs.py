@@ -6,6 +6,7 @@ from collections import namedtuple
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path, PosixPath, PurePath
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -54,7 +55,7 @@ zones = st.one_of(st.none(), st.builds(timezone, st.integers(-1439, 1439).map(la
 moments = st.builds(lambda t, zone, fold: t.replace(tzinfo=zone, fold=fold), st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1)), zones, st.integers(0, 1))
 text = st.text(st.one_of(st.characters(), st.characters(categories=['Cs']), st.sampled_from('\0\x01a\xff\uffff\U0010ffff')))
 plain = st.one_of(st.none(), st.booleans(), st.integers(), st.integers().map(lambda n: n**31), st.floats(), text, st.binary())
-scalars = st.one_of(plain, st.complex_numbers(), st.fractions(), st.decimals(), st.dates(), moments, st.times(), st.timedeltas(), st.uuids(), st.sampled_from([..., range(5), int, len]))
+scalars = st.one_of(plain, st.complex_numbers(), st.fractions(), st.decimals(), st.dates(), moments, st.times(), st.timedeltas(), st.uuids(), st.sampled_from([..., range(5), int, len, Path('a'), PurePath('/a/b')]))
 def _is_itself(o):
     try: return o == o
     except ArithmeticError: return False  # the signalling NaN of `decimal`
@@ -270,7 +271,7 @@ few = st.integers(-2, 2)
 alike = st.one_of(few, few.map(float), few.map(Fraction), few.map(complex), st.sampled_from([True, False, -0.0, Colour.RED, Fraction(1, 2), .5, 1j, complex(-0.0, 1), math.inf, -math.inf]),
                   st.sampled_from(['', 'good', '\0', Mood.GOOD, Text('good'), np.str_('good'), Text(''), b'', b'good', Octets(b'good'), np.bytes_(b'good'), b'\0', None, ()]),
                   st.sampled_from([datetime(2024, 1, 1), datetime(2024, 1, 1, tzinfo=timezone.utc), datetime(2024, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))), date(2024, 1, 1)]),
-                  st.sampled_from([UUID(int=1), UUID(int=2)]))
+                  st.sampled_from([UUID(int=1), UUID(int=2), Path('a/b'), Path('a', 'b'), PurePath('a/b'), PurePath('a'), Path('/a'), Path()]))
 decimals = st.one_of(alike, few.map(Decimal), st.sampled_from([Decimal('0.50'), Decimal('-0'), Decimal('Infinity')]))
 numpys = st.one_of(alike, few.map(np.int8), few.map(np.float32), few.map(np.float64), st.sampled_from([np.True_, np.False_, np.float16(.5), np.complex64(1j), np.float64('inf')]))
 def _collections(of): return st.recursive(of, lambda o: st.one_of(st.tuples(o), st.tuples(o, o), st.builds(Point, o, o), st.frozensets(o, max_size=3)), max_leaves=5)
@@ -304,7 +305,7 @@ def test_no_two_keys_share_their_bytes(key):
     "What a key's bytes say is that key, or one equal to it"
     again = decode_key(encode_key(key))
     if isinstance(key, datetime): return  # an aware one comes back as UTC without its zone
-    if type(key) in (int, float, str, bytes, bool, type(None), UUID, date): assert again == key
+    if type(key) in (int, float, str, bytes, bool, type(None), UUID, PosixPath, date): assert again == key
 
 
 def test_every_nan_is_one_key():
@@ -349,9 +350,9 @@ def test_tiny_numbers_keep_their_order():
     assert sorted(reversed(keys), key=encode_key) == keys
 
 @examples(150)
-@given(st.lists(st.one_of(st.none(), numbers, text, st.binary(), st.tuples(numbers), st.datetimes(), st.dates(), st.uuids(), st.frozensets(text)), max_size=12))
+@given(st.lists(st.one_of(st.none(), numbers, text, st.binary(), st.tuples(numbers), st.datetimes(), st.dates(), st.uuids(), st.sampled_from([Path('a/b'), PurePath('c')]), st.frozensets(text)), max_size=12))
 def test_types_have_an_order_of_their_own(keys):
-    places = [type(None), (int, float, Fraction, Decimal), str, bytes, tuple, datetime, date, UUID, frozenset]
+    places = [type(None), (int, float, Fraction, Decimal), str, bytes, tuple, datetime, date, UUID, PurePath, frozenset]
     found = [next(i for i, t in enumerate(places) if isinstance(k, t)) for k in sorted(keys, key=encode_key)]
     assert found == sorted(found)
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import partial
 from itertools import islice
+from pathlib import Path, PurePath
 from threading import Lock, Thread
 from typing import Any
 from urllib import parse
@@ -93,7 +94,7 @@ _times = [
     dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 1, fold=1), dt.datetime.max, dt.date(2020, 1, 1), dt.date.min,
     dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc),
     dt.datetime(2020, 1, 1, 2, tzinfo=dt.timezone(dt.timedelta(hours=2)))]
-_others = [None, uuid.UUID(int=1), uuid.SafeUUID.safe, 1 + 2j, int, np.timedelta64(1, 'h')]
+_others = [None, uuid.UUID(int=1), Path('a/b'), Path('a', 'b'), PurePath('a'), uuid.SafeUUID.safe, 1 + 2j, int, np.timedelta64(1, 'h')]
 _lengths = 469, 470, 471, 479, 480, 942, 1000  # about those at which keys are split
 _long = [c*n + end for c in 'kl' for n in _lengths for end in ('', 'a')]
 _long += [b'k'*1500, ('k'*480, 1), ('k'*480, 1.0), (1,)*500]
@@ -117,8 +118,9 @@ def order(key):
     if isinstance(key, dt.datetime): return (9, key) if key.tzinfo else (8, key)
     for rank, cls in ((10, dt.date), (11, uuid.UUID)):
         if isinstance(key, cls): return rank, key
-    if isinstance(key, frozenset): return 12, sorted(order(k) for k in key)
-    return 13, encode_key(key)
+    if isinstance(key, PurePath): return 12, key.parts
+    if isinstance(key, frozenset): return 13, sorted(order(k) for k in key)
+    return 14, encode_key(key)
 
 
 # --- what all machines share
