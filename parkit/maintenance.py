@@ -300,7 +300,7 @@ def check(
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(os.path.abspath(p) for p in sys.path if os.path.isdir(p or '.')))
     with site.setting_up(): found += _lost(site)
     for namespace in site.namespaces(True):
-        done = subprocess.run([sys.executable, '-c', program, site.path, namespace], capture_output=True, text=True, env=env)
+        done = subprocess.run([sys.executable, '-c', program, site.path, namespace], capture_output=True, encoding='utf-8', errors='replace', env=env)
         if done.returncode == 0: found += [Finding(*f) for f in json.loads(done.stdout.splitlines()[-1])]
         else: found.append(Finding(namespace, _how_it_failed(done), 'restore it from a backup'))
     return found

@@ -18,7 +18,7 @@ from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, ObjectExistsError, ObjectNotFoundError, open_locked,
                            replace_file, SiteError,
     StorageFullError, TransactionError, _Alive, _boot_id, _check_directory, _check_exchange, _exchange, _Exit,
-    _file_lock, _find_open_files, _fork, _leak, _link_all, _map_file, _RECORD_SIZE, _sync, _watchers, _write_all,
+    _file_lock, _find_open_files, _fork, _guard_streams, _leak, _link_all, _make_private, _map_file, _RECORD_SIZE, _sync, _watchers, _write_all,
     _write_new, _WriteLock)
 
 # %% auto #0
@@ -260,7 +260,7 @@ class _Opening(_Files):
             _exchange(self.path, gone)
             _link_all(gone, self.path, 'new')  # blobs on their way into an entry
         else:
-            os.makedirs(os.path.dirname(gone), 0o700, exist_ok=True)
+            _make_private(os.path.dirname(gone))
             os.rename(self.path, gone)
         _sync(os.path.dirname(self.path))
         shutil.rmtree(gone, ignore_errors=True)
@@ -296,8 +296,8 @@ class _Opening(_Files):
     def _make_files(self, facts: dict[str, Any], original: Any = None, share: bool = True) -> None:
         "Make the files of a new namespace, with the content that `original` has in a transaction of its own"
         shutil.rmtree(self.path, ignore_errors=True)  # left by a maker that died, or by another boot
-        for d in ('blobs', 'new'): os.makedirs(os.path.join(self.path, d), 0o700)
-        os.makedirs(os.path.join(self.site.path, MAKING), 0o700, exist_ok=True)  # now: to drop a namespace must take up no room
+        for d in ('blobs', 'new'): _make_private(os.path.join(self.path, d))
+        _make_private(os.path.join(self.site.path, MAKING))  # now: to drop a namespace must take up no room
         for path, size in ((self.bell_path, 1), (self.lock.path, _RECORD_SIZE)): _write_new(path, bytes(size))
         # LMDB maps it, and a sparse one kills the process when the disk is full
         allocate(os.path.join(self.path, 'lock.mdb'), (READERS - 1)*64 + 192)
@@ -317,7 +317,7 @@ class _Opening(_Files):
         env = None
         if not create and not os.path.getsize(data): raise SiteError(f'{data} is empty: it is damaged; restore the namespace from a backup')
         try:
-            env = lmdb.open(self.path, map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],
+            env = lmdb.open(os.fsencode(self.path), map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],  # py-lmdb wants text that the locale can express
                             metasync=facts['durable'], create=create, max_spare_txns=1, mode=0o600, **options)
             _find_open_files(self.path)
             env.reader_check()
@@ -394,7 +394,7 @@ class _Opening(_Files):
             return TransactionError(f'{where} has {READERS} snapshots open; end some, they last until their `with` block ends')
         if isinstance(e, lmdb.BadTxnError):
             return TransactionError(f'an earlier error has ended this transaction on {where}; leave its `with` block')
-        return SiteError(f'{where} cannot be used: {e}')
+        return SiteError(f'{where} cannot be used: {e}{_CURES.get(_number_of(e), "")}')
 
 # %% ../nbs/01_storage.ipynb #ab76de37
 def _new_facts(durable: bool, lineage: str | None = None) -> dict[str, Any]:
@@ -402,10 +402,21 @@ def _new_facts(durable: bool, lineage: str | None = None) -> dict[str, Any]:
     uuid = uuid4().hex
     return dict(durable=durable, boot=_boot_id(), uuid=uuid, lineage=lineage or uuid)
 
+_CURES = {  # what to do about errors of the system
+    errno.ENOMEM: '; each namespace takes up map_size bytes of address space, of which this process may have too little (ulimit -v): '
+                  'allow it more, or make a site with a smaller map_size',
+    errno.EMFILE: '; this process may not open more files (ulimit -n): allow it more, or close some'
+} | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), '; a site must be writable for you, for reading too')
+
+def _number_of(e: BaseException) -> int:
+    "The system's number of an error, also where LMDB has only the words"
+    return getattr(e, 'errno', None) or next((n for n in _CURES if str(e).endswith(os.strerror(n))), 0)
+
 def read_facts(path: str, kinds: dict[str, type]) -> dict[str, Any] | None:
     "What a JSON file says, which must be of these `kinds`; `None` if there is no such file"
-    try: facts = json.loads(Path(path).read_text())
+    try: facts = json.loads(Path(path).read_bytes())
     except (FileNotFoundError, NotADirectoryError): return None
+    except OSError as e: raise SiteError(e.errno, f'cannot be read: {e.strerror}', path) from e
     except (ValueError, RecursionError) as e: raise SiteError(f'{path} is damaged: {e}') from e
     for name, kind in kinds.items():
         found = facts.get(name) if isinstance(facts, dict) else None
@@ -415,7 +426,7 @@ def read_facts(path: str, kinds: dict[str, type]) -> dict[str, Any] | None:
 _VERIFY = '''
 import json, lmdb, os, sys
 def walk(path):  # before lmdb 3: a compacting copy goes to all pages but those of the values in the list of free ones
-    with lmdb.open(path, readonly=True, lock=False) as env: env.copyfd(os.open(os.devnull, os.O_WRONLY), compact=True)
+    with lmdb.open(os.fsencode(path), readonly=True, lock=False) as env: env.copyfd(os.open(os.devnull, os.O_WRONLY), compact=True)
     return []
 try: from lmdb import verify
 except ImportError: look = walk
@@ -438,7 +449,7 @@ def _without_slack(errors: list[str]) -> list[str]:
 def verify_pages(path: str) -> str:
     "What LMDB's own look at the pages of `data.mdb` in `path` finds, in a process of its own; '' if they are sound"
     import signal, subprocess
-    done = subprocess.run([sys.executable, '-c', _VERIFY, path], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', _VERIFY, path], capture_output=True, encoding='utf-8', errors='replace')
     if done.returncode < 0: return f'looking at them killed the process that did it ({signal.Signals(-done.returncode).name})'
     if done.returncode: return f'they cannot be looked at: {(done.stderr.strip().splitlines() or ["no reason given"])[-1]}'
     return '; '.join(_without_slack(json.loads(done.stdout)))[:500]
@@ -1037,7 +1048,7 @@ class Store(_Blobs):
         "Write what is committed now to `data.mdb` and `blobs` in the directory `path`, compacted; with `share`, blobs on the same disk are shared"
         with reading(self) as txn:
             try:
-                self.env.copy(path, compact=True, txn=txn)  # type: ignore[union-attr, call-arg]
+                self.env.copy(os.fsencode(path), compact=True, txn=txn)  # type: ignore[union-attr, call-arg]
                 os.chmod(os.path.join(path, 'data.mdb'), 0o600)
                 for key, _ in self.scan(txn, BLOBS, TRASH):
                     source, target = self.blob_path(key[1:]), os.path.join(path, 'blobs', key[1:].hex())
@@ -1061,7 +1072,7 @@ class Store(_Blobs):
                     raise ObjectExistsError(f'the namespace {target.namespace!r} exists already in {target.site.path}; drop it first, '
                                             'or choose another name')
                 shutil.rmtree(target.path, ignore_errors=True)  # left by a maker that died
-                os.makedirs(os.path.dirname(target.path), 0o700, exist_ok=True)
+                _make_private(os.path.dirname(target.path))
                 if share and not change: _link_all(self.path, made.path, 'locks')  # a renaming: whoever holds a lock holds it on
                 os.rename(made.path, target.path)
                 target.site.sync_above(target.path)
@@ -1236,7 +1247,7 @@ def _make_site(path: str, settings: dict[str, Any]) -> None:
         raise SiteError(errno.ENOTEMPTY, f'this directory is not a site and holds other things ({names[0]!r}); choose an empty '
                                          'or a new one', path)
     os.chmod(path, 0o700)
-    os.makedirs(os.path.join(path, INTERNAL, 'alive'), 0o700, exist_ok=True)
+    _make_private(os.path.join(path, INTERNAL, 'alive'))
     with _file_lock(os.path.join(path, INTERNAL, 'setup.lock')):
         if not os.path.exists(os.path.join(path, 'site.json')):
             _sync(os.path.join(path, INTERNAL))
@@ -1360,13 +1371,17 @@ _current: list[Site] = []  # the site of this process, once known
 def _default_path() -> str:
     if os.environ.get('PARKIT_SITE'): return os.environ['PARKIT_SITE']
     from platformdirs import user_data_dir
-    return os.path.join(user_data_dir('parkit'), 'default')
+    try: path = os.path.join(user_data_dir('parkit'), 'default')
+    except RuntimeError: path = ''
+    if os.path.isabs(path): return path
+    raise SiteError('this user has no home directory, and so no default site: set PARKIT_SITE, or call pk.set_site, with a directory')
 
 # %% ../nbs/01_storage.ipynb #abc07990
 def _open_site(path: str, given: dict[str, Any], create: bool) -> dict[str, Any]:
     "The facts of the site at `path`, which is made if need be"
     if not create and _site_facts(path) is None:
         raise SiteError(errno.ENOENT, 'there is no site here; leave out create=False to make one', path)
+    _guard_streams()
     try:
         if create: os.makedirs(path, 0o700, exist_ok=True)
         _check_directory(path)
@@ -1377,7 +1392,7 @@ def _open_site(path: str, given: dict[str, Any], create: bool) -> dict[str, Any]
     except SiteError: raise
     except OSError as e:
         if is_full(e): raise no_room(path, f'the site {path}') from e
-        raise SiteError(e.errno, f'cannot use this directory as a site: {e.strerror}', path) from e
+        raise SiteError(e.errno, f'cannot use this directory as a site: {e.strerror}; choose another with PARKIT_SITE or pk.set_site', path) from e
     if facts is None: raise SiteError(errno.ENOENT, 'this site has just been removed; open it again to make a new one', path)
     for k, v in given.items():
         if facts[k] != v: raise SiteError(f'the site {path} was made with {k}={facts[k]}, not {v}; open it without {k}=')

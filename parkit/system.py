@@ -166,7 +166,7 @@ class _file_lock:
 @lru_cache(1)
 def _boot_id() -> str:
     "An id of this run of the machine, new after each reboot"
-    try: return Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+    try: return Path('/proc/sys/kernel/random/boot_id').read_text('ascii').strip()
     except OSError:
         import subprocess
         return subprocess.run(['sysctl', '-n', 'kern.bootsessionuuid'], capture_output=True, text=True).stdout.strip()
@@ -276,7 +276,7 @@ class _Alive:
         found = []
         for id in os.listdir(self.directory):
             if id != self.id and self.is_alive(id):
-                try: found.append(dict(json.loads(Path(self.directory, id).read_text()), id=id))
+                try: found.append(dict(json.loads(Path(self.directory, id).read_bytes()), id=id))
                 except (OSError, ValueError): continue  # it ended, or is just beginning
         return found
 
@@ -647,6 +647,12 @@ class Listener:
         self.watcher = None
         while self.alarms: self.alarms.pop().end()
 
+# %% ../nbs/00a_system.ipynb #73a12763
+def _guard_streams() -> None:
+    "Have something under the numbers of the standard streams, be it nothing"
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2: pass
+    os.close(fd)
+
 # %% ../nbs/00a_system.ipynb #620432f0
 def is_full(e: BaseException) -> bool:
     "Whether the system says that there is no room on the disk"
@@ -717,6 +723,12 @@ def copy_file(source: str, target: str, share: bool) -> None:
     shutil.copyfile(source, target)
     os.chmod(target, 0o400)
 
+def _make_private(path: str) -> None:
+    "Make a directory of ours alone where there is none, and those around it that are missing: `os.makedirs` leaves these to the umask"
+    if os.path.isdir(path): return
+    _make_private(os.path.dirname(path))
+    with suppress(FileExistsError): os.mkdir(path, 0o700)
+
 def _link_all(source: str, target: str, folder: str) -> None:
     "Give the files in a folder of one namespace a second name in that of another"
     try: names = os.listdir(os.path.join(source, folder))
@@ -752,7 +764,7 @@ _NETWORK = re.compile(r'nfs\d*|cifs|smb\d*|smbfs|9p|afs|ceph|lustre|gpfs|beegfs|
 def _file_system(path: str) -> str:
     "The type of the file system that `path` is on, or '' where the system does not say (Linux does)"
     device = os.stat(path).st_dev
-    try: lines = Path('/proc/self/mountinfo').read_text().splitlines()
+    try: lines = Path('/proc/self/mountinfo').read_text('utf-8', 'surrogateescape').splitlines()
     except OSError: return ''
     number = f'{os.major(device)}:{os.minor(device)}'
     return next((line.partition(' - ')[2].split()[0] for line in reversed(lines) if line.split()[2] == number), '')

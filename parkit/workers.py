@@ -219,7 +219,7 @@ class Worker(_Running):
 # %% ../nbs/06_workers.ipynb #aa83e167
 def _memory() -> int:
     "Bytes of memory that this process has now; where the system does not say, the most it has had"
-    try: return int(Path('/proc/self/statm').read_text().split()[1])*resource.getpagesize()
+    try: return int(Path('/proc/self/statm').read_text('ascii').split()[1])*resource.getpagesize()
     except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 # %% ../nbs/06_workers.ipynb #d12f7bd9
@@ -444,7 +444,7 @@ def _cores() -> int:
 # %% ../nbs/06_workers.ipynb #2649cf02
 def _out_of_memory() -> int | None:
     "How often the system has killed a process for want of memory; `None` where it does not say"
-    try: return int(re.findall(r'^oom_kill (\d+)$', Path('/proc/vmstat').read_text(), re.M)[0])
+    try: return int(re.findall(r'^oom_kill (\d+)$', Path('/proc/vmstat').read_text('ascii'), re.M)[0])
     except (OSError, IndexError): return None
 
 # %% ../nbs/06_workers.ipynb #7d1e5c02
@@ -744,6 +744,7 @@ def _take_lock(site: Site) -> int | None:
 def _main(path: str, environment: str, ready: int) -> None:
     "The life of a supervisor process"
     if os.fork(): os._exit(0)  # not the caller's child, so that the caller need not collect it
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # whatever the thread that has started it keeps away from itself
     if _environment()[0].hex() != environment:
         raise TaskError(f'the interpreter {sys.executable} is no longer the one that the calls were made with; it is Python '
                         f'{sys.version.split()[0]} now')
@@ -774,7 +775,7 @@ def _start(site: Site, environment: bytes, resume: bool = True) -> None:
     before = log.stat().st_size if log.exists() else 0
     reader, writer = os.pipe()
     executable, path = _interpreter(site, environment)
-    program = f'import sys; sys.path[:] = {path!r} or sys.path; from parkit.workers import _main; _main({site.path!r}, {environment.hex()!r}, {writer})'
+    program = f'import sys; sys.path[:] = {path!a} or sys.path; from parkit.workers import _main; _main({site.path!a}, {environment.hex()!r}, {writer})'
     env = None if environment == _environment()[0] else {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME')}
     try:
         with open(log, 'ab') as out:
