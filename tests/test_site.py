@@ -61,6 +61,15 @@ def test_every_parameter_is_explained():
     assert missing == {}, 'a comment behind each of these parameters says what it means (docments)'
 
 
+def test_signatures_are_as_one_would_write_them():
+    def shown(o, name): return showdoc._signature(o, name, 'class' if inspect.isclass(o) else 'def')
+    assert shown(parkit.codecs.type_name, 'type_name') == 'def type_name(cls: type) -> str'
+    assert shown(parkit.Frequency, 'Frequency').startswith('class Frequency(Enum):\n    Second = 1\n')
+    assert 'frequency: Frequency = Frequency.Second,' in shown(parkit.Periodic, 'Periodic')
+    assert shown(parkit.Dict.pop, 'Dict.pop') == 'def Dict.pop(key: K, default: Any = ...) -> Any'
+    assert shown(parkit.tracing.Display, 'Display') == 'class Display(Protocol)'
+
+
 def test_an_unexplained_parameter_is_noticed():
     def f(a,  # explained
           b, c=None): "Does `c`"

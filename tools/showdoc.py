@@ -4,6 +4,7 @@ nbdev's own runs the exported cells and the imports of a notebook, and then show
 its links point at them (`containers.html#dict.get`). This one runs nothing: it shows the symbol that the module
 exports, and below a class its public methods, each with signature, docstring and a table of its docments."""
 import ast, inspect, io, re, sys, textwrap, tokenize
+from enum import Enum
 from importlib import import_module
 from pathlib import Path
 
@@ -72,8 +73,14 @@ def _parameter(p):
     text = str(p.replace(annotation=p.empty, default=p.empty))
     if p.annotation is not p.empty: text += f': {_written(p.annotation)}'
     if p.default is p.empty: return text
-    default = getattr(p.default, '__qualname__', None) or repr(p.default)
-    return text + (f' = {default}' if ':' in text else f'={default}')
+    return text + (f' = {_default(p.default)}' if ':' in text else f'={_default(p.default)}')
+
+def _default(value):
+    "A default as one would write it"
+    if isinstance(value, Enum): return str(value)
+    if inspect.isbuiltin(value): return f'{value.__module__}.{value.__name__}'
+    name = getattr(value, '__qualname__', None) or repr(value)
+    return '...' if '<' in name else name
 
 def _written(annotation): return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
@@ -81,12 +88,14 @@ def _signature(symbol, name, kind):
     "The line that defines `symbol`; one parameter a line where it is long"
     if kind == 'class' and issubclass(symbol, BaseException):
         return f'class {name}({", ".join(o.__name__ for o in symbol.__bases__)})'
+    if kind == 'class' and issubclass(symbol, Enum): return '\n'.join([f'class {name}(Enum):', *(f'    {o.name} = {o.value!r}' for o in symbol)])
+    if kind == 'class' and getattr(symbol, '_is_protocol', False): return f'class {name}(Protocol)'
     signature = inspect.signature(symbol)
     result = '' if signature.return_annotation in (signature.empty, symbol) else _written(signature.return_annotation)
     if kind == 'property': return f'{name}: {result}' if result else name
     parameters, kinds = [], [o.kind for o in signature.parameters.values()]
     for i, p in enumerate(signature.parameters.values()):
-        if kind != 'class' and i == 0 and p.name in ('self', 'cls'): continue
+        if kind != 'class' and '.' in name and i == 0 and p.name in ('self', 'cls'): continue
         if p.kind is p.KEYWORD_ONLY and not {p.KEYWORD_ONLY, p.VAR_POSITIONAL} & set(kinds[:i]): parameters.append('*')
         parameters.append(_parameter(p))
         if p.kind is p.POSITIONAL_ONLY and kinds[i + 1:i + 2] != [p.kind]: parameters.append('/')
