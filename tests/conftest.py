@@ -16,8 +16,8 @@ def pytest_configure(config):
 def pytest_unconfigure(config): shutil.rmtree(_folder, ignore_errors=True)
 
 
-def wait_for(condition, seconds=10, interval=0.02):
-    "Wait until `condition()` is true; returns its last value, which is false if `seconds` have passed"
+def wait_for(condition, seconds=60, interval=0.02):
+    "Wait until `condition()` is true; returns its last value, which is false if `seconds` have passed: so many that it is no matter of speed"
     deadline = time.monotonic() + seconds
     while not (value := condition()) and time.monotonic() < deadline: time.sleep(interval)
     return value
@@ -54,7 +54,7 @@ def no_leaks():
         return {kind: sorted(set(now) - set(before[kind])) for kind, count in _kinds.items()
                 if len(now := count()) > len(before[kind])}
     gc.collect()
-    wait_for(lambda: not leaked(), 5)
+    wait_for(lambda: not leaked(), 30)
     assert not leaked(), f'left behind by the test: {leaked()}'
 
 
@@ -80,8 +80,26 @@ def site(tmp_path):
     yield site
     pk.Pool(site=site).stop()
     site.close()
-    wait_for(lambda: not holders(tmp_path), 5)
+    wait_for(lambda: not holders(tmp_path), 30)
     assert not holders(tmp_path), f'processes that still hold the site: {holders(tmp_path)}'
+
+
+@pytest.fixture
+def scratch(site):
+    "The site, with a namespace `n` where writing costs least"
+    import parkit as pk
+    pk.Namespace('n', durable=False)
+    return site
+
+@pytest.fixture
+def d(scratch):
+    import parkit as pk
+    return pk.Dict('n/d')
+
+@pytest.fixture
+def never_look_again(monkeypatch):
+    "Who waits in this process looks again only when told to: a wake-up that is lost lets the test hang, and needs no clock to be seen"
+    monkeypatch.setattr('parkit.system.SAFETY_NET', 600.0)
 
 
 @pytest.fixture(scope='session')

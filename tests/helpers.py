@@ -1,7 +1,11 @@
 "Processes for the tests: started on a piece of code, talked to in lines, ended by real signals"
-import json, os, pickle, select, signal, subprocess, sys, time, traceback
+import json, os, pickle, select, shutil, signal, subprocess, sys, tempfile, threading, time, traceback
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
+
+import pytest
+from conftest import wait_for
 
 root = Path(__file__).resolve().parent.parent
 DEADLINE = 60  # seconds after which a child that says nothing has failed the test
@@ -21,6 +25,10 @@ def fork_and_stay():
         signal.alarm(60)
         time.sleep(600)
     return pid
+def never_look_again():
+    "As the fixture of this name"
+    import parkit.system
+    parkit.system.SAFETY_NET = 600.0
 def failure(work):
     "What `work()` raises: the names of its type and bases, and its message"
     try: work()
@@ -127,9 +135,32 @@ def _work_in_child(out, work, args):
     finally: os._exit(0)
 
 
+@contextmanager
+def in_thread(work):
+    "Run `work()` beside the block, whose end waits for it and raises what it raised; a list which then has the result"
+    found = []
+    def run():
+        try: found.append(work())
+        except BaseException as e: found.append(e)
+    thread = threading.Thread(target=run)
+    thread.start()
+    try: yield found
+    finally: thread.join(DEADLINE)
+    assert not thread.is_alive(), f'still running after {DEADLINE} s'
+    if isinstance(found[0], BaseException): raise found[0]
+
+
 def forked(work, *args):
     "What `work(*args)` returns in a forked child"
     with Fork(work, *args) as child: return child.result()
+
+
+@pytest.fixture
+def in_memory(tmp_path_factory):
+    "A folder in memory, where there is a file system there: the `tmp_path` of tests that are not about disks"
+    folder = Path(tempfile.mkdtemp(dir='/dev/shm')) if os.path.isdir('/dev/shm') else tmp_path_factory.mktemp('disk')
+    yield folder
+    shutil.rmtree(folder)
 
 
 def blobs(store):
@@ -137,6 +168,27 @@ def blobs(store):
     folder = Path(store.path)
     return sorted(path.name for name in ('blobs', 'new') for path in (folder/name).iterdir())
 
+
+def _effort(pid):
+    "What the threads of a process are doing and have done: their states, how often each has gone to sleep, and the ticks of CPU used"
+    try:
+        stats = [open(f'/proc/{pid}/task/{t}/stat').read().rpartition(')')[2].split() for t in os.listdir(f'/proc/{pid}/task')]
+        slept = [open(f'/proc/{pid}/task/{t}/status').read().partition('\nvoluntary_ctxt_switches:')[2].split()[0] for t in os.listdir(f'/proc/{pid}/task')]
+        return {o[0] for o in stats}, slept, sum(int(n) for o in stats for n in o[11:13])
+    except FileNotFoundError: return set(), [], 0  # a thread has just ended
+
+def ticks(pid):
+    "The CPU time that a process has used, in 1/100 s"
+    return _effort(pid)[2]
+
+def sleeps(*pids, seconds=1.5):
+    "Whether all threads of the processes come to sleep, and to do nothing at all for so long"
+    def still():
+        before = [_effort(pid) for pid in pids]
+        if any(states != {'S'} for states, *_ in before): return False
+        time.sleep(seconds)  # what is measured, not what is waited for
+        return [_effort(pid) for pid in pids] == before
+    return wait_for(still)
 
 def waits_for_a_lock(pid):
     "Whether a process is in line for a lock of a file"

@@ -1,5 +1,5 @@
 "Other processes for the tests of tasks: interpreters that run what they are told, and a look at a site's workers"
-import ast, json, os, select, shutil, subprocess, sys, threading
+import ast, json, os, select, shutil, signal, subprocess, sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -7,6 +7,8 @@ import psutil, pytest
 from conftest import wait_for
 from jupyter_core.utils import ensure_event_loop
 from kernels import root
+from parkit.calls import Runner, _runner
+from parkit.workers import is_supervised
 
 _loop = '''
 import json, sys, traceback
@@ -95,29 +97,37 @@ def supervisors(site):
     return sorted(pid for pid, parent in parents.items() if parent not in parents)
 
 
-def ended(trace, seconds=20):
+def settled_workers(pool, n):
+    "Wait until exactly `n` workers live and are known; returns their pids"
+    def settled():
+        pids = pool.status.workers
+        return len(pids) == n and not any(map(is_gone, pids)) and len(pool_processes(pool.site)) == n + 1
+    assert wait_for(settled), (pool.status, pool_processes(pool.site))
+    return pool.status.workers
+
+def kill_pool(pool):
+    "Kill the supervisor and its workers so that none of them brings another one back"
+    supervisor, workers = pool.status.supervisor, pool.status.workers
+    os.kill(supervisor, signal.SIGSTOP)  # so that it cannot replace them
+    for pid in (*workers, supervisor): os.kill(pid, signal.SIGKILL)
+    assert wait_for(lambda: all(map(is_gone, (*workers, supervisor))) and not is_supervised(pool.site))
+
+@contextmanager
+def nobody_runs():
+    "No calls are run meanwhile, unless there are workers already"
+    before, _runner[:] = _runner[:], [Runner()]
+    try: yield
+    finally: _runner[:] = before
+
+
+def ended(trace, seconds=60):
     "Wait until the call has ended, and do nothing to bring that about; returns its status"
     wait_for(lambda: trace.status not in ('submitted', 'running'), seconds)
     return trace.status
 
-def started(path, seconds=20):
+def started(path):
     "Wait until a task has made the file at `path`"
-    assert wait_for(Path(path).exists, seconds), f'{path} was not made in {seconds} s'
-
-@contextmanager
-def in_thread(work):
-    "Run `work()` beside the block, whose end waits for it and raises what it raised"
-    result = []
-    def run():
-        try: result.append(work())
-        except BaseException as e: result.append(e)
-    thread = threading.Thread(target=run)
-    thread.start()
-    try: yield thread
-    finally: thread.join(60)
-    assert not thread.is_alive(), 'still running after 60 s'
-    if isinstance(result[0], BaseException): raise result[0]
-
+    assert wait_for(Path(path).exists), f'{path} was not made'
 
 def remove(folder):
     "Remove `folder`, whose files may be going away at the same time"

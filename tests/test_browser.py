@@ -25,7 +25,7 @@ def browser():
         browser = p.chromium.launch(executable_path=chromium, args=_flags)
         yield browser
         browser.close()
-    _, alive = psutil.wait_procs({*psutil.Process().children(recursive=True)} - before, timeout=10)
+    _, alive = psutil.wait_procs({*psutil.Process().children(recursive=True)} - before, timeout=60)
     assert alive == []
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import parkit as pk, pytest
 from conftest import wait_for
-from helpers import run
+from helpers import in_thread, run
 from parkit.calls import _environment
 from parkit.ledger import _ledger, prune
 from parkit.tracing import TraceFuture, _Futures
-from task_helpers import ended, in_thread, interpreters, is_gone, started
+from task_helpers import ended, interpreters, is_gone, started
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_each_way_to_end_has_a_status_and_all_are_done(single, double, gate):
     assert waiting.cancel() and waiting.status == 'cancelled'
     go.touch()
     traces = [double(2), fail(), die(), hang.options(timeout=0.2)(), waiting]
-    assert [t.wait(20) for t in traces] == [True]*5 and all(t.done for t in traces)
+    assert [t.wait(60) for t in traces] == [True]*5 and all(t.done for t in traces)
     assert [t.status for t in traces] == ['finished', 'failed', 'crashed', 'timeout', 'cancelled']
     assert [type(t.error).__name__ for t in traces] == ['NoneType', 'ZeroDivisionError', 'WorkerCrashedError', 'TaskTimeoutError', 'TaskCancelledError']
     assert 'raise ZeroDivisionError' in traces[1].traceback or 'in fail' in traces[1].traceback
@@ -69,7 +69,7 @@ def test_wait_with_a_limit_says_whether_it_has_ended(gate):
     trace, ready, go = gate()
     started(ready)
     assert trace.wait(0) is False and trace.wait(0.1) is False
-    with in_thread(lambda: trace.wait(20)): go.touch()
+    with in_thread(lambda: trace.wait(60)): go.touch()
     assert trace.wait(0) is True
 
 
@@ -101,11 +101,11 @@ def test_futures(single, double, gate):
     assert first.running() and not second.running() and not first.cancel()
     assert second.cancel() and second.cancelled()
     go.touch()
-    assert first.result(20) is None
+    assert first.result(60) is None
     futures = [double(i).as_future() for i in range(200)] + [fail().as_future()]
-    assert [f.result(20) for f in futures[:-1]] == [2*i for i in range(200)]
-    with pytest.raises(KeyError): futures[-1].result(20)
-    assert double(3).as_future().result(20) == 6
+    assert [f.result(60) for f in futures[:-1]] == [2*i for i in range(200)]
+    with pytest.raises(KeyError): futures[-1].result(60)
+    assert double(3).as_future().result(60) == 6
     assert wait_for(lambda: not any(t.name == 'parkit-futures' for t in threading.enumerate()))
 
 
@@ -146,7 +146,7 @@ def test_call_of_a_killed_worker_is_run_again_only_if_asked_for(single, flaky, t
 
 
 def test_call_that_ran_too_long_can_be_run_again(single, flaky, tmp_path):
-    trace = flaky.options(timeout=0.3, retries=1)(str(tmp_path/'a'), 2, 'hang')
+    trace = flaky.options(timeout=3, retries=1)(str(tmp_path/'a'), 2, 'hang')
     assert trace.result == 2 and trace.attempt == 2
 
 
@@ -163,7 +163,7 @@ def test_transaction_of_a_killed_worker_is_undone_before_the_call_runs_again(sin
                 Path(path).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
     trace = count.options(retries=1)(str(tmp_path/'once'))
-    assert trace.wait(30) and trace.status == 'finished' and trace.attempt == 2 and dict(d) == {'n': 1}
+    assert trace.wait(60) and trace.status == 'finished' and trace.attempt == 2 and dict(d) == {'n': 1}
 
 
 def test_cancelled_call_is_not_run_again(gate):
@@ -181,7 +181,7 @@ def test_time_limit_where_the_interpreter_cannot_be_interrupted(single, double):
     before = double(1)
     assert before.result == 2
     trace = stuck.options(timeout=0.3)()
-    assert trace.wait(40) and trace.status == 'timeout'
+    assert trace.wait(60) and trace.status == 'timeout'
     with pytest.raises(TimeoutError, match='nor when it was interrupted'): trace.result
     assert wait_for(lambda: is_gone(trace.pid)) and double(2).result == 4
     assert trace.output.startswith('begun\n') and 'in stuck' in trace.output  # where it was
@@ -194,18 +194,14 @@ def test_time_limit_of_a_call_that_swallows_the_interrupt(single, double):
             try: time.sleep(600)
             except BaseException: pass
     trace = stubborn.options(timeout=0.2)()
-    assert trace.wait(40) and trace.status == 'timeout' and double(2).result == 4
+    assert trace.wait(60) and trace.status == 'timeout' and double(2).result == 4
 
 
-def test_time_limit_ends_with_the_call(single, double):
+def test_time_limit_ends_with_the_call(single):
     @pk.task
-    def quick(): return os.getpid()
-    pid = quick.options(timeout=0.2)().result
-    @pk.task
-    def slow():
-        time.sleep(0.6)
-        return os.getpid()
-    assert slow().result == pid
+    def left(): return os.getpid(), *signal.getitimer(signal.ITIMER_REAL)
+    pid, seconds, _ = left.options(timeout=100)().result
+    assert 0 < seconds <= 100 and left().result == (pid, 0, 0)
 
 
 def test_priorities_and_then_the_order_of_submission(gate, tmp_path):
@@ -222,11 +218,10 @@ def test_priorities_and_then_the_order_of_submission(gate, tmp_path):
 
 
 def test_delay(single, double):
-    trace = double.options(delay=3)(1)
-    assert trace.status == 'submitted' and single.status.queued == 1
-    assert double(2).result == 4 and trace.status == 'submitted'
-    assert trace.result == 2 and (trace.start - trace.submitted).total_seconds() >= 3
+    trace = double.options(delay=0.5)(1)
+    assert trace.result == 2 and (trace.start - trace.submitted).total_seconds() >= 0.5
     far = double.options(delay=timedelta(days=1))(1)
+    assert double(2).result == 4 and far.status == 'submitted' and single.status.queued == 1
     assert _ledger(single.site).next_due() > time.time() + 80000
     assert far.cancel() and far.done and single.status.queued == 0
 
@@ -261,13 +256,13 @@ def test_a_hundred_thousand_waiting_calls(site, double):
         with pk.transaction(ledger):
             for i in range(10_000): ledger.submit(f'{time.time_ns():016x}{at + i:08x}', record._replace(status='submitted'), call, {})
     assert ledger.count_queued() == 100_000
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(100):
         id = ledger.claim(me, _environment()[0], time.time())
         ledger.finish(me, id, 'finished', ledger._store.prepare(b'\x00N.'))
         ledger.count_queued(), ledger.environments(), ledger.next_due()
-    seconds = (time.perf_counter() - start)/100
-    print(f'{1e6*seconds:.0f} µs for a claim, an end and three questions')
+    seconds = (time.process_time() - start)/100
+    print(f'{1e6*seconds:.0f} µs of CPU for a claim, an end and three questions')
     assert seconds < 0.05
 
 
@@ -281,7 +276,7 @@ def test_traces_from_any_process_and_the_newest_first(single, double):
         other.run('double = pk.bind_task("double")')
         other.value('double(1).result')
     a, b = double(2), fail()
-    a.wait(20), b.wait(20)
+    a.wait(60), b.wait(60)
     late = datetime.now()
     c = double(3)
     assert c.result == 6
@@ -302,18 +297,19 @@ def test_old_calls_go_with_their_output(single, double, gate):
         print('line', n)
         return bytes(2**19)
     first = talk(0)
-    assert first.output == 'line 0\n' if first.wait(20) else False
+    assert first.wait(60) and first.output == 'line 0\n'
     trace, ready, go = gate()
     started(ready)
     folder = Path(single.site.path, '@', 'output')
     single.resize(2)
     for i in range(200): last = talk(i)
-    assert last.wait(60) and wait_for(lambda: len(pk.traces()) <= 20 + 64, 20)
+    assert last.wait(60) and wait_for(lambda: len(pk.traces()) <= 20 + 64)
     prune(_ledger(single.site))
     assert len(pk.traces()) == 21 and trace.status == 'running' and pk.traces()[0] == last and trace in pk.traces()  # the running one always
     with pytest.raises(pk.ObjectNotFoundError, match='does not exist'): first.status
     assert len([p for p in folder.iterdir() if len(p.name) == 24]) == 20
-    assert len(list(Path(single.site.path, '_traces', '@', 'blobs').iterdir())) <= 21
+    single.keep_traces = 20  # a write: what some worker was just reading goes with it
+    assert wait_for(lambda: prune(_ledger(single.site)) == 0 and len(list(Path(single.site.path, '_traces', '@', 'blobs').iterdir())) <= 21)
     go.touch()
     assert last.result == bytes(2**19)
 
@@ -323,7 +319,7 @@ def test_calls_are_kept_by_age_and_size(single, double):
     def big(n): return bytes(n)
     ledger = _ledger(single.site)
     traces = [big(1000) for _ in range(10)]
-    for t in traces: t.wait(20)
+    for t in traces: t.wait(60)
     single.keep_bytes = 5500
     assert prune(ledger) == 5 and len(pk.traces()) == 5 and pk.traces()[0] == traces[-1]
     single.keep_days = 0
@@ -341,7 +337,7 @@ def test_map_takes_each_result_when_it_is_there(single, double):
 def test_traces_are_shown_one_a_line_and_few(single, double):
     assert repr(pk.traces()) == '[]'
     traces = [double(i) for i in range(12)]
-    assert traces[-1].wait(20)
+    assert traces[-1].wait(60)
     assert repr(pk.traces()[:2]).count('AsyncTrace(task/double, finished)') == 2
     assert repr(pk.traces()) == '[' + 'AsyncTrace(task/double, finished),\n '*10 + '… 12 in all]' and pk.traces() == traces[::-1]
     single.keep_traces = 0
@@ -351,7 +347,7 @@ def test_traces_are_shown_one_a_line_and_few(single, double):
 
 def test_future_of_a_call_that_is_not_kept_is_an_error_and_harms_no_other(single, double):
     gone = double(1)
-    assert gone.wait(20)
+    assert gone.wait(60)
     single.keep_traces = 0
     prune(_ledger(single.site))
     with pytest.raises(pk.ObjectNotFoundError): gone.as_future()
@@ -361,7 +357,7 @@ def test_future_of_a_call_that_is_not_kept_is_an_error_and_harms_no_other(single
 
 def test_future_whose_call_is_removed_before_it_was_noticed(single, double):
     trace, futures = double(1), _Futures(_ledger(single.site))
-    assert trace.wait(20)
+    assert trace.wait(60)
     future = TraceFuture(trace)
     futures.open[trace.id] = [future]
     single.keep_traces = 0
@@ -374,7 +370,7 @@ def test_future_of_a_call_made_in_a_transaction_comes_after_it(single, double):
     with pk.transaction('default'):
         trace = double(1)
         with pytest.raises(pk.TransactionError, match='only when that has ended'): trace.as_future()
-    assert trace.as_future().result(20) == 2
+    assert trace.as_future().result(60) == 2
 
 
 def test_traceback_begins_with_the_task(single):
@@ -388,11 +384,11 @@ def test_traceback_begins_with_the_task(single):
         lines = _traceback(task(0)).splitlines()
         assert lines[0].startswith('Traceback') and f'in {task.name}' in lines[1], lines
     assert 'in fail_later' in _traceback(fail_later(0))
-    with pk.Executor() as e: text = str(e.submit(divmod, 1, 0).exception(20).__cause__)
+    with pk.Executor() as e: text = str(e.submit(divmod, 1, 0).exception(60).__cause__)
     assert 'ZeroDivisionError' in text
 
 def _traceback(trace):
-    assert trace.wait(20)
+    assert trace.wait(60)
     return trace.traceback
 
 
@@ -408,8 +404,8 @@ def test_map_raises_the_first_failure_and_cancels_the_rest(single, tmp_path):
     def slow(i, path):
         if i == 3: raise ValueError('the third')
         with open(path, 'a') as f: f.write('x')
-        if i > 3: time.sleep(0.2)
+        if i > 3: time.sleep(600)
     path = tmp_path/'ran'
     with pytest.raises(ValueError, match='the third'): pk.map(slow, range(50), [str(path)]*50)
-    assert all(wait_for(lambda t=t: t.status not in ('submitted', 'running'), 20) for t in pk.traces())
-    assert len(path.read_text()) < 20 and len(pk.traces(status='cancelled')) > 30
+    assert all(ended(t) for t in pk.traces())
+    assert 3 <= len(path.read_text()) <= 4 and len(pk.traces(status='cancelled')) == 46

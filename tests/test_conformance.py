@@ -14,7 +14,7 @@ import numpy as np, pytest
 
 import parkit as pk
 from conftest import wait_for
-from helpers import Child
+from helpers import Child, in_thread
 from parkit.transactions import in_transaction
 
 suites = {name: [] for name in 'Object Dict Array Queue LifoQueue File Lock Event'.split()}
@@ -52,23 +52,9 @@ def changed(o, by=True):
     assert (o.version > version) is by, 'the version has not risen' if by else 'the version has risen'
 
 @contextmanager
-def meanwhile(work):
-    "`work()` in another thread, which the block lets come to its end"
-    found = []
-    def run():
-        try: found.append(work())
-        except BaseException as e: found.append(e)
-    thread = threading.Thread(target=run)
-    thread.start()
-    try: yield found
-    finally: thread.join(30)
-    assert not thread.is_alive()
-    if isinstance(found[0], BaseException): raise found[0]
-
-@contextmanager
 def rolled_back(o):
     "The block's writes are undone, by a savepoint if it is in a transaction already"
-    with suppress(_Undo), pk.transaction(o, timeout=30):
+    with suppress(_Undo), pk.transaction(o, timeout=60):
         yield
         raise _Undo
 
@@ -298,12 +284,12 @@ def announces_changes(o):
         await asyncio.sleep(0)
         assert not waiting.done()
         with pk.transaction(o): o.x, o.y = 1, 2
-        change = await asyncio.wait_for(waiting, 30)
+        change = await asyncio.wait_for(waiting, 60)
         assert change.previous == seen and change.version == o.version > seen
         waiting = asyncio.ensure_future(changes.__anext__())
         await asyncio.sleep(0)
         o.drop()
-        with pytest.raises(pk.ObjectNotFoundError): await asyncio.wait_for(waiting, 30)
+        with pytest.raises(pk.ObjectNotFoundError): await asyncio.wait_for(waiting, 60)
     asyncio.run(main())
 
 uses_of = {'Object': [  # each of which needs an object that exists
@@ -718,7 +704,7 @@ def puts_all_or_nothing(q):
 @of('Queue', 'LifoQueue')
 def waits_for_an_item(q):
     if inside(q): return  # it would be for ever, which is refused: `is_empty_at_last`
-    with meanwhile(lambda: [q.get(timeout=30), *again(q).get_many(5, timeout=30)]) as found:
+    with in_thread(lambda: [q.get(timeout=60), *again(q).get_many(5, timeout=60)]) as found:
         q.put('a')
         wait_for(q.empty)
         q.put('b')
@@ -729,8 +715,8 @@ def waits_for_room(q):
     if inside(q): return
     small = another(q, maxsize=1)
     small.put(1)
-    with meanwhile(lambda: (small.put(2, timeout=30), again(small).put_many([3], timeout=30))):
-        assert [small.get(timeout=30) for _ in range(3)] == [1, 2, 3]
+    with in_thread(lambda: (small.put(2, timeout=60), again(small).put_many([3], timeout=60))):
+        assert [small.get(timeout=60) for _ in range(3)] == [1, 2, 3]
 
 @of('Queue', 'LifoQueue')
 def waits_in_asyncio(q):
@@ -739,12 +725,12 @@ def waits_in_asyncio(q):
         small = another(q, maxsize=1)
         getting = asyncio.ensure_future(small.aget())
         await small.aput(1)
-        assert await asyncio.wait_for(getting, 30) == 1
+        assert await asyncio.wait_for(getting, 60) == 1
         await small.aput(2)
         putting = asyncio.ensure_future(small.aput(3))
         await asyncio.sleep(0)
         assert not putting.done() and await small.aget() == 2
-        await asyncio.wait_for(putting, 30)
+        await asyncio.wait_for(putting, 60)
         assert small.get() == 3
     asyncio.run(main())
 
@@ -764,7 +750,7 @@ def counts_what_is_to_be_done(q):
 def joins_when_all_is_done(q):
     if inside(q): return
     q.put_many('ab')
-    with meanwhile(lambda: q.join(timeout=30)):
+    with in_thread(lambda: q.join(timeout=60)):
         for _ in range(2): q.get(), q.task_done()
 
 @of('Queue', 'LifoQueue')
@@ -787,8 +773,8 @@ def ends(q):
 def wakes_who_waits_when_it_ends(q):
     if inside(q): return
     def get():
-        with pytest.raises(pk.QueueShutDown): q.get(timeout=30)
-    with meanwhile(get): q.shutdown()
+        with pytest.raises(pk.QueueShutDown): q.get(timeout=60)
+    with in_thread(get): q.shutdown()
 
 @of('Queue', 'LifoQueue')
 def gets_back_what_was_taken_in_vain(q):
@@ -983,7 +969,7 @@ def waits_for_the_holder(k):
     other, events = again(k), []
     def wait():
         with other: events.append('taken')
-    with meanwhile(wait):
+    with in_thread(wait):
         assert not again(k).acquire(timeout=0.01)
         events.append('released')
         k.release()
@@ -999,7 +985,7 @@ def waits_for_the_holder_in_asyncio(k):
             waiting = asyncio.ensure_future(wait())
             await asyncio.sleep(0.01)
             events.append('released')
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, 60)
         assert events == ['released', 'taken'] and not k.locked()
     if not inside(k): asyncio.run(main())
 
@@ -1036,7 +1022,7 @@ def gives_up_waiting_in_time(e):
 @of('Event')
 def wakes_who_waits(e):
     if inside(e): return
-    with meanwhile(lambda: again(e).wait(30)) as found: e.set()
+    with in_thread(lambda: again(e).wait(60)) as found: e.set()
     assert found == [True]
 
 @of('Event')
@@ -1124,7 +1110,7 @@ def anonymous(cls, space, contract): contract(cls())
 
 def made_in_a_transaction(cls, space, contract):
     path = f'{space}/{_name()}'
-    with pk.transaction(space, timeout=30):
+    with pk.transaction(space, timeout=60):
         contract(cls(path))
         o = pk.Namespace(space).get(path.partition('/')[2])
         before = shown(o) if o is not None else ''
@@ -1147,13 +1133,13 @@ def in_a_transaction_that_rolls_back(cls, space, contract):
     assert shown(o) == before == shown(again(o))
 
 def in_a_savepoint_that_is_undone(cls, space, contract):
-    with pk.transaction(space, timeout=30): in_a_transaction_that_rolls_back(cls, space, contract)
+    with pk.transaction(space, timeout=60): in_a_transaction_that_rolls_back(cls, space, contract)
 
 def a_copy(cls, space, contract): contract(cls(f'{space}/{_name()}').copy(f'{space}/{_name()}'))
 
 def in_a_transaction_of_asyncio(cls, space, contract):
     async def main():
-        async with pk.transaction(space, timeout=30): contract(cls(f'{space}/{_name()}'))
+        async with pk.transaction(space, timeout=60): contract(cls(f'{space}/{_name()}'))
     asyncio.run(main())
 
 def anonymous_in_a_transaction(cls, space, contract):
@@ -1167,7 +1153,7 @@ def anonymous_in_a_transaction_that_rolls_back(cls, space, contract):
     assert shown(o) == before
 
 def in_a_thread(cls, space, contract):
-    with meanwhile(partial(contract, cls(f'{space}/{_name()}'))): pass
+    with in_thread(partial(contract, cls(f'{space}/{_name()}'))): pass
 
 def in_a_second_process(cls, space, contract): _elsewhere(cls(f'{space}/{_name()}'), contract)
 def in_a_fork(cls, space, contract): _elsewhere(cls(f'{space}/{_name()}'), contract, fork=True)

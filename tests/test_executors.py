@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_for
-from helpers import Child, run
+from helpers import Child, forked, run
 
 import parkit as pk
 from parkit.ledger import _ledger
@@ -165,7 +165,7 @@ def test_map_submits_without_iteration_here(site):
     e = pk.Executor()
     e.map(done.put, range(10))
     e.shutdown()
-    assert sorted(done.get(timeout=10) for _ in range(10)) == list(range(10))
+    assert sorted(done.get(timeout=60) for _ in range(10)) == list(range(10))
 
 def test_the_cause_is_the_workers_traceback(site):
     def fail(): raise LookupError(123)
@@ -237,7 +237,7 @@ def test_a_trace_that_is_cancelled_elsewhere(site):
         first, second = e.submit(report), e.submit(abs, -1)
         begun.get(timeout=60)
         second.trace.cancel()
-        assert wait_for(second.cancelled, 10)
+        assert wait_for(second.cancelled)
         first.trace.cancel()
         with pytest.raises(futures.CancelledError): first.result(60)
 
@@ -254,7 +254,6 @@ def test_listener_that_ends_after_the_site_was_closed_leaves_no_descriptor(site)
     assert len(os.listdir('/dev/fd')) <= before
 
 def test_a_child_makes_its_own(site):
-    from helpers import forked
     e = pk.Executor()
     assert e.submit(abs, -1).result(60) == 1
     assert wait_for(no_threads)

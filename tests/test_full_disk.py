@@ -11,12 +11,13 @@ import numpy as np, pytest
 
 import parkit as pk
 from helpers import Child
-from parkit.calls import Runner, _environment, _runner
+from parkit.calls import _environment
 from parkit.ledger import _ledger
 from parkit.codecs import encode
 from parkit.maintenance import _Checker
 from parkit.storage import BLOBS, META, TRASH
 from parkit.transactions import read
+from task_helpers import nobody_runs
 
 PAGE, KIB, MIB = 4096, 2**10, 2**20
 INLINE = 8*KIB  # the site's limit: blobs of a few pages, so that a disk is soon just too full for each step of a write
@@ -33,7 +34,7 @@ class Disk:
         self.path, self.filler = path, path/'filler'
         path.mkdir()
         command = ['mount', '-t', 'tmpfs', '-o', self.options, 'tmpfs', str(path)]
-        try: self.is_mounted = subprocess.run(command, capture_output=True, timeout=10).returncode == 0
+        try: self.is_mounted = subprocess.run(command, capture_output=True, timeout=60).returncode == 0
         except OSError: self.is_mounted = False
         if self.needs_disk and not self.is_mounted: pytest.skip('no disk can be mounted here')
 
@@ -247,7 +248,7 @@ class Things:
 
     def local(self, i):
         class Local(pk.Dict): number, much = i, MEDIUM
-        Local(f'n/local')[i] = 1
+        Local('n/local')[i] = 1
 
     def tidy(self):
         "Remove what the kinds have made"
@@ -386,12 +387,11 @@ class _Rooms:
 
 @pytest.fixture(scope='module', params=(Disk, Files, Map), ids=('disk', 'files', 'map'))
 def rooms(request, tmp_path_factory):
-    before, _runner[:] = _runner[:], [Runner()]
-    rooms = _Rooms(request.param, tmp_path_factory.mktemp('rooms'))
-    rooms.get()
-    yield rooms
-    rooms.close()
-    _runner[:] = before
+    with nobody_runs():
+        rooms = _Rooms(request.param, tmp_path_factory.mktemp('rooms'))
+        rooms.get()
+        yield rooms
+        rooms.close()
 
 def _error_of(write, o, i):
     "The `StorageFullError` of a write, with its traceback and all that the frames hold, as a notebook keeps it"

@@ -48,7 +48,7 @@ def _exhaust(pool, disk, pages=0): disk.fill([_filler(store) for store in _store
 
 def _busy(pool):
     "Wait until both workers have a call in hand and all is on record; returns the status"
-    assert wait_for(lambda: pool.status.running == len(pool.status.workers) == 2, 20)
+    assert wait_for(lambda: pool.status.running == len(pool.status.workers) == 2)
     return pool.status
 
 def _settled(value, seconds=2.5):
@@ -71,7 +71,7 @@ def test_trap_21_workers_wait_for_room(pool, work, go, disk):
     assert _settled(lambda: _finished(traces)) < 150 and {trace.status for trace in traces} <= {'submitted', 'running', 'finished'}
     assert pool.status.supervisor == before.supervisor and pool.status.workers == before.workers
     disk.empty()
-    assert wait_for(lambda: _finished(traces) == 150, 30) and [trace.result[0] for trace in traces] == list(range(150))
+    assert wait_for(lambda: _finished(traces) == 150) and [trace.result[0] for trace in traces] == list(range(150))
     assert wait_for(lambda: pool.status == before._replace(running=0, queued=0))
 
 
@@ -82,7 +82,7 @@ def test_trap_21_large_result_fails_with_the_reason(pool, work, go, disk):
     go()
     _settled(lambda: [trace.status for trace in traces])
     disk.empty()
-    assert wait_for(lambda: all(trace.done for trace in traces), 30)
+    assert wait_for(lambda: all(trace.done for trace in traces))
     for trace in traces:
         with pytest.raises(pk.TaskError, match=f'result of the task could not be stored: .*{disk.path}'): trace.result
     assert work(5, large=True).result[0] == 5 and pool.status.workers == before.workers
@@ -98,7 +98,7 @@ def test_trap_21_large_result_with_little_room(pool, work, go, disk, pages):
     _settled(lambda: trace.status)
     disk.empty()
     for n, t in enumerate((trace, other), 1):
-        assert wait_for(lambda: t.done, 30)
+        assert wait_for(lambda: t.done)
         assert t.result[0] == n if t.status == 'finished' else f'{disk.path}' in str(t.error)
     assert pool.status.workers == before.workers
 
@@ -133,7 +133,7 @@ def test_trap_21_pool_stops_on_a_full_disk(pool, work, go, disk, killed):
     finally: store.end(snapshot)
     assert wait_for(lambda: not any(map(psutil.pid_exists, (before.supervisor, *before.workers))))
     disk.empty()
-    assert wait_for(lambda: all(trace.done for trace in traces), 30)
+    assert wait_for(lambda: all(trace.done for trace in traces))
     ended = [trace.status for trace in traces]
     assert ended.count('crashed') <= 2 and set(ended) <= {'finished', 'crashed'}
     assert work(1).result[0] == 1
@@ -152,7 +152,7 @@ def test_trap_21_first_call_on_a_full_disk(pool, work, go, disk):
         pool.keep_traces = 10_000  # an ordinary write, with which room for deleting is kept again
         assert str(disk.path) in str(error)
         assert not pool.status.queued and not pool.status.supervisor
-    assert trace is not None and pages and wait_for(lambda: trace.done, 20)
+    assert trace is not None and pages and wait_for(lambda: trace.done)
     assert trace.result[0] == pages if trace.status == 'finished' else str(disk.path) in str(trace.error)
     assert work(3).result[0] == 3
 

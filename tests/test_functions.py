@@ -1,20 +1,17 @@
 """What of a function travels, when it has changed, and what it says of itself: in other processes and in live kernels."""
-import asyncio, inspect, os, re, subprocess, sys, threading, time, warnings
-from pathlib import Path
+import asyncio, inspect, os, re, subprocess, sys, warnings
 
 import parkit as pk, pytest
 from conftest import wait_for
 from kernels import notebooks, text
 from parkit.tasks import _definers, _functions
-from task_helpers import ended, event_loop, interpreters  # noqa: F401  a fixture
+from task_helpers import ended, event_loop, interpreters, nobody_runs  # noqa: F401  a fixture
 
 
 @pytest.fixture
-def pool(site):
-    "A pool of one worker, so that what it keeps would show in the next call"
-    pool = pk.Pool()
-    pool.resize(1)
-    return pool
+def pool(single):
+    "One worker, so that what it keeps would show in the next call"
+    return single
 
 def cell(names, source): exec(source, names)
 
@@ -305,17 +302,12 @@ def test_call_of_another_pythons_task_is_for_the_interpreter_it_was_defined_with
     cell(notebook, '@pk.task\ndef f(n): return n')
     calls._environment.cache_clear()
     theirs = calls._environment()
-    before = list(calls._runner)
-    calls.set_runner(calls.Runner())
-    try:
-        with monkeypatch.context() as m:
-            m.setattr(sys, 'version_info', (3, 99, 0))
-            m.setattr(tasks, '_environment', lambda: (b'another!', b''))
-            _definers.clear()
-            trace = pk.bind_task('f')(1)
-            assert trace._record.environment == theirs[0] != b'another!'
-    finally:
-        calls._runner[:] = before
+    with nobody_runs(), monkeypatch.context() as m:
+        m.setattr(sys, 'version_info', (3, 99, 0))
+        m.setattr(tasks, '_environment', lambda: (b'another!', b''))
+        _definers.clear()
+        trace = pk.bind_task('f')(1)
+        assert trace._record.environment == theirs[0] != b'another!'
 
 
 @pytest.mark.skipif('PARKIT_OTHER_PYTHON' not in os.environ, reason='PARKIT_OTHER_PYTHON names no interpreter of another version that has parkit')
@@ -369,7 +361,7 @@ def test_generator_waits_for_its_reader(pool, tmp_path):
     trace, path = many(str(tmp_path/'at')), tmp_path/'at'
     from parkit.tracing import _AHEAD, _open_stream
     stream = _open_stream(trace._ledger, trace.id, False)
-    assert wait_for(lambda: stream.full() and path.read_text() == str(_AHEAD), 20)
+    assert wait_for(lambda: stream.full() and path.read_text() == str(_AHEAD))
     assert trace.status == 'running' and stream.qsize() == _AHEAD
     assert list(trace) == list(range(1000)) and not stream.exists
 

@@ -1,7 +1,7 @@
 """Namespaces and objects that are renamed, copied, compacted and dropped while other processes have them open.
 
 A notebook has nobody else who uses what it drops, and cannot be killed in the middle."""
-import os, pickle, shutil, signal, sys, tempfile, threading, time
+import os, pickle, signal, sys, threading, time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -9,18 +9,12 @@ import numpy as np, pytest
 
 import parkit as pk
 from conftest import wait_for
-from helpers import Child, Fork, blobs, forked, run, waits_for_a_lock
+from helpers import Child, Fork, blobs, forked, in_memory, run, waits_for_a_lock
 from parkit import storage
 
 LARGE = 2**16  # numbers in an array that is a blob
+tmp_path = in_memory
 
-
-@pytest.fixture
-def tmp_path(tmp_path_factory):
-    "In memory, where there is a file system there: nothing here is about disks"
-    folder = Path(tempfile.mkdtemp(dir='/dev/shm')) if os.path.isdir('/dev/shm') else tmp_path_factory.mktemp('disk')
-    yield folder
-    shutil.rmtree(folder)
 
 @pytest.fixture
 def n(site):
@@ -206,6 +200,7 @@ def test_compacting_is_refused_while_another_process_reads(n, monkeypatch):
 # --- dropped in the middle of something
 
 _waits = _open + '''
+never_look_again()
 q, full = pk.Queue('n/empty'), pk.Queue('n/full', maxsize=1)
 full.put(1)
 async def changed():
@@ -213,7 +208,7 @@ async def changed():
 ways = dict(get=q.get, get_many=lambda: q.get_many(3)[0], aget=lambda: asyncio.run(q.aget()), put=lambda: full.put(2), join=full.join,
             until=lambda: pk.wait_until(lambda: d.get('x')), event=e.wait, changes=lambda: asyncio.run(changed()),
             until_async=lambda: asyncio.run(pk.transactions.wait_until_async(lambda: d.get('x'))),
-            lock=lambda: l.acquire(timeout=40), length=lambda: pk.wait_until(lambda: 'new' in pk.Namespace('n'), 40))
+            lock=lambda: l.acquire(timeout=600), length=lambda: pk.wait_until(lambda: 'new' in pk.Namespace('n'), 600))
 alone = threading.Lock()
 def wait(name):
     try: outcome = ways[name]()
@@ -237,7 +232,7 @@ def _waiters(site):
     with Child(site, _waits) as child:
         n = child.hear()
         assert wait_for(lambda: _are_asleep(child.pid, n))
-        yield lambda: dict(child.hear(10) for _ in range(n))  # far less than the 30 s of the safety net
+        yield lambda: dict(child.hear() for _ in range(n))
 
 @pytest.mark.parametrize('way', ['dropped', 'renamed', 'back'])
 def test_who_waits_in_a_dropped_namespace_is_woken(n, way):
@@ -329,7 +324,7 @@ def test_transaction_under_way_is_waited_for(n, way):
         assert wait_for(lambda: waits_for_a_lock(os.getpid())) and 'committed' not in n and n['small'] == 'old'
         writer.say()
         writer.hear()
-        dropper.join(10)
+        dropper.join(60)
         writer.say()
         assert writer.hear()['type'] == 'ObjectNotFoundError'
     assert not dropper.is_alive() and pk.namespaces() == _left[way]
@@ -360,19 +355,19 @@ def test_met_in_the_middle(n, way, monkeypatch):
     arrived, go, make_way = threading.Event(), threading.Event(), storage._Opening._make_way
     def pause(self, heir):
         arrived.set()
-        assert go.wait(30)
+        assert go.wait(60)
         make_way(self, heir)
     monkeypatch.setattr(storage._Opening, '_make_way', pause)
     with Child(n.site, _meets, way) as other:
         other.hear()
         worker = threading.Thread(target=dict(_ways, compacted=lambda: pk.compact('n'))[way])
         worker.start()
-        assert arrived.wait(10)
+        assert arrived.wait(60)
         other.say()
         threads = other.hear()
         assert wait_for(lambda: _are_asleep(other.pid, threads//2))
         go.set()
-        worker.join(20)
+        worker.join(60)
         found, after = other.hear(), other.hear()
     made = {name for name, error in found.items() if error is None}
     if way == 'compacted': assert made == {*found} and after == [4, 'old', sum(range(LARGE))] and 'made' in pk.Namespace('n')
@@ -436,8 +431,9 @@ def test_compaction_goes_unnoticed(n, by):
     assert pk.gc() == [] and (by != 'another' or pk.check() == [])
 
 
-def test_compaction_beside_busy_threads(n):
+def test_compaction_beside_busy_threads(n, monkeypatch):
     "No error, no lost write, whatever the threads do"
+    monkeypatch.setattr(storage, '_PATIENCE', 60.0)
     busy, errors, counts, q = True, [], [0]*6, pk.Queue('n/busy')
     def count(i):
         n[i] = counts[i] + 1
@@ -448,7 +444,7 @@ def test_compaction_beside_busy_threads(n):
         assert (n['blob'] == 7).all()
     def pass_on(i):
         q.put(counts[i])
-        assert q.get(timeout=10) == counts[i]
+        assert q.get(timeout=60) == counts[i]
         counts[i] += 1
     def look(i): assert {'small', 'large'} <= set(n) and len(n) >= 2 and n.note == 'old' and [*pk.Namespace('n').names()]
     def transact(i):
@@ -461,15 +457,16 @@ def test_compaction_beside_busy_threads(n):
     threads = [threading.Thread(target=work, args=o) for o in enumerate([count, count, store, pass_on, look, transact])]
     for thread in threads: thread.start()
     try:
-        end, done = time.monotonic() + 1.5, 0
-        while time.monotonic() < end and not errors:
+        for _ in range(12):
+            if errors: break
+            before = min(counts[:2])
             pk.compact('n')
-            done += 1
+            wait_for(lambda: errors or min(counts[:2]) > before)
     finally:
         busy = False
-        for thread in threads: thread.join(20)
-    assert not errors and not any(thread.is_alive() for thread in threads) and done > 3
-    assert [n[0], n[1], n['sum']] == [counts[0], counts[1], counts[5]] and min(counts[:2]) > done and q.empty()
+        for thread in threads: thread.join(60)
+    assert not errors and not any(thread.is_alive() for thread in threads)
+    assert [n[0], n[1], n['sum']] == [counts[0], counts[1], counts[5]] and min(counts[:2]) >= 12 and q.empty()
     assert pk.check() == [] == pk.gc()
 
 
@@ -488,7 +485,8 @@ while not os.path.exists(sys.argv[3]):
 say(i)
 """
 
-def test_compaction_beside_busy_processes(n, tmp_path):
+def test_compaction_beside_busy_processes(n, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, '_PATIENCE', 60.0)
     with Child(n.site, _counts, 'one', tmp_path/'stop') as one, Child(n.site, _counts, 'two', tmp_path/'stop') as two:
         for child in (one, two): child.hear()
         for _ in range(10): pk.compact('n')
@@ -536,7 +534,7 @@ def test_rename_that_fails_loses_nothing(n, monkeypatch):
 
 
 def test_everything_doctor_names_can_be_compacted(n):
-    "Beneath idle workers, too, who are then woken as before"
+    "Beneath idle workers, too, who are then woken as before, and not only by their safety net of 30 s"
     f = pk.task(name='f')(lambda x: x + 1)
     array = pk.Array()
     array.append(1)
@@ -547,7 +545,7 @@ def test_everything_doctor_names_can_be_compacted(n):
         for namespace in sorted(found): pk.compact(namespace)
         start = time.monotonic()
         trace = f(len(array))
-        assert trace.result == 2 and time.monotonic() - start < 10 and list(array) == [1]
+        assert trace.result == 2 and time.monotonic() - start < 25 and list(array) == [1]
         assert trace.status == 'finished'
     assert pk.gc() == []
 
@@ -886,7 +884,7 @@ names = [f'x{i}' for i in range(6)]
 say()
 hear()
 end = time.monotonic() + float(sys.argv[3])
-while time.monotonic() < end:
+while time.monotonic() < end or done < 20:
     name = rng.choice(names)
     try:
         action = rng.random()
@@ -921,7 +919,7 @@ def test_processes_that_rename_and_compact_at_random(n, seed):
     there = [path for path in pk.namespaces() if path != 'n']
     found = [pk.Dict(f'{path}/d') for path in there]
     assert len(there) == 3 and sorted(d['i'] for d in found) == [0, 1, 2]
-    assert sum(d['left'] for d in found) == sum(done) > 20 and all(d['left'] == -d['right'] for d in found)
+    assert sum(d['left'] for d in found) == sum(done) and all(d['left'] == -d['right'] for d in found)
     assert all(len(blobs(d._store)) == 1 for d in found) and pk.gc() == [] == pk.check()
 
 

@@ -21,7 +21,7 @@ def _fails(error, *parts):
     return pytest.raises(error, match='.*'.join(map(re.escape, parts)) or None)
 
 def _command_works(*command):
-    try: return subprocess.run(command, capture_output=True, timeout=10).returncode == 0
+    try: return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
     except OSError: return False
 
 
@@ -106,7 +106,7 @@ _sftp = next((o for o in ('/usr/lib/openssh/sftp-server', '/usr/libexec/sftp-ser
 @contextmanager
 def _remote(folder, mount):
     "`folder` seen through sshfs, whose server is at the other end of a pipe"
-    (to_server, to_client), mine = (os.pipe() for _ in 'ab'), []
+    to_server, to_client = os.pipe(), os.pipe()
     server = subprocess.Popen([_sftp], stdin=to_server[0], stdout=to_client[1])
     client = subprocess.Popen(['sshfs', f':{folder}', mount, '-f', '-o', 'passive'],
                               stdin=to_client[0], stdout=to_server[1])

@@ -8,16 +8,9 @@ import pytest
 
 import parkit as pk
 from conftest import wait_for
-from helpers import Child, Fork, forked, run, waits_for_a_lock
+from helpers import Child, Fork, forked, run, sleeps, ticks, waits_for_a_lock
 from parkit import storage
-from test_queues import _effort, sleeps
 
-
-@pytest.fixture
-def scratch(site):
-    "A namespace where writing costs least"
-    pk.Namespace('n', durable=False)
-    return site
 
 @pytest.fixture
 def lock(scratch): return pk.Lock('n/lock')
@@ -52,7 +45,7 @@ def test_other_thread_may_release_it(lock):
     lock.acquire()
     assert forked(lambda: pk.Lock('n/lock').acquire(False)) is False
     threading.Thread(target=lock.release).start()
-    assert lock.acquire(timeout=10)
+    assert lock.acquire(timeout=60)
     lock.release()
 
 
@@ -139,13 +132,13 @@ def test_waiting_inside_a_transaction_is_refused(lock):
 
 _waits = '''
 import asyncio
+never_look_again()
 lock, kind = pk.Lock('n/lock'), sys.argv[2]
 async def enter():
     async with lock: return True
-work = dict(forever=lock.acquire, timeout=lambda: lock.acquire(timeout=60), asyncio=lambda: asyncio.run(enter()))[kind]
+work = dict(forever=lock.acquire, timeout=lambda: lock.acquire(timeout=600), asyncio=lambda: asyncio.run(enter()))[kind]
 say()
-found = work()
-say([found, time.monotonic()])
+say(work())
 if kind != 'asyncio': lock.release()
 '''
 
@@ -161,51 +154,49 @@ def test_lock_passes_on_at_once(lock, how):
         assert wait_for(lambda: waits_for_a_lock(waiters['forever'].pid))
         if how == 'release':
             assert sleeps(waiters['forever'].pid)
-            before = [_effort(child.pid)[1] for child in waiters.values()]
-            time.sleep(1.5)  # what is measured, not what is waited for
-            assert max(after - b for after, b in zip((_effort(child.pid)[1] for child in waiters.values()), before)) <= 2, 'ticks of 10 ms in 1.5 s'
-        start = time.monotonic()
+            def rest():
+                before = [ticks(child.pid) for child in waiters.values()]
+                time.sleep(1.5)  # what is measured, not what is waited for
+                return max(ticks(child.pid) - b for child, b in zip(waiters.values(), before)) <= 2  # of 10 ms in 1.5 s
+            assert wait_for(rest)
         holder.kill() if how == 'kill' else holder.say()
         for child in waiters.values():
-            found, end = child.hear()
-            assert found is True and end - start < 2
+            assert child.hear() is True
             child.wait()
     assert not lock.locked() and lock.acquire(False)
     lock.release()
 
 
-def test_timeout(lock):
+def test_timeout(lock, never_look_again):
     with Child(lock.site, "lock = pk.Lock('n/lock'); lock.acquire(); say(); hear(); lock.release(); say(); hear()") as holder:
         holder.hear()
         start = time.monotonic()
         assert lock.acquire(timeout=0.4) is False
-        assert 0.4 <= time.monotonic() - start < 10
+        assert time.monotonic() - start >= 0.4
         holder.say()
         holder.hear()
-        start = time.monotonic()
-        assert lock.acquire(timeout=10) and time.monotonic() - start < 8  # at once, not when the time is over
+        assert lock.acquire(timeout=600)  # at once, not when the time is over
     lock.release()
 
 
 _interrupted = '''
+never_look_again()
 lock = pk.Lock('n/lock')
 say()
 try: lock.acquire(timeout=float(sys.argv[2]))
-except KeyboardInterrupt: say([time.monotonic(), len(os.listdir('/dev/fd'))])
+except KeyboardInterrupt: say('interrupted')
 hear()
 say(lock.acquire())
 '''
 
-@pytest.mark.parametrize('timeout', [-1, 60])
+@pytest.mark.parametrize('timeout', [-1, 600])
 def test_trap_11_interrupt_ends_the_wait(lock, timeout):
     lock.acquire()
     with Child(lock.site, _interrupted, timeout) as child:
         child.hear()
         assert wait_for(lambda: waits_for_a_lock(child.pid)) if timeout == -1 else sleeps(child.pid, seconds=0.1)
-        start = time.monotonic()
         child.signal(signal.SIGINT)
-        end, _ = child.hear()
-        assert end - start < 1
+        assert child.hear() == 'interrupted'
         lock.release()
         assert lock.acquire(False), 'the interrupted one has taken nothing'
         child.say()
@@ -223,7 +214,7 @@ def test_child_does_not_hold_the_lock_of_its_parent(lock):
         try:
             assert lock.acquire(False) is False
             parent.kill()
-            assert os.path.exists(f'/proc/{child}') and lock.acquire(timeout=10)
+            assert os.path.exists(f'/proc/{child}') and lock.acquire(timeout=30)
             lock.release()
         finally: os.kill(child, signal.SIGKILL)
 
@@ -235,10 +226,10 @@ def test_child_waits_for_its_parent_and_cannot_release(lock):
         assert lock.locked() and lock.acquire(False) is False and lock.acquire(timeout=0.01) is False
         return True
     assert forked(child) and lock.locked() and not _is_free(lock)
-    with Fork(lambda: lock.acquire(timeout=30)) as waiter:
+    with Fork(lambda: lock.acquire(timeout=50)) as waiter:
         lock.release()
         assert waiter.result() is True
-    assert wait_for(lambda: not lock.locked(), 5) and lock.acquire(False), 'the child has ended without releasing'
+    assert wait_for(lambda: not lock.locked()) and lock.acquire(False), 'the child has ended without releasing'
     lock.release()
 
 
@@ -259,8 +250,8 @@ def test_multiprocessing_passes_lock_and_event(lock, event, method):
     child.start()
     assert not event.wait(0.1)
     lock.release()
-    assert event.wait(30)
-    child.join(30)
+    assert event.wait(60)
+    child.join(60)
     assert child.exitcode == 0 and not lock.locked()
     child.close()
 
@@ -285,7 +276,7 @@ def test_holders_killed_at_random_moments_never_keep_it(lock, tmp_path):
             size = path.stat().st_size
             assert wait_for(lambda: path.stat().st_size > size + 5, interval=0.001), 'the other waits for ever'
             two.kill()
-        assert lock.acquire(timeout=5)
+        assert lock.acquire(timeout=60)
         lock.release()
         assert not lock.locked()
 
@@ -306,7 +297,7 @@ def test_lock_is_kept_when_its_namespace_gets_other_files(lock, what):
     other = pk.Lock('n/lock' if what == 'compact' else 'm/lock', create=False)
     assert other.locked() and other.acquire(False) is False and not _is_free(other)
     lock.release()
-    assert other.acquire(timeout=5) and not _is_free(other)
+    assert other.acquire(timeout=60) and not _is_free(other)
     other.release()
 
 
@@ -345,7 +336,7 @@ def test_lock_is_kept_by_garbage_collection(lock):
     assert _is_free(lock)
 
 
-_is_dropped = _waits.replace('found = work()\nsay([found, time.monotonic()])', 'say(failure(work))').replace("if kind != 'asyncio': lock.release()", '')
+_is_dropped = _waits.replace('say(work())', 'say(failure(work))').replace("if kind != 'asyncio': lock.release()", '')
 
 @pytest.mark.parametrize('what', ['object', 'namespace'])
 def test_drop_ends_the_wait(lock, what):
@@ -422,7 +413,7 @@ def test_other_tasks_run_while_one_waits_for_the_lock(lock):
         for _ in range(20): await asyncio.sleep(0.001)
         assert not waiter.done()
         lock.release()
-        return await asyncio.wait_for(waiter, 10)
+        return await asyncio.wait_for(waiter, 60)
     assert asyncio.run(main()) == 'taken'
 
 
@@ -441,12 +432,12 @@ def test_event_is_one_of_threading(event):
 
 _event_waits = '''
 import asyncio
+never_look_again()
 event, kind = pk.Event('n/event'), sys.argv[2]
-work = dict(forever=event.wait, timeout=lambda: event.wait(60), asyncio=lambda: asyncio.run(event.wait_async()),
+work = dict(forever=event.wait, timeout=lambda: event.wait(600), asyncio=lambda: asyncio.run(event.wait_async()),
             until=lambda: pk.wait_until(event.is_set))[kind]
 say()
-found = work()
-say([found, time.monotonic()])
+say(work())
 '''
 
 def test_set_wakes_all_who_wait_and_they_sleep_until_then(event):
@@ -454,11 +445,9 @@ def test_set_wakes_all_who_wait_and_they_sleep_until_then(event):
         children = [stack.enter_context(Child(event.site, _event_waits, kind)) for kind in ('forever', 'timeout', 'asyncio', 'until')]
         for child in children: child.hear()
         assert sleeps(*(child.pid for child in children))
-        start = time.monotonic()
         event.set()
         for child in children:
-            found, end = child.hear()
-            assert found is True and end - start < 1
+            assert child.hear() is True
             child.wait()
     event.clear()
     assert run(event.site, "event = pk.Event('n/event'); say([event.is_set(), event.wait(0.05)])") == [False, False]
@@ -475,7 +464,7 @@ def test_event_that_is_cleared_at_once_wakes_those_who_waited(event):
             event.set()
             event.clear()
         return len(found) == len(threads)
-    assert wait_for(pulse, 20), 'someone is not woken'
+    assert wait_for(pulse), 'someone is not woken'
     for t in threads: t.join()
     assert found == [True]*3 and not event.is_set()
     assert event.wait(0.01) is False and event.wait(0) is False, 'who comes later waits'
@@ -513,7 +502,7 @@ def test_event_stays_set_after_its_setter_is_killed(site, durable):
     assert not pk.Event('n/event').is_set()
 
 
-_event_is_dropped = _event_waits.replace('found = work()\nsay([found, time.monotonic()])', 'say(failure(work))')
+_event_is_dropped = _event_waits.replace('say(work())', 'say(failure(work))')
 
 @pytest.mark.parametrize('what', ['object', 'namespace'])
 def test_drop_wakes_who_waits_for_the_event(event, what):
@@ -528,6 +517,7 @@ def test_drop_wakes_who_waits_for_the_event(event, what):
 
 
 _answers = '''
+never_look_again()
 ping, pong = pk.Event('n/ping'), pk.Event('n/pong')
 say()
 for _ in range(200):
@@ -536,14 +526,14 @@ for _ in range(200):
     pong.set()
 '''
 
-def test_two_processes_answer_each_other(scratch):
-    "No wake-up is lost: each would cost the 30 s of the safety net"
+def test_two_processes_answer_each_other(scratch, never_look_again):
+    "No wake-up is lost: there is no safety net"
     ping, pong = pk.Event('n/ping'), pk.Event('n/pong')
     with Child(scratch, _answers) as child:
         child.hear()
         for _ in range(200):
             ping.set()
-            assert pong.wait(10)
+            assert pong.wait(60)
             pong.clear()
         child.wait()
 
@@ -552,7 +542,7 @@ def test_asyncio_waits_for_an_event(event):
     async def main():
         waiters = [asyncio.ensure_future(event.wait_async(o)) for o in (None, 60, 0.05)]
         for _ in range(50): await asyncio.sleep(0)
-        assert not any(o.done() for o in waiters)
+        assert not any(o.done() for o in waiters[:2])
         assert await waiters[2] is False
         event.set()
         assert await asyncio.gather(*waiters[:2]) == [True, True] and await event.wait_async() is True
@@ -565,13 +555,12 @@ def test_asyncio_waits_for_an_event(event):
 
 
 def test_interrupt_ends_waiting_for_an_event(event):
-    code = "event = pk.Event('n/event'); say()\ntry: event.wait()\nexcept KeyboardInterrupt: say(time.monotonic())"
+    code = "never_look_again(); event = pk.Event('n/event'); say()\ntry: event.wait()\nexcept KeyboardInterrupt: say('interrupted')"
     with Child(event.site, code) as child:
         child.hear()
         assert sleeps(child.pid, seconds=0.1)
-        start = time.monotonic()
         child.signal(signal.SIGINT)
-        assert child.hear() - start < 1
+        assert child.hear() == 'interrupted'
         child.wait()
 
 

@@ -7,22 +7,29 @@ from textwrap import dedent
 
 import parkit as pk, pytest
 from conftest import wait_for
+from helpers import Fork, forked
 from kernels import notebooks, text
 from task_helpers import ended, event_loop, interpreters  # noqa: F401  a fixture
 
 
 @pytest.fixture
-def pool(site):
-    "A pool of one worker, so that what harms the worker harms the next call"
-    pool = pk.Pool()
-    pool.resize(1)
-    return pool
+def pool(single):
+    "One worker, so that what harms the worker harms the next call"
+    return single
 
 @pytest.fixture
 def double(pool):
     @pk.task
     def double(n): return 2*n
     return double
+
+@pytest.fixture
+def wait_for_file(pool):
+    @pk.task
+    def wait_for_file(path):
+        import os, time
+        while not os.path.exists(path): time.sleep(0.01)
+    return wait_for_file
 
 
 # --- definitions
@@ -90,12 +97,8 @@ def test_bound_task_calls_the_new_version_that_another_process_defined(pool):
         assert two.value('price(sync=True), price().result') == ('new', 'new')
 
 
-def test_queued_call_runs_the_version_that_was_called(pool, tmp_path):
+def test_queued_call_runs_the_version_that_was_called(wait_for_file, tmp_path):
     go = tmp_path/'go'
-    @pk.task
-    def wait_for_file(path):
-        import os, time
-        while not os.path.exists(path): time.sleep(0.01)
     @pk.task
     def price(): return 'old'
     blocking, called = wait_for_file(str(go)), price()
@@ -194,11 +197,7 @@ def test_trace_prints_as_in_the_recipe(double):
     assert isinstance(trace.start, datetime) and trace.start <= trace.end <= datetime.now()
 
 
-def test_trace_that_waits_has_neither_process_nor_times(pool, tmp_path):
-    @pk.task
-    def wait_for_file(path):
-        import os, time
-        while not os.path.exists(path): time.sleep(0.01)
+def test_trace_that_waits_has_neither_process_nor_times(wait_for_file, tmp_path):
     first, second = wait_for_file(str(tmp_path/'go')), wait_for_file(str(tmp_path/'go'))
     assert str(second) == 'AsyncTrace\ntask: task/wait_for_file\nstatus: submitted\npid: None\nstart: None\nend: None'
     assert not second.done and second.error is None
@@ -247,11 +246,7 @@ def test_exception_of_a_class_of_the_caller_comes_back(pool):
     with pytest.raises(OutOfTea, match='the pot is empty'): pour().result
 
 
-def test_result_inside_a_transaction_is_refused_while_it_is_not_there(pool, tmp_path):
-    @pk.task
-    def wait_for_file(path):
-        import os, time
-        while not os.path.exists(path): time.sleep(0.01)
+def test_result_inside_a_transaction_is_refused_while_it_is_not_there(wait_for_file, tmp_path):
     trace = wait_for_file(str(tmp_path/'go'))
     with pk.transaction(), pytest.raises(pk.TransactionError): trace.result
     (tmp_path/'go').touch()
@@ -390,7 +385,6 @@ def test_array_argument_is_mapped_in_the_worker(pool, wrap):
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs /proc')
 def test_array_result_is_mapped_in_the_caller(pool):
-    import numpy as np
     @pk.task
     def make(n):
         import numpy as np
@@ -446,30 +440,13 @@ def test_task_calls_another_that_is_a_global_of_its_notebook(pool):
 
 def test_forked_child_calls(double):
     assert double(1).result == 2
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try: os.write(writer, repr((double(20).result, double(4, sync=True))).encode())
-        except BaseException as e: os.write(writer, repr(e).encode())
-        finally: os._exit(0)
-    os.waitpid(pid, 0)
-    assert os.read(reader, 1000).decode() == '(40, 8)'
-    for fd in (reader, writer): os.close(fd)
+    assert forked(lambda: (double(20).result, double(4, sync=True))) == (40, 8)
     assert double(3).result == 6
 
 
 def test_forked_child_waits_for_a_call_of_its_parent(double):
     trace = double(1)
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try: os.write(writer, repr(trace.result).encode())
-        except BaseException as e: os.write(writer, repr(e).encode())
-        finally: os._exit(0)
-    assert trace.result == 2
-    os.waitpid(pid, 0)
-    assert os.read(reader, 1000).decode() == '2'
-    for fd in (reader, writer): os.close(fd)
+    with Fork(lambda: trace.result) as child: assert trace.result == 2 == child.result()
 
 
 def test_many_threads_call_at_once(double):
@@ -541,7 +518,7 @@ def test_trap_29_tasks_from(site, tmp_path, how):
                    pytest=['-m', 'pytest', '-q', '-s', '-p', 'no:cacheprovider', path])[how]
     env = dict(os.environ, PARKIT_SITE=site.path, IPYTHONDIR=str(tmp_path/'ipython'))
     done = subprocess.run([sys.executable, *map(str, command)], env=env, cwd=tmp_path, capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, timeout=60)
+                          stdin=subprocess.DEVNULL, timeout=150)
     assert done.returncode == 0 and 'as everywhere' in done.stdout, done.stdout + done.stderr
 
 
@@ -592,9 +569,9 @@ def test_task_ends_a_child_process_of_its_own(pool):
             time.sleep(600)
         child = context.Process(target=sleep)
         child.start()
-        ready.wait(20)
+        ready.wait(60)
         child.terminate()
-        child.join(10)
+        child.join(60)
         code = child.exitcode
         child.kill()
         child.join()

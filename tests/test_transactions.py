@@ -13,11 +13,6 @@ from helpers import Child, blobs, forked, run, waits_for_a_lock
 from parkit.storage import WriteTxn
 
 
-@pytest.fixture
-def d(site):
-    pk.Namespace('n', durable=False)
-    return pk.Dict('n/d')
-
 _holder = '''
 d = pk.Dict('n/d')
 with pk.transaction(d):
@@ -121,7 +116,7 @@ def test_timeout_names_the_process_that_holds_the_lock(d):
         start = time.monotonic()
         with pytest.raises(pk.TransactionTimeout, match=f"'n'.*process {holder.pid} has held it since"):
             with pk.transaction(d, timeout=0.2): pass
-        assert 0.2 <= time.monotonic() - start < 5
+        assert time.monotonic() - start >= 0.2
         with pytest.raises(pk.TransactionTimeout, match=str(holder.pid)), pk.transaction('n', timeout=0): pass
         holder.say()
         holder.hear()
@@ -177,7 +172,7 @@ def test_trap_12_new_process_opens_and_reads_while_a_transaction_is_open(d):
         with pk.snapshot(d): found = dict(d)
         listed = [o.path for o in pk.Namespace('n')]
         missing = failure(lambda: pk.Dict('n/other', create=False))['type']
-        say([found, pk.wait_until(lambda: d.get('a'), timeout=5), listed, missing])'''
+        say([found, pk.wait_until(lambda: d.get('a'), timeout=50), listed, missing])'''
     d['a'] = 1
     with pk.transaction(d):
         d['b'] = 2
@@ -256,7 +251,7 @@ def test_sum_is_kept_though_writers_are_killed(d):
             while time.monotonic() < deadline: assert total() == 2000
             first.kill()
             second.kill()
-        with pk.transaction(d, timeout=1): assert total() == 2000
+        with pk.transaction(d, timeout=60): assert total() == 2000
 
 
 # --- what a transaction promises
@@ -429,6 +424,7 @@ def test_cancelled_asyncio_task_rolls_back_and_frees_the_lock(d):
 # --- waking up
 
 _pong = '''
+never_look_again()
 d = pk.Dict('n/d')
 say()
 for i in range(500):
@@ -437,24 +433,21 @@ for i in range(500):
 say()
 '''
 
-def test_no_wake_up_is_lost(d):
-    "One would cost 30 s, the safety net"
+def test_no_wake_up_is_lost(d, never_look_again):
     with Child(d.site, _pong) as child:
         child.hear()
-        start = time.monotonic()
         for i in range(500):
             d['ping'] = i
-            pk.wait_until(lambda: d.get('pong') == i)
-        assert time.monotonic() - start < 25
+            pk.wait_until(lambda: d.get('pong') == i, 60)
         child.hear()
 
 
 def test_wait_until_wakes_up_for_a_namespace_made_meanwhile(site):
-    code = "later = pk.Namespace('later'); say(); say(pk.wait_until(lambda: 'd' in later and later['d'].get('a')))"
+    code = "never_look_again(); later = pk.Namespace('later'); say(); say(pk.wait_until(lambda: 'd' in later and later['d'].get('a')))"
     with Child(site, code) as child:
         child.hear()
         pk.Dict('later/d')['a'] = 5
-        assert child.hear(20) == 5
+        assert child.hear() == 5
 
 
 def test_wait_until_is_interrupted(d):
@@ -463,7 +456,7 @@ def test_wait_until_is_interrupted(d):
         child.hear()
         assert wait_for(lambda: 'poll' in open(f'/proc/{child.pid}/wchan').read())
         child.signal(signal.SIGINT)
-        assert child.hear(20) == 'interrupted'
+        assert child.hear() == 'interrupted'
         child.wait()
 
 
@@ -486,7 +479,7 @@ def test_nested_transaction_that_lmdb_refuses_leaves_no_file(site, monkeypatch):
 def test_child_forked_in_a_transaction_may_wait_for_others(site):
     d, event = pk.Dict('n/d'), pk.Event('m/event')
     event.set()
-    def wait(): return event.wait(10) and pk.wait_until(lambda: pk.Event('m/event').is_set(), 10)
+    def wait(): return event.wait(50) and pk.wait_until(lambda: pk.Event('m/event').is_set(), 50)
     with pk.transaction(d):
         with pytest.raises(pk.TransactionError, match='waiting inside'): pk.wait_until(lambda: True)
         assert forked(wait)

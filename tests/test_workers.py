@@ -1,17 +1,17 @@
 """Workers and their supervisor: started when first needed, replaced when killed, gone when idle.
 
 Real processes, real signals, real kernels; none of it is a notebook's."""
-import concurrent.futures, os, random, signal, sys, tempfile, time
+import concurrent.futures, os, random, signal, tempfile, time
 from contextlib import suppress
 from pathlib import Path
 
 import parkit as pk, psutil, pytest
 from conftest import wait_for
-from helpers import Child
+from helpers import Child, in_thread
 from kernels import Kernel, notebooks, root, text
 from parkit.system import SAFETY_NET
-from task_helpers import (ended, event_loop, in_thread, interpreters, is_gone,  # noqa: F401  a fixture
-                          pool_processes, remove, started, supervisors)
+from task_helpers import (ended, event_loop, interpreters, is_gone, kill_pool, pool_processes, remove,  # noqa: F401  a fixture
+                          settled_workers, started, supervisors)
 
 
 @pytest.fixture
@@ -43,15 +43,6 @@ def call_busy(busy, tmp_path):
     return call
 
 
-def _workers(pool, n):
-    "Wait until exactly `n` workers live and are known; returns their pids"
-    def settled():
-        pids = pool.status.workers
-        return len(pids) == n and not any(map(is_gone, pids)) and len(pool_processes(pool.site)) == n + 1
-    assert wait_for(settled, 20), (pool.status, pool_processes(pool.site))
-    return pool.status.workers
-
-
 # --- beginning and end
 
 def test_first_call_starts_the_workers(pool, double, record_property):
@@ -61,15 +52,14 @@ def test_first_call_starts_the_workers(pool, double, record_property):
     seconds = time.monotonic() - began
     print(f'first result after {seconds:.3f} s')
     record_property('seconds', seconds)
-    assert seconds < 5
-    _workers(pool, 2)
+    settled_workers(pool, 2)
 
 
 def test_pool_starts_before_the_first_call(pool):
     assert pool.status == (None, (), 0, 0) and 'stopped' in repr(pool)
     pool.start()
-    assert supervisors(pool.site) == [pool.status.supervisor] and 'running' in repr(pool)
-    _workers(pool, 2)
+    assert 'running' in repr(pool) and wait_for(lambda: supervisors(pool.site) == [pool.status.supervisor])
+    settled_workers(pool, 2)
 
 
 def test_two_processes_make_the_first_call_at_once(pool, double):
@@ -78,19 +68,19 @@ def test_two_processes_make_the_first_call_at_once(pool, double):
         for o in both: o.send('double(4).result', 'eval')
         assert [o.receive() for o in both] == [8, 8]
         assert wait_for(lambda: len(supervisors(pool.site)) == 1)
-        _workers(pool, 2)
+        settled_workers(pool, 2)
 
 
 def test_two_threads_make_the_first_call_at_once(pool, double):
     with in_thread(lambda: double(3).result): assert double(4).result == 8
     assert wait_for(lambda: len(supervisors(pool.site)) == 1)
-    _workers(pool, 2)
+    settled_workers(pool, 2)
 
 
 def test_workers_outlive_their_caller(pool, double):
     with interpreters(1, pool.site) as (caller,):
         assert caller.value('pk.bind_task("double")(4).result') == 8
-    workers = _workers(pool, 2)
+    workers = settled_workers(pool, 2)
     assert double(5).result == 10 and pool.status.workers == workers
 
 
@@ -98,7 +88,7 @@ def test_idle_supervisor_leaves_and_the_next_call_brings_it_back(pool, double):
     pool.idle_timeout = 0.3
     first = double(4)
     assert first.result == 8
-    assert wait_for(lambda: not pool_processes(pool.site), 20)
+    assert wait_for(lambda: not pool_processes(pool.site))
     assert pool.status == (None, (), 0, 0)
     second = double(5)
     assert second.result == 10 and second.pid != first.pid
@@ -120,7 +110,7 @@ def test_call_that_meets_a_leaving_supervisor_is_not_lost(single, double):
     chance, lost = random.Random(1), []
     for i in range(30):
         trace = double(i)
-        if ended(trace, 10) != 'finished': lost.append((i, trace.status))
+        if ended(trace) != 'finished': lost.append((i, trace.status))
         time.sleep(chance.uniform(0, 0.15))  # around the moment at which it leaves
     assert not lost
 
@@ -152,7 +142,7 @@ def test_late_supervisor_does_not_bring_a_removed_site_back(tmp_path):
     folder = tmp_path/'site'
     with interpreters(1, folder) as (caller,):
         caller.run('import signal\npool = pk.Pool()\npool.resize(2)\npool.start()')
-        caller.run('pk.wait_until(lambda: len(pool.status.workers) == 2, 20)\nold = pool.status.supervisor')
+        caller.run('pk.wait_until(lambda: len(pool.status.workers) == 2, 50)\nold = pool.status.supervisor')
         caller.run('os.kill(old, signal.SIGKILL)')
         caller.run('while pool.status.supervisor in (None, old): time.sleep(0.005)')
         caller.run('pool.stop()')
@@ -182,7 +172,7 @@ def test_a_thousand_calls_run_in_the_order_of_their_submission(single):
     @pk.task
     def nothing(): pass
     traces = [nothing() for _ in range(1000)]
-    pk.wait_until(lambda: traces[-1].done, timeout=60)
+    pk.wait_until(lambda: traces[-1].done, timeout=150)
     assert {o.status for o in traces} == {'finished'} and len({o.pid for o in traces}) == 1
     starts = [o.start for o in traces]
     assert starts == sorted(starts) and all(one.end <= two.start for one, two in zip(traces, traces[1:]))
@@ -199,12 +189,12 @@ def test_calls_run_side_by_side(pool, call_busy):
 
 def test_pool_grows_and_shrinks(single, double):
     assert double(1).result == 2
-    first = set(_workers(single, 1))
+    first = set(settled_workers(single, 1))
     single.resize(3)
-    grown = set(_workers(single, 3))
+    grown = set(settled_workers(single, 3))
     assert first < grown and single.size == 3
     single.resize(1)
-    assert set(_workers(single, 1)) < grown
+    assert set(settled_workers(single, 1)) < grown
     assert double(2).result == 4
 
 
@@ -213,24 +203,11 @@ def test_shrinking_lets_calls_finish(pool, call_busy):
     pool.resize(1)
     for o in (go_one, go_two): o.touch()
     assert (one.result, two.result) == (one.pid, two.pid)
-    _workers(pool, 1)
+    settled_workers(pool, 1)
 
 
 def test_pool_of_no_workers_is_refused(pool):
     with pytest.raises(ValueError, match='at least 1'): pool.resize(0)
-
-
-@pytest.mark.skipif(sys.platform != 'linux', reason='needs /proc')
-def test_idle_workers_use_no_processor(pool, double):
-    assert double(4).result == 8
-    _workers(pool, 2)
-    processes = pool_processes(pool.site)
-    wait_for(lambda: all(o.status() == psutil.STATUS_SLEEPING for o in processes))
-    def used(): return [(o.cpu_times()[:2], o.num_ctx_switches().voluntary) for o in processes]
-    before = used()
-    time.sleep(3)
-    for (times, switches), (times_after, switches_after) in zip(before, used()):
-        assert times_after == times and switches_after - switches <= 3
 
 
 # --- stopping
@@ -239,19 +216,16 @@ def test_stop_lets_a_call_finish_and_leaves_the_queue(pool, call_busy, double):
     (one, go_one), (two, go_two) = call_busy('one'), call_busy('two')
     waiting = double(4)
     with in_thread(pool.stop):
-        go_one.touch()
-        assert ended(one) == 'finished' and wait_for(lambda: is_gone(one.pid))
-        go_two.touch()
-    assert wait_for(lambda: not pool_processes(pool.site)) and two.status == 'finished'
+        for o in (go_one, go_two): o.touch()  # at once: they have 5 s
+    assert wait_for(lambda: not pool_processes(pool.site)) and one.status == two.status == 'finished'
     if waiting.status == 'submitted': assert pool.status.queued == 1
     assert waiting.result == 8
 
 
 def test_stop_ends_a_call_that_goes_on(single, call_busy):
     trace, _ = call_busy()
-    began = time.monotonic()
     single.stop()
-    assert time.monotonic() - began < 10 and wait_for(lambda: not pool_processes(single.site))
+    assert wait_for(lambda: not pool_processes(single.site))
     assert trace.status == 'crashed' and trace.done
     with pytest.raises(pk.WorkerCrashedError, match='stopped') as caught: trace.result
     assert 'memory' not in str(caught.value)
@@ -276,7 +250,7 @@ def test_stop_of_a_supervisor_that_is_just_starting_is_heeded(pool):
             other.run('from parkit.workers import is_supervised\nsite = pk.set_site(os.environ["PARKIT_SITE"])')
             other.run('while not is_supervised(site): time.sleep(0.002)')
             other.send('pk.Pool().stop()')
-            other.receive(10)
+            other.receive()
         assert wait_for(lambda: not pool_processes(pool.site))
 
 
@@ -289,10 +263,10 @@ def test_stop_of_a_stopped_pool_does_nothing(pool):
 
 def test_killed_worker_is_replaced(pool, double):
     assert double(1).result == 2
-    one, two = _workers(pool, 2)
+    one, two = settled_workers(pool, 2)
     os.kill(one, signal.SIGKILL)
     assert wait_for(lambda: is_gone(one))
-    workers = _workers(pool, 2)
+    workers = settled_workers(pool, 2)
     assert two in workers and one not in workers
     assert double(2).result == 4
 
@@ -312,11 +286,11 @@ def test_worker_killed_inside_a_transaction_leaves_nothing_of_it(pool, double, t
     started(ready)
     worker = trace.pid
     os.kill(worker, signal.SIGKILL)
-    with pk.transaction(d, timeout=5): d['coffee'] = 3.5
+    with pk.transaction(d, timeout=60): d['coffee'] = 3.5
     assert ended(trace) == 'crashed' and dict(d) == dict(coffee=3.5)
     with pytest.raises(pk.WorkerCrashedError, match=f'{worker}.*SIGKILL.*interrupted'): trace.result
     assert trace.pid == worker and trace.start <= trace.end
-    assert worker not in _workers(pool, 2) and double(2).result == 4
+    assert worker not in settled_workers(pool, 2) and double(2).result == 4
 
 
 def test_call_whose_maker_is_killed_just_after_its_commit_is_run(single, double):
@@ -326,7 +300,7 @@ def test_call_whose_maker_is_killed_just_after_its_commit_is_run(single, double)
 import os, signal, parkit.tasks
 parkit.tasks._see_to = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
 pk.bind_task('double')(21)
-''') as child: assert child.process.wait(30) == -signal.SIGKILL
+''') as child: assert child.process.wait(60) == -signal.SIGKILL
     call = pk.traces()[0]
     assert ended(call, SAFETY_NET/2) == 'finished' and call.args == (21,)
 
@@ -350,7 +324,7 @@ def test_trap_15_abrupt_exit_in_a_task(single, double):
     trace = leave()
     assert ended(trace) == 'crashed'
     with pytest.raises(pk.WorkerCrashedError, match=f'{trace.pid}.*exit code 3'): trace.result
-    assert double(2).result == 4 and trace.pid not in _workers(single, 1)
+    assert double(2).result == 4 and trace.pid not in settled_workers(single, 1)
 
 
 @pytest.mark.parametrize('number', [signal.SIGSEGV, signal.SIGTERM, signal.SIGINT], ids=lambda o: o.name)
@@ -364,7 +338,7 @@ def test_signal_in_a_task_harms_no_other(single, double, number):
     assert good.result == 4
     assert ended(trace) == {'SIGSEGV': 'crashed', 'SIGTERM': 'finished', 'SIGINT': 'finished'}[number.name]
     if number == signal.SIGSEGV: assert 'SIGSEGV' in str(trace.error)
-    _workers(single, 1)
+    settled_workers(single, 1)
 
 
 def test_trap_16_waiting_for_a_cancelled_call_ends(single, call_busy, double):
@@ -401,11 +375,11 @@ def test_call_that_does_not_heed_signals_is_cancelled_by_a_kill(single, double, 
 
 def test_trap_17_idle_workers_bring_a_killed_supervisor_back(pool, double):
     assert double(1).result == 2
-    workers, old = _workers(pool, 2), pool.status.supervisor
+    workers, old = settled_workers(pool, 2), pool.status.supervisor
     os.kill(old, signal.SIGKILL)
-    assert wait_for(lambda: supervisors(pool.site) not in ([], [old]) and all(map(is_gone, workers)), 20)
-    assert not set(_workers(pool, 2)) & set(workers)
-    assert double(2).result == 4 and len(supervisors(pool.site)) == 1
+    assert wait_for(lambda: supervisors(pool.site) not in ([], [old]) and all(map(is_gone, workers)))
+    assert not set(settled_workers(pool, 2)) & set(workers)
+    assert double(2).result == 4 and wait_for(lambda: len(supervisors(pool.site)) == 1)
 
 
 def test_trap_17_nothing_queued_is_lost_with_the_supervisor(single, call_busy, double):
@@ -420,10 +394,9 @@ def test_trap_17_nothing_queued_is_lost_with_the_supervisor(single, call_busy, d
 def test_trap_17_a_call_brings_back_a_supervisor_killed_with_all_workers(single, call_busy, double):
     trace, _ = call_busy()
     waiting = double(4)
-    supervisor, worker = single.status.supervisor, trace.pid
-    os.kill(supervisor, signal.SIGSTOP)  # so that it cannot replace the worker first
-    for pid in (worker, supervisor): os.kill(pid, signal.SIGKILL)
-    assert wait_for(lambda: is_gone(worker) and is_gone(supervisor) and not pool_processes(single.site))
+    worker = trace.pid
+    kill_pool(single)
+    assert not pool_processes(single.site)
     later = double(5)
     assert ended(later) == ended(waiting) == 'finished' and (waiting.result, later.result) == (8, 10)
     assert ended(trace) == 'crashed' and str(worker) in str(trace.error)

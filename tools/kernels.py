@@ -41,10 +41,12 @@ class Kernel:
         self.client.wait_for_ready(timeout=60)
         self.pid = int(text(self.run('import os; print(os.getpid())', store_history=False)))
 
-    def run(self, source, timeout=60, store_history=True):
-        "Run one cell and return its outputs, in the notebook format"
+    def run(self, source, timeout=60, store_history=True, look=lambda outputs: None):
+        "Run one cell and return its outputs, in the notebook format; `look` is called with those that there are, whenever there is more"
         outputs = []
-        def collect(message): _add_output(outputs, message['msg_type'], message['content'])
+        def collect(message):
+            _add_output(outputs, message['msg_type'], message['content'])
+            look(outputs)
         try:
             self.client.execute_interactive(source, store_history=store_history, allow_stdin=False,
                                             timeout=timeout, output_hook=collect)

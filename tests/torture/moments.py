@@ -179,18 +179,18 @@ def interrupt(scene, work, n):
 
 def goes_on(scene):
     "Whether this thread and another can write, and the site can be closed"
-    with pk.transaction('n', timeout=5): scene.d['after'] = 1
+    with pk.transaction('n', timeout=30): scene.d['after'] = 1
     thread = threading.Thread(target=scene.d.__delitem__, args=('after',), daemon=True)
     thread.start()
-    thread.join(5)
+    thread.join(30)
     if thread.is_alive(): return 'another thread cannot write'
-    if not scene.lock.acquire(timeout=5): return 'the lock is held'
+    if not scene.lock.acquire(timeout=30): return 'the lock is held'
     scene.lock.release()
     scene.site.close()
 
 def cut(scene, work, n, how):
     "Cut `work` off at its moment `n`; returns what is wrong afterwards, and whether the work had ended before"
-    faulthandler.dump_traceback_later(20, exit=True)  # it hangs: a lock is held still
+    faulthandler.dump_traceback_later(120, exit=True)  # it hangs: a lock is held still
     scene.reset()
     before = scene.state()
     scene.site.close()  # so that what makes it usable again is cut off too
