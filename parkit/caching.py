@@ -7,8 +7,9 @@ from __future__ import annotations
 import inspect, os, struct, sys, threading, time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -19,7 +20,7 @@ from .tracing import AsyncTrace
 from .codecs import EncodeError, _array_data, _dtype_spec, decode, encode, register_opener, register_type, type_name
 from .objects import _ENTRY, Object, _counted, _Identity, _is_by_value, _join
 from .storage import Blob, Site
-from .system import ObjectNotFoundError
+from .system import ObjectNotFoundError, StorageFullError
 from .tasks import Task, _code_version, _submit
 from .transactions import WaitTimeout, open_transaction, read, wait_until, write
 
@@ -66,6 +67,7 @@ class _Digester:
         if isinstance(value, PurePath): return _tagged('path', type_name(cls).encode(), str(value).encode('utf-8', 'surrogatepass'))  # a pickle says how it was put together
         if isinstance(value, type): return self.type(value)
         if isinstance(value, FunctionType): return self.function(value)
+        if isinstance(value, _MEMBERS): return _tagged(cls.__name__, *(self.digest(getattr(value, name, None)) for name in _WRAPPED))
         if isinstance(value, (MethodType, BuiltinFunctionType)) and not isinstance(value.__self__, ModuleType | None):
             return _tagged('method', value.__name__.encode(), self.digest(value.__self__))
         return self.reduced(cls, value)
@@ -107,9 +109,12 @@ class _Digester:
 # %% ../nbs/05b_caching.ipynb #cb00d764
 _OF_CLASSES = frozenset(('__dict__', '__weakref__', '__module__', '__qualname__', '__doc__', '__firstlineno__', '__static_attributes__',
                          '__annotations__', '__dataclass_fields__', '_abc_impl'))
+_MEMBERS = property, staticmethod, classmethod, cached_property  # which cannot be pickled
+_WRAPPED = 'fget', 'fset', 'fdel', '__func__', 'func'            # what they are made of
+_LARGE = 10**4000  # digits of more would be refused
 _PLAIN: dict[type, Callable[[Any], bytes]] = {
     type(None): lambda v: b'', bool: lambda v: b'1' if v else b'0',
-    int: lambda v: str(v).encode() if abs(v) < 10**4000 else hex(v).encode(),
+    int: lambda v: str(v).encode() if abs(v) < _LARGE else hex(v).encode(),
     float: struct.Struct('>d').pack, complex: lambda v: struct.pack('>dd', v.real, v.imag),
     str: lambda v: v.encode('utf-8', 'surrogatepass'), bytes: bytes,
     bytearray: bytes, type(...): lambda v: b'', slice: lambda v: repr(v).encode(), range: lambda v: repr(v).encode()}
@@ -179,8 +184,13 @@ class _Results(Object):
 
     def find(self, key: bytes) -> _Entry | None: return read(self._store, self._find, key)
     def of(self, uuid: bytes) -> list[tuple[bytes, _Entry]]: return read(self._store, self._of, uuid)
-    def load(self, key: bytes) -> Any:
-        return read(self._store, lambda txn, zero_copy: decode(self._store.load(txn.get(self._at(_VALUE, key)), True)))
+    def load(self, key: bytes) -> tuple[Any] | None:
+        "A result, in a tuple; `None` if it has just been cleared"
+        return read(self._store, self._load, key)
+
+    def _load(self, txn: Any, zero_copy: bool, key: bytes) -> tuple[Any] | None:
+        data = txn.get(self._at(_VALUE, key))
+        return None if data is None else (decode(self._store.load(data, True)),)
 
     def is_going(self, entry: _Entry) -> bool:
         "Whether the computation waits or runs"
@@ -258,7 +268,10 @@ def _run_once(results: _Results, key: bytes, entry: _Entry, work: Callable[[], A
     computing: set[bytes] = _mine.__dict__.setdefault('keys', set())
     if key in computing: return work()
     _active.add(entry.run)
-    try: return _compute(results, key, entry, work, computing) if (found := _wait(results, key, entry)) == entry else results.load(key)
+    try:
+        while _wait(results, key, entry) != entry:
+            if kept := results.load(key): return kept[0]
+        return _compute(results, key, entry, work, computing)
     finally: _active.discard(entry.run)
 
 def _wait(results: _Results, key: bytes, entry: _Entry) -> _Entry:
@@ -275,21 +288,26 @@ def _compute(results: _Results, key: bytes, entry: _Entry, work: Callable[[], An
     computing.add(key)
     try: value = work()
     except BaseException as e:
-        results.fail(key, entry, f'{type(e).__name__}: {e}'[:200])
+        with suppress(StorageFullError): results.fail(key, entry, f'{type(e).__name__}: {e}'[:200])
         raise
     finally: computing.discard(key)
-    results.finish(key, entry, value)
+    with suppress(StorageFullError): results.finish(key, entry, value)  # what finds no room is returned all the same
     return value
 
 # %% ../nbs/05b_caching.ipynb #0a71a9b6
+def _part(value: Any) -> _Part:
+    digester = _Digester(False)
+    found = digester.digest(value)
+    if isinstance(value, _Identity): return _Part(found, value.version)  # type: ignore[attr-defined]
+    return _Part(found, digest(value) if digester.met else None)
+
 def _bound(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, _Part]:
     "The arguments as the function will see them; raises `TypeError` if it would not take them"
     bound = inspect.signature(task).bind(*args, **kwargs)
     bound.apply_defaults()
     found = {}
     for name, value in bound.arguments.items():
-        digester = _Digester(False)
-        try: found[name] = _Part(digester.digest(value), value.version if isinstance(value, _Identity) else digest(value) if digester.met else None)  # type: ignore[attr-defined]
+        try: found[name] = _part(value)
         except EncodeError as e:
             raise EncodeError(f'the argument {name!r} of {task.path} cannot be told from others, so that no result can be '
                               f'found by it: {e}') from e
@@ -308,7 +326,8 @@ def _cached_call(task: Task, state: Any, args: tuple[Any, ...], kwargs: dict[str
     if open_transaction() is None:
         return _run_once(results, key, _Entry(state.version, arguments, 'running', task.site.alive.enter(), '', _new_id()), work)
     found = results.find(key)
-    return results.load(key) if found is not None and found.state == 'done' else work()
+    kept = results.load(key) if found is not None and found.state == 'done' else None
+    return kept[0] if kept else work()
 
 # %% ../nbs/05b_caching.ipynb #73a1912f
 def _cached_submit(task: Task, state: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...]) -> AsyncTrace:
@@ -317,13 +336,10 @@ def _cached_submit(task: Task, state: Any, args: tuple[Any, ...], kwargs: dict[s
     except (TypeError, EncodeError): return _submit(task, state, args, kwargs, options)  # which says what is wrong
     results, key, id = _results(task.site), _key(task, state.version, arguments), _new_id()
     entry = _Entry(state.version, arguments, 'queued', task.site.alive.enter(), id, id)
-    if open_transaction() is not None:
-        found = results.find(key) or entry
-        return (_trace_of(task, state, results, key, found) if found.state == 'done'
-                else _submit(task, state, args, kwargs, options, id, key))
-    found = results.claim(key, entry)
-    if found.state == 'done': return _trace_of(task, state, results, key, found)
-    if found != entry and found.trace and _is_known(results, found): return AsyncTrace(_ledger(task.site), found.trace)
+    inside = open_transaction() is not None
+    found = (results.find(key) or entry) if inside else results.claim(key, entry)
+    if found.state == 'done' and (trace := _trace_of(task, state, results, key, found)): return trace
+    if not inside and found != entry and found.trace and _is_known(results, found): return AsyncTrace(_ledger(task.site), found.trace)
     # else it is ours or, if it runs in some process without a trace, our call will wait there for it
     return _submit(task, state, args, kwargs, options, id, key)
 
@@ -336,15 +352,17 @@ def _is_known(results: _Results, found: _Entry) -> bool:
     try: return wait_until(known, _LOOK)
     except WaitTimeout: return False
 
-def _trace_of(task: Task, state: Any, results: _Results, key: bytes, entry: _Entry) -> AsyncTrace:
-    "The trace of a call whose result is known: its own or, if that has gone or it had none, a new one that has ended"
+def _trace_of(task: Task, state: Any, results: _Results, key: bytes, entry: _Entry) -> AsyncTrace | None:
+    """The trace of a call whose result is known: its own or, if that has gone or it had none, a new one that has ended; `None` if it has
+    just been cleared"""
     ledger = _ledger(task.site)
     try:
         if entry.trace and ledger.record(entry.trace).status == 'finished': return AsyncTrace(ledger, entry.trace)
     except ObjectNotFoundError: pass
+    if (kept := results.load(key)) is None: return None
     id, now, (environment, _) = _new_id(), time.time(), _environment()
     record = _Record(task.path or '', state.version, state.definition, b'', environment, now, start=now)
-    value = ledger._store.prepare(encode(results.load(key)))
+    value = ledger._store.prepare(encode(kept[0]))
     write(ledger._store, ledger._end, '', id, record, 'finished', value)
     results.change(key, entry, entry._replace(trace=id))
     return AsyncTrace(ledger, id)
@@ -369,7 +387,8 @@ class TaskCache:
         return _results(self.task.site).clear(self.task._uuid)
 
     def explain(self, *args: Any, **kwargs: Any) -> str:
-        "Whether a call with these arguments would find its result and, if not, why: never called, other code, which argument, a changed object"
+        """Whether a call with these arguments would find its result and, if not, why: never called, other code, which argument, a
+        changed object"""
         task, state = self.task, self.task._called()
         if not state.cache: return f'{task.path} is not cached: define it with @task(cache=True)'
         arguments, results = _bound(task, args, kwargs), _results(task.site)

@@ -203,7 +203,8 @@ def recall(kind: str, *args: Any) -> Any:
 def _code(version: tuple[int, ...], *parts: Any) -> CodeType:
     "A code object; one that another version of Python has made would crash this one, or worse"
     if version != sys.version_info[:2]:
-        raise DecodeError('this function or class was stored by Python {}.{}, whose code Python {}.{} cannot run'.format(*version, *sys.version_info))
+        raise DecodeError('this function or class was stored by Python {}.{}, whose code Python {}.{} cannot run'
+                          .format(*version, *sys.version_info))
     return CodeType(*parts)
 
 # %% ../nbs/00_codecs.ipynb #cc1a07f3

@@ -15,7 +15,8 @@ from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, 
 from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _join
 from .system import TransactionError, _fork
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, _after
-from .transactions import WaitTimeout, _find, _frame, _give_up, noting, read, in_transaction, transaction, wait_until, wait_until_async, write, write_async, write_whole
+from .transactions import (WaitTimeout, _find, _frame, _give_up, in_transaction, noting, read, transaction, wait_until,
+                                 wait_until_async, write, write_async, write_whole)
 
 # %% auto #0
 __all__ = ['T', 'K', 'V', 'Dict', 'Array', 'QueueShutDown', 'Queue', 'LifoQueue', 'FileChangedError', 'File']
@@ -474,7 +475,7 @@ class Array(_ArrayItems, Sequence[V]):
         create: bool = True,      # Make the array if it does not exist? Otherwise that is an `ObjectNotFoundError`
         bind: bool = True,        # Open the array if it exists? Otherwise that is an `ObjectExistsError`
         metadata: Mapping[str, Any] | None = None,  # Facts to store with a new array; those of an existing one must be equal
-        maxsize: int | None = None,  # Items to hold at most: further ones push out the first. `None` sets no limit; of an existing array it must be equal
+        maxsize: int | None = None,  # Items to hold at most: further ones push out the first; `None` sets no limit. As it is, if the array exists
         site: Site | None = None, # Where the array lies; `None` is this process's site
     ) -> None:
         if maxsize is not None and maxsize < 1: raise ValueError(f'maxsize is at least 1, got {maxsize}')
@@ -623,7 +624,8 @@ class _QueueItems(_Numbered):
         if state.done >= head.next: raise ValueError(f'task_done() was called more often than items were put ({head.next})')
         self._save_state(txn, head, state._replace(done=state.done + 1))
 
-    def _unfinished(self, txn: Any, zero_copy: bool) -> int: return self._head(txn).next - self._state(txn).done  # type: ignore[no-any-return]
+    def _unfinished(self, txn: Any, zero_copy: bool) -> int:
+        return self._head(txn).next - self._state(txn).done  # type: ignore[no-any-return]
 
     def _close(self, txn: Any, immediate: bool) -> None:
         head, state = self._head(txn), self._state(txn)
@@ -933,7 +935,8 @@ class File(_FileContent):
         errors: str | None = None,     # As for the builtin `open`
         newline: str | None = None,    # As for the builtin `open`
     ) -> Any:
-        "A file object, binary with 'b' in `mode`, else text. Closing one that was opened for writing stores the content; raises `FileChangedError` if 'r+' or 'a' would undo another's change"
+        """A file object, binary with 'b' in `mode`, else text. Closing one that was opened for writing stores the content; raises
+        `FileChangedError` if 'r+' or 'a' would undo another's change"""
         kind = ''.join(sorted(set(mode) - set('bt')))
         if kind not in ('r', 'w', 'a', 'x', '+r', '+w', '+a', '+x') or len(set(mode)) < len(mode) or 'b' in mode and 't' in mode:
             raise ValueError(f'invalid mode: {mode!r}')

@@ -82,7 +82,8 @@ def _look_into(store: Store) -> None:
         if read(store, lambda txn, zero_copy: next(store.scan(txn, OUTBOX, OUTBOX_CALLS), None)) is not None:
             _mark(store)
             deliver(store, timeout=_BRIEF)  # one who only reads waits for no writer
-    except (TransactionError, ObjectNotFoundError): pass  # someone writes: the next who opens it does it, or a supervisor; or it was dropped
+    # someone writes: the next who opens it does it, or a supervisor; or it was dropped
+    except (TransactionError, ObjectNotFoundError): pass
     except ParkitError as e: _warn_of(store, e)
 
 on_open.append(_look_into)

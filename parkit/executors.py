@@ -159,7 +159,7 @@ class _Calls:
 
     def fail(self, error: BaseException) -> None:
         "Give up: what is pending cannot be followed any longer"
-        with self.lock: pending, self.futures = list(self.futures.values()), {}
+        with self.lock: pending, self.futures, self.waiting = [*self.futures.values(), *self.waiting], {}, {}
         for future in pending:
             if future.running() or future.set_running_or_notify_cancel(): future.set_exception(error)
 
@@ -168,7 +168,7 @@ class Executor(_Executor):
     "Runs functions in the workers of a site: a `concurrent.futures.Executor`, whose `with` block waits for its calls"
     def __init__(
         self,
-        max_workers: int | None = None,  # Calls of this executor that may run at a time; `None` leaves that to the pool, whose size `Pool.resize` changes
+        max_workers: int | None = None,  # Calls of this executor that may run at a time; `None` leaves that to the pool
         *,
         site: Site | None = None,        # Whose workers; `None` is this process's site
     ) -> None:
@@ -186,7 +186,8 @@ class Executor(_Executor):
         *args: Any,
         **kwargs: Any,
     ) -> CallFuture:
-        "Call `fn(*args, **kwargs)` in a worker; what cannot be stored is an `EncodeError` of the future. Raises `RuntimeError` after `shutdown`"
+        """Call `fn(*args, **kwargs)` in a worker; what cannot be stored is an `EncodeError` of the future. Raises `RuntimeError` after
+        `shutdown`"""
         if self._calls.closed: raise RuntimeError('cannot schedule new futures after shutdown')
         if not threading.main_thread().is_alive(): raise RuntimeError('cannot schedule new futures after interpreter shutdown')
         return self._calls.add((fn, args, kwargs))

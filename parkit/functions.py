@@ -8,7 +8,7 @@ import copyreg, dis, functools, importlib, inspect, io, linecache, os, pickle, s
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import sha256
-from types import CellType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 # %% auto #0
@@ -16,7 +16,7 @@ __all__ = ['BIG', 'is_own_module', 'is_by_value', 'OwnModules', 'Anatomy', 'enco
            'signature_of', 'lines_of', 'kind_of', 'Ingredient', 'ingredients', 'is_task_decorator']
 
 # %% ../nbs/04c_functions.ipynb #39611ca5
-from .codecs import EncodeError, Record, _cloud_pickler, _names, _with_buffers, as_bytes, decode, encode
+from .codecs import EncodeError, Record, _cloud_pickler, _names, _with_buffers, as_bytes, encode
 from .objects import Object, _join
 
 # %% ../nbs/04c_functions.ipynb #e216f3df
@@ -400,7 +400,8 @@ def encode_function(
 def _why(name: str, root: Any, found: _Culprit | None, e: Exception) -> str:
     if found is None: return f'cannot store the function {name!r}: {e}'
     of = '' if found.function is root else f' of {found.function.__qualname__!r}, which it uses,'
-    return f'cannot store the function {name!r}: its {found.kind} {found.name!r}{of} is a {_type_of(found.value)}: {e}. Make it inside the function, or pass it as an argument'
+    return (f'cannot store the function {name!r}: its {found.kind} {found.name!r}{of} is a {_type_of(found.value)}: {e}. Make it inside the '
+            'function, or pass it as an argument')
 
 def _type_of(value: Any) -> str:
     cls = type(value)
@@ -429,7 +430,8 @@ def source_of(o: Any) -> str:
     return _class_source(o) if isinstance(o, type) and f'class {o.__name__}' not in text else text
 
 def _class_source(cls: type) -> str:
-    "The source of a class of a notebook, where `inspect` looks in vain: in the cell of one of its methods, else in the last cell that has such a class"
+    """The source of a class of a notebook, where `inspect` looks in vain: in the cell of one of its methods, else in the last cell that
+    has such a class"""
     import ast
     files = ([f.__code__.co_filename for f in vars(cls).values() if isinstance(f, FunctionType)]
              or [f for f in reversed(list(linecache.cache)) if not os.path.exists(f)])

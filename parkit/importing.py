@@ -4,8 +4,9 @@
 
 # %% ../nbs/05a_importing.ipynb #06061242
 from __future__ import annotations
-import ast, os, sys
+import ast, json, os, sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
@@ -124,8 +125,11 @@ def export_library(
     for t in library.tasks: problems += parts.add(t)
     if problems: raise TaskError(f'the library {name!r} cannot be written:\n' + '\n'.join(f'- {p}' for p in problems))
     temporary = f'{os.fspath(path)}.{os.getpid()}.new'
-    with open(temporary, 'w', encoding='utf-8') as f: f.write(parts.text())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, 'w', encoding='utf-8') as f: f.write(parts.text())
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError): os.unlink(temporary)  # that of a write that has failed
 
 # %% ../nbs/05a_importing.ipynb #a9d89005
 class _Parts:
@@ -161,8 +165,8 @@ class _Parts:
 
     def text(self) -> str:
         "The module"
-        head = [f'"The library {self.library.name}, as parkit had it"', '\n'.join(sorted(set(self.imports.values()))),
-                f'__all__ = {self.names!r}']
+        head = [json.dumps(f'The library {self.library.name}, as parkit had it', ensure_ascii=False),
+                '\n'.join(sorted(set(self.imports.values()))), f'__all__ = {self.names!r}']
         return '\n\n'.join([*filter(None, head), *self.rest.values()]) + '\n'
 
 # %% ../nbs/05a_importing.ipynb #af631057

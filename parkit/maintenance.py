@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 from .codecs import ARRAY, BLOB, Buffer, DecodeError, decode, split_key, verify, verify_key
 from .containers import _CONTENT
-from .objects import _ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _counted, _drop_object, _each_holder, _Head, _Info, _read_if_any, sweep_holders
-from .system import _file_system, _fork, _try_lock, is_full, no_room, _file_lock, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError
+from .objects import (_ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _counted, _drop_object, _each_holder, _Head,
+    _Info, _read_if_any, sweep_holders)
+from .system import (_file_system, _fork, _try_lock, is_full, no_room, _file_lock, _sync, ObjectNotFoundError, SiteError,
+    StorageFullError, TransactionError)
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
     MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current, current_site, reading, verify_pages)
 from .synchronization import Lock
@@ -291,8 +293,9 @@ def _check_store(store: Store) -> Findings:
 def check(
     site: Site | None = None,  # `None` is this process's site
 ) -> Findings:
-    """Verify every namespace: pages, structure, counts, references and values. What is found is damage. Bytes of a value that were changed and can still be decoded
-    are found if an earlier check has seen the object at the version it still has: each check keeps checksums for the next"""
+    """Verify every namespace: pages, structure, counts, references and values. What is found is damage. Bytes of a value that were changed
+    and can still be decoded are found if an earlier check has seen the object at the version it still has: each check keeps checksums for
+    the next"""
     site, found = site or current_site(), Findings()
     if any(s.lock.is_mine() for s in site._stores.values()):
         raise TransactionError('this process has a transaction open, and pk.check would wait for its end for ever; call it outside')
@@ -374,7 +377,7 @@ def backup(
 # %% ../nbs/06a_maintenance.ipynb #849c28a7
 def restore(
     backup: str | os.PathLike[str],             # What `backup` has made
-    path: str | os.PathLike[str] | None = None, # Where the site is to be, a directory that does not exist or is empty; `None` is where `Site()` looks
+    path: str | os.PathLike[str] | None = None, # Where the site is to be, a new or empty directory; `None` is where `Site()` looks
 ) -> Site:
     "Make a site from a backup. Stored references to objects name the path of their site: they hold if it is restored to where it was"
     target, backup = (os.path.realpath(os.path.expanduser(o)) for o in (_default_path() if path is None else path, backup))
@@ -388,7 +391,8 @@ def restore(
 def compact(
     namespace: Any,  # A namespace, its path, or an object in it
 ) -> int:
-    "Write a namespace anew without the room that deleted entries have left; returns how many bytes that frees. Raises `TransactionError` while anyone has a snapshot of it open"
+    """Write a namespace anew without the room that deleted entries have left; returns how many bytes that frees. Raises
+    `TransactionError` while anyone has a snapshot of it open"""
     store = store_of(namespace, True)
     store.open(create=False)
     return store.compact()
@@ -467,7 +471,8 @@ def gc(
     dry_run: bool = False,     # Only say what would go?
     site: Site | None = None,  # `None` is this process's site
 ) -> Findings:
-    "Drop the objects without a name that no process or call holds and no entry of the site shows a reference to, compressed ones not seen; and remove what processes have left that died. Returns what that was"
+    """Drop the objects without a name that no process or call holds and no entry of the site shows a reference to, compressed ones not
+    seen; and remove what processes have left that died. Returns what that was"""
     site = site or current_site()
     left = _left_copies(site)  # before all namespaces are opened: that may still need what a dead process has made
     collector, found = _Collector(site), Findings()
@@ -511,5 +516,7 @@ def _unknown_files(txn: Any) -> list[str]:
     blobs = {key[1:].hex() for key, _ in store.scan(txn, BLOBS, TRASH)} | {key[9:].hex() for key, _ in store.scan(txn, TRASH, META)}
     locks = {_Info(*decode(data)).uuid.hex() for _, data in store.scan(txn, OBJECTS, CLASSES)}
     known, new = dict(blobs=blobs, locks=locks), os.path.join(store.path, 'new')
-    return [os.path.join(new, name) for name in os.listdir(new) if not store.site.alive.is_alive(name.partition('.')[2])] + [os.path.join(store.path, folder, name) for folder in known if os.path.isdir(os.path.join(store.path, folder))
-            for name in os.listdir(os.path.join(store.path, folder)) if name not in known[folder]]
+    left = [os.path.join(new, name) for name in os.listdir(new) if not store.site.alive.is_alive(name.partition('.')[2])]
+    folders = [folder for folder in known if os.path.isdir(os.path.join(store.path, folder))]
+    return left + [os.path.join(store.path, folder, name) for folder in folders
+                   for name in os.listdir(os.path.join(store.path, folder)) if name not in known[folder]]

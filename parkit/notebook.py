@@ -22,29 +22,31 @@ __all__ = ['map']
 # %% ../nbs/08_notebook.ipynb #57245384
 class _Bar:
     "A bar of `tqdm`, made when there is something to show; a context manager"
-    def __init__(self, unit: str = 'it') -> None: self.bar: Any = None; self.unit = unit
+    made = False  # has it been tried to make one?
+    bar: Any = None  # without `tqdm` there is none. A bar itself may be false, or neither
+    def __init__(self, unit: str = 'it') -> None: self.unit = unit
 
     def update(self, progress: Progress | None) -> None:
         "Show how far something has come"
         if progress is None: return
-        if self.bar is None: self._open(progress)
-        if not self.bar: return
+        if not self.made: self._open(progress)
+        if self.bar is None: return
         self.bar.total = progress.total
         self.bar.update(progress.n - self.bar.n)  # draws now and then
 
     def _open(self, progress: Progress) -> None:
-        bars = _bars()
-        self.bar = (bars(desc=progress.description or None, total=progress.total, initial=progress.n, unit=self.unit, file=sys.stderr)
-                    if bars else False)
+        self.made, bars = True, _bars()
+        if bars:
+            self.bar = bars(desc=progress.description or None, total=progress.total, initial=progress.n, unit=self.unit, file=sys.stderr)
 
     def write(self, text: str) -> None:
         "Print above the bar"
-        if self.bar: self.bar.write(text, file=sys.stdout, end='')
+        if self.bar is not None: self.bar.write(text, file=sys.stdout, end='')
         else: print(text, end='', flush=True)
 
     def __enter__(self) -> _Bar: return self
     def __exit__(self, *args: Any) -> None:
-        if self.bar: self.bar.close()
+        if self.bar is not None: self.bar.close()
 
 # %% ../nbs/08_notebook.ipynb #96d8a1f9
 class _Shown:

@@ -17,7 +17,8 @@ from weakref import WeakKeyDictionary
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type,
                            registered_type, split_key, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
-from .storage import CLASSES, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites, check_current, check_namespace, current_site, split_path
+from .storage import (CLASSES, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites, check_current,
+                            check_namespace, current_site, split_path)
 from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write, write_new, write_whole
 
 # %% auto #0
@@ -555,7 +556,8 @@ class Object(_Reading):
         raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
 
     def _note_read(self, txn: Any, value: Any, key: bytes, what: str) -> None:
-        "In a transaction that someone types: warn before it commits if `value`, read from the entry `key`, was changed in place and not stored"
+        """In a transaction that someone types: warn before it commits if `value`, read from the entry `key`, was changed in place and
+        not stored"""
         if isinstance(value, _UNCHANGING): return
         before = _fingerprint(value, self._store.inline_limit)
         if before is None: return
@@ -623,7 +625,8 @@ class Object(_Reading):
         *,
         site: Site | None = None,  # Where the copy is to lie; `None` is the site of this object
     ) -> Any:
-        "A new object with the class, content, attributes and metadata that this one has now; big values share their files. Raises `ObjectExistsError` if `path` is taken"
+        """A new object with the class, content, attributes and metadata that this one has now; big values share their files. Raises
+        `ObjectExistsError` if `path` is taken"""
         namespace, name = (ANONYMOUS, None) if path is None else split_path(path)
         store = (site or self.site).store(namespace, True)
         made = type(self)._bound(store, b'', b'', name)
@@ -654,7 +657,8 @@ class Object(_Reading):
         into.put(made._oid, data, freeing=True)
 
     def changes(self) -> AsyncIterator[Change]:
-        "Wait, in `async for`, for each next change; several commits at once are one. Raises `ObjectNotFoundError` once the object is dropped"
+        """Wait, in `async for`, for each next change; several commits at once are one. Raises `ObjectNotFoundError` once the object is
+        dropped"""
         return self._changes(self.version)
 
     async def _changes(self, seen: int) -> AsyncIterator[Change]:
@@ -690,7 +694,7 @@ class Namespace:
         self,
         path: str,                     # Segments of `A-Za-z0-9_.-`, joined by `/`
         *,
-        durable: bool | None = None,   # Make it, if it does not exist: synced to disk at each commit (`True`), or wiped at a reboot (`False`)? `None` makes nothing
+        durable: bool | None = None,   # Make it if need be: synced at each commit (`True`), or wiped at a reboot (`False`)? `None` makes nothing
         site: Site | None = None,      # Where it lies; `None` is this process's site
     ) -> None:
         self._store = getattr(path, '_store', None) or (site or current_site()).store(check_namespace(path), True)
@@ -773,7 +777,8 @@ class Namespace:
         *,
         site: Site | None = None,  # Where the copy is to lie; `None` is the site of this namespace
     ) -> Namespace:
-        "A new namespace with a copy of each object, all as they are at one moment; big values share their files. References in it still mean the originals"
+        """A new namespace with a copy of each object, all as they are at one moment; big values share their files. References in it
+        still mean the originals"""
         target = (site or self._store.site).store(check_namespace(path))
         self._store.copy(target, _renew_ids)
         return Namespace(NamespacePath._of(target))
@@ -782,7 +787,8 @@ class Namespace:
         self,
         path: str,  # No namespace may have it
     ) -> None:
-        "Give the namespace another path. Who has it open by the old one gets `ObjectNotFoundError`, as does a stored reference to an object in it. A crash in between may leave both"
+        """Give the namespace another path. Who has it open by the old one gets `ObjectNotFoundError`, as does a stored reference to an
+        object in it. A crash in between may leave both"""
         target = self._store.site.store(check_namespace(path))
         self._store.open(create=False)
         txn = self._store.write()  # nobody writes between the copying and the removing
@@ -797,7 +803,8 @@ class Namespace:
         self._store = target
 
     def drop(self) -> None:
-        "Remove the namespace and all that is in it, but not the namespaces whose paths continue its own; who has it open gets `ObjectNotFoundError`"
+        """Remove the namespace and all that is in it, but not the namespaces whose paths continue its own; who has it open gets
+        `ObjectNotFoundError`"""
         self._store.open(create=False)
         self._store.drop()
 

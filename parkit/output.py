@@ -5,6 +5,7 @@
 # %% ../nbs/04e_output.ipynb #4eaf2ff9
 from __future__ import annotations
 import os, shutil
+from contextlib import suppress
 from typing import NamedTuple
 from .storage import INTERNAL, Site
 
@@ -44,7 +45,10 @@ def _keep_output(
         if not size: return 0
         if not os.path.exists(target): os.rename(source, target)
         else:
-            with open(source, 'rb') as new, open(target, 'ab') as old: shutil.copyfileobj(new, old)
+            before = os.path.getsize(target)
+            with suppress(OSError), open(source, 'rb') as new, open(target, 'ab') as old:  # a full disk takes a part
+                shutil.copyfileobj(new, old)
             os.unlink(source)
+            size = os.path.getsize(target) - before
         return size
     except FileNotFoundError: return 0  # there is none, or the site was removed

@@ -30,7 +30,8 @@ _REPORT_PAUSE = 0.1  # seconds between two words on the progress
 _inside: list[tuple[_Ledger, str]] = []  # the call that this process runs
 
 def _report(progress: Progress) -> None:
-    "Note the progress of the call that runs"
+    "Note the progress of the call that runs; after its end, of nothing"
+    if not _inside: return
     ledger, id = _inside[-1]
     write(ledger._store, lambda txn: txn.put(ledger._key(_PROGRESS, id), encode(tuple(progress)), freeing=True))
 

@@ -25,7 +25,7 @@ from .storage import Blob, Site, current_site
 from .system import ObjectNotFoundError
 from .tasks import Task, _context
 from .transactions import read, write
-from .workers import Duty, _Control, add_duty
+from .workers import _Control, add_duty
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'ScheduleError', 'Trigger', 'Frequency', 'Periodic', 'Cron', 'upcoming', 'Schedule', 'schedule',
@@ -42,15 +42,17 @@ def _zone_name(tz: Any) -> str | None:
         raise ScheduleError(f'{tz!r} has no name by which it could be stored; give one such as \'Europe/Berlin\'')
     try: _zone(name)
     except Exception as e:
-        raise ScheduleError(f'there is no time zone {name!r} here: {e}; give one such as \'Europe/Berlin\', or install tzdata') from e
+        raise ScheduleError(f'there is no time zone {name or os.environ.get("TZ")!r} here: {e}; give one such as \'Europe/Berlin\', or '
+                            'install tzdata') from e
     return name
 
 def _zone(name: str | None) -> tzinfo:
     "The zone of that name; that of the machine, with its rules for summer, for `None`"
-    name = name or os.environ.get('TZ', '').lstrip(':')
     if name: return ZoneInfo(name)
+    here = os.environ.get('TZ', '').lstrip(':') or '/etc/localtime'
+    if not os.path.isabs(here): return ZoneInfo(here)
     try:
-        with open('/etc/localtime', 'rb') as f: return ZoneInfo.from_file(f)
+        with open(here, 'rb') as f: return ZoneInfo.from_file(f)
     except (OSError, ValueError): return timezone.utc
 
 # %% ../nbs/07_scheduling.ipynb #053049ac
@@ -62,7 +64,7 @@ class Trigger:
     _: KW_ONLY
     max_times: int | None = None  # Calls after which the schedule ends; `None` for no end
     catch_up: str = 'skip'        # Of calls missed by more than a minute: `skip` them, make `one` for them, or `all` of them
-    overlap: bool = False         # Call again though the last call has not ended? Otherwise that time is skipped or, with `catch_up='all'`, waits
+    overlap: bool = False         # Call again though the last call has not ended? Else that time is skipped or, with `catch_up='all'`, waits
     tz: str | None = None         # The zone of days and clock times, by name or as a `ZoneInfo`; `None` is the machine's
 
     def __post_init__(self) -> None:
@@ -117,6 +119,7 @@ class Periodic(Trigger):
             raise ScheduleError(f'period must be a whole number of at least 1, got {self.period!r}; choose a smaller frequency '
                                 'for a fraction')
         object.__setattr__(self, 'frequency', Frequency(self.frequency))
+        object.__setattr__(self, 'period', int(self.period))
 
     def first(self, now: float) -> float | None:
         "`now`, or the first time that is not before it"
@@ -146,7 +149,7 @@ class Cron(Trigger):
 
     def __init__(
         self,
-        expression: str,               # Such as `'0 3 * * *'` for three o'clock each day, `'*/5 9-17 * * MON-FRI'`, `'0 0 L * *'` for the last day of the month
+        expression: str,               # Such as `'0 3 * * *'` for three o'clock each day, `'*/5 9-17 * * MON-FRI'`, `'0 0 L * *'` (last of the month)
         *,
         tz: Any = None,                # The zone of the clock times, by name or as a `ZoneInfo`; `None` is the machine's
         max_times: int | None = None,  # Calls after which the schedule ends; `None` for no end
@@ -332,7 +335,8 @@ class _Agenda(_Entries):
         return data is not None and not self._is_over(trace, decode(data)[1])
 
     def _is_over(self, trace: str, given: bytes) -> bool:
-        "Whether a call has ended. One that the ledger does not know has if the ledger got it, and is still the same: after a reboot it is another"
+        """Whether a call has ended. One that the ledger does not know has if the ledger got it, and is still the same: after a reboot it
+        is another"""
         ledger = _ledger(self.site)
         try: return ledger.record(trace).status not in ('submitted', 'running')
         except ObjectNotFoundError: return given == ledger._uuid
@@ -458,8 +462,8 @@ class Schedule:
         return self._plan.paused
 
     def pause(self) -> None:
-        "Make no calls until `resume`"
-        if not self._plan.paused: self._agenda.change(self.id, paused=True, due=None)
+        "Make no calls until `resume`; one that has ended stays as it is"
+        if self._plan.due is not None: self._agenda.change(self.id, paused=True, due=None)
 
     def resume(self) -> None:
         "Go on with the next time from now; what would have been called meanwhile is not made up for"

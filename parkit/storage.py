@@ -77,7 +77,8 @@ def _blob_of(record: bytes) -> tuple[bytes, int]:
 class Blob:
     "A blob on its way into an entry: written, but referred to by no commit yet"
     path = ''  # where it was written; '' when that name is gone
-    linked = False  # has it its place among the blobs? Then its first name stays until the transaction has ended: by that name it is found and swept
+    # has it its place among the blobs? Then its first name stays until the transaction has ended: by that name it is found and swept
+    linked = False
     def __init__(self, id: bytes, size: int, path: str) -> None: self.id, self.size, self.epoch, self.path = id, size, _fork.epoch, path
     def __len__(self) -> int: return self.size
     def record(self) -> bytes:
@@ -118,7 +119,7 @@ on_open: list[Callable[[Any], None]] = []  # what upper layers do with a store t
 class _Files:
     "The files of one namespace, and how they are made and opened"
     generation = 0       # how often its files have been let go: the next ones may be others
-    lineage = ''         # of the objects in the files that were opened last: a compacted or renamed namespace keeps it, a new one or a copy has its own
+    lineage = ''         # of the objects in the files that were opened last: a compacted or renamed namespace keeps it, others have their own
     def __init__(self, site: Site, namespace: str) -> None:
         self.site, self.namespace = site, namespace
         self.path = os.path.join(site.path, *namespace.split('/'), INTERNAL)
@@ -223,7 +224,8 @@ class _Opening(_Files):
             except OSError as e: raise self.explain(e) from e
 
     def _open_current(self, facts: dict[str, Any]) -> None:
-        "Open the files that `facts` are about, unless these have been dropped or replaced; if by a process that could not end its work, end that"
+        """Open the files that `facts` are about, unless these have been dropped or replaced; if by a process that could not end its
+        work, end that"""
         heir, env, bell, fd = None, None, -1, -1
         try:
             env = self._environment(facts)
@@ -246,7 +248,8 @@ class _Opening(_Files):
             for o in list(self.opened.values()): o._lose()  # their ids may mean other objects here
         lock, durable = self.lock, bool(facts['durable'])
         # at once: no interrupt comes in between
-        self.lineage, self.durable, self._bell, lock.record, lock.fd, self.env, self.begin = lineage, durable, bell, record, fd, env, env.begin
+        (self.lineage, self.durable, self._bell, lock.record, lock.fd, self.env,
+         self.begin) = lineage, durable, bell, record, fd, env, env.begin
 
     def _end_retired(self, heir: bytes, facts: dict[str, Any]) -> None:
         with self.site.setting_up():
@@ -439,7 +442,8 @@ _SLACK = re.compile(r'.* overflow page \d+ header mp_pages (\d+) != OVPAGES\(\d+
 _COUNTS = re.compile(r'.* walked (\d+) overflow pages, record says (\d+)|(\d+) page\(s\) are neither reachable.*')
 
 def _without_slack(errors: list[str]) -> list[str]:
-    "What is really wrong: a value that was made smaller in the transaction that wrote it keeps its pages, which `lmdb.verify` takes for damage"
+    """What is really wrong: a value that was made smaller in the transaction that wrote it keeps its pages, which `lmdb.verify` takes
+    for damage"""
     found = [_SLACK.fullmatch(e) for e in errors]
     slack = sum(max(0, int(m[1]) - int(m[2])) for m in found if m)
     errors = [e for e, m in zip(errors, found) if not m or int(m[1]) < int(m[2])]
@@ -536,7 +540,8 @@ class _Reading(_Opening):
 
     @contextmanager
     def _alone(self, what: str, mine: int = 0) -> Iterator[None]:
-        "Keep this process from beginning transactions, once it has none but `mine`, while its environment changes; `what` another process did is for the error"
+        """Keep this process from beginning transactions, once it has none but `mine`, while its environment changes; `what` another
+        process did is for the error"""
         with self._opening:
             limit = time.monotonic() + _PATIENCE
             self.begin = self._when_changed
@@ -807,7 +812,8 @@ class WriteTxn:
     def check_whole(self) -> None:
         "Raise if an operation was stopped half-way: what it did must not be committed"
         if self.broken is None: return
-        text = f'an operation in this transaction on {self.store.namespace!r} was stopped half-way, so all of the transaction is undone: {self.broken}'
+        text = (f'an operation in this transaction on {self.store.namespace!r} was stopped half-way, so all of the transaction is '
+                f'undone: {self.broken}')
         if isinstance(self.broken, StorageFullError): raise StorageFullError(errno.ENOSPC, text) from self.broken
         raise TransactionError(text) from self.broken
 
@@ -847,7 +853,8 @@ class WriteTxn:
         self.blobs = self.blobs[:mark]
 
     def link(self, prepared: bytes | Blob) -> bytes:
-        "What to put into an entry for what `Store.prepare` made; makes sure that there is room, so that what follows does not stop half-way"
+        """What to put into an entry for what `Store.prepare` made; makes sure that there is room, so that what follows does not stop
+        half-way"""
         self.need(len(prepared) + 1024 if isinstance(prepared, bytes) else 2048)
         if not isinstance(prepared, Blob): return prepared
         self.blobs += (prepared,)
@@ -935,7 +942,8 @@ def _is_open(raw: Any) -> bool:
 class _Entries(WriteTxn):
     "Writing to entries by keys of any length"
     def new_id(self) -> bytes:
-        "An id that nothing in this namespace has had before, not even in a transaction that was rolled back: someone may still hold that object"
+        """An id that nothing in this namespace has had before, not even in a transaction that was rolled back: someone may still hold
+        that object"""
         store = self.store
         while (id := next(store.ids, None)) is None:
             first = store.next_ids or _ID.unpack(b'\0' + os.urandom(6) + b'\0')[0]
@@ -1045,7 +1053,8 @@ class Store(_Blobs):
         self._swept = True
 
     def copy_data(self, path: str, durable: bool, share: bool) -> None:
-        "Write what is committed now to `data.mdb` and `blobs` in the directory `path`, compacted; with `share`, blobs on the same disk are shared"
+        """Write what is committed now to `data.mdb` and `blobs` in the directory `path`, compacted; with `share`, blobs on the same disk
+        are shared"""
         with reading(self) as txn:
             try:
                 self.env.copy(os.fsencode(path), compact=True, txn=txn)  # type: ignore[union-attr, call-arg]
@@ -1281,7 +1290,7 @@ class Site:
 
     def __new__(
         cls,
-        path: str | os.PathLike[str] | None = None,  # A directory, made if need be, `~` as in a shell; `None` is `$PARKIT_SITE`, else `parkit/default` in the user's data directory
+        path: str | os.PathLike[str] | None = None,  # A directory, made if need be; `None` is `$PARKIT_SITE`, else `parkit/default` in the user's data
         *,
         create: bool = True,              # Make the site if there is none? Otherwise that is a `SiteError`
         map_size: int | None = None,      # Bytes of address space for each namespace (64 GiB); fixed when the site is made

@@ -24,14 +24,17 @@ _FREE = -1, 0, 0  # what an object holds that does not hold its lock
 # %% ../nbs/04a_synchronization.ipynb #aa9fd343
 class Lock(Object):
     "A lock that one thread of one process can hold at a time; it is released when its holder ends"
-    _held = _FREE  # the descriptor that holds the lock, the epoch of the process that opened it, and the thread: one value, since others may read it at any moment
+    # the descriptor that holds the lock, the epoch of the process that opened it, and the thread: one value, since others may read it
+    # at any moment
+    _held = _FREE
 
     def acquire(
         self,
         blocking: bool = True,  # Wait until the lock is free? Otherwise return at once
         timeout: float = -1,    # Seconds to wait; -1 waits for ever
     ) -> bool:                  # Whether the lock was taken
-        "Take the lock, waiting for its holder to release it or to end; a thread that takes it twice waits for ever. Raises `TransactionError` if it would have to wait inside a transaction or snapshot"
+        """Take the lock, waiting for its holder to release it or to end; a thread that takes it twice waits for ever. Raises
+        `TransactionError` if it would have to wait inside a transaction or snapshot"""
         if timeout != -1 and (timeout < 0 or not blocking):
             raise ValueError(f'timeout is -1 or a number of seconds for a blocking call, got {timeout} with blocking={blocking}')
         fd = self._open_file()

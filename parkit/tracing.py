@@ -134,7 +134,8 @@ class _Facts:
     def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         try: return self._ledger.load(_CALL, self.id)  # type: ignore[no-any-return]
         except KeyError: pass
-        if self._outbox: return decode(self._ledger.site.store(self._outbox, True).load(self._posted.call, True))  # type: ignore[no-any-return]
+        store = self._ledger.site.store(self._outbox, True) if self._outbox else None
+        if store is not None: return decode(store.load(self._posted.call, True))  # type: ignore[no-any-return]
         raise ObjectNotFoundError(f'the arguments of {self!r} could not be stored')
 
     @property
@@ -197,7 +198,8 @@ class AsyncTrace(_Facts):
 
     @property
     def result(self) -> Any:
-        "What the task returned, waiting for it; raises what the task raised, the worker's traceback its cause. Of a generator, an iterator over what it yields"
+        """What the task returned, waiting for it; raises what the task raised, the worker's traceback its cause. Of a generator, an
+        iterator over what it yields"""
         record = self._record
         if record.stream: return Stream(self)
         if record.status in _GOING: self.wait()
@@ -222,7 +224,8 @@ class AsyncTrace(_Facts):
         return _futures_of(self._ledger).add(self)
 
     def cancel(self) -> bool:
-        "End the call: take it off the queue, or interrupt its worker, which is killed if that does not help. Returns false if the call had ended before"
+        """End the call: take it off the queue, or interrupt its worker, which is killed if that does not help. Returns false if the call
+        had ended before"""
         if self._outbox and open_transaction() is not None:
             raise TransactionError('a call that was made in a transaction cannot be cancelled before that has ended; undo the '
                                    'transaction instead')
@@ -300,7 +303,8 @@ register_type(_Items, 'parkit._Items')
 
 # %% ../nbs/04i_tracing.ipynb #2a8855cc
 def _open_stream(ledger: _Ledger, id: str, create: bool) -> _Items:
-    "The queue of the call `id`; the caller, who makes it, removes those that nobody has read to the end and whose calls are not known any longer"
+    """The queue of the call `id`; the caller, who makes it, removes those that nobody has read to the end and whose calls are not known
+    any longer"""
     if create:
         for name in list(Namespace(NamespacePath._of(ledger.site.store(_STREAMS, True))).names()):
             if int(name[:16], 16) < time.time_ns() - _UNREAD: _drop_unknown(ledger, name)
@@ -342,7 +346,7 @@ class _Traces(list[AsyncTrace]):
 def traces(
     status: str | None = None,             # One of `STATUSES`; `None` takes all
     task: Any = None,                      # A task or its name; `None` takes all
-    since: datetime | timedelta | float | None = None,  # Made after this moment, or so long ago at most (a number is of seconds); `None` takes all
+    since: datetime | timedelta | float | None = None,  # Made after this moment, or so long ago at most (or so many seconds); `None` takes all
     *,
     site: Site | None = None,              # Whose calls; `None` is this process's site
 ) -> list[AsyncTrace]:
@@ -388,6 +392,10 @@ class TraceFuture(Future[Any]):
             elif error: self.set_exception(error)
             else: self.set_result(value)
 
+    def _give_up(self, error: Exception) -> None:
+        with self._resolving:
+            if not self.done(): self.set_exception(error)
+
 # %% ../nbs/04i_tracing.ipynb #c4a319cc
 class _Futures:
     "The open futures of a ledger"
@@ -430,12 +438,19 @@ class _Futures:
         seen, looked = b'', 0.0
         with Listener() as listener:
             while not self._is_over():
-                if time.monotonic() - looked > SAFETY_NET:
-                    ids, looked = [id for id in list(self.open) if self._has_ended(id)], time.monotonic()
-                else: ids, seen = self.ledger.ended(seen)
-                self._resolve(ids)
-                sources = [] if ids else [self.ledger._store, *_attend(self.ledger.site, _environment()[0])]
-                if sources and not any([listener.add(s) for s in sources]): listener.wait()
+                try:
+                    if time.monotonic() - looked > SAFETY_NET:
+                        ids, looked = [id for id in list(self.open) if self._has_ended(id)], time.monotonic()
+                    else: ids, seen = self.ledger.ended(seen)
+                    self._resolve(ids)
+                    sources = [] if ids else [self.ledger._store, *_attend(self.ledger.site, _environment()[0])]
+                    if sources and not any([listener.add(s) for s in sources]): listener.wait()
+                except Exception as e: self._fail(e)
+
+    def _fail(self, error: Exception) -> None:
+        "Give up: what is open cannot be followed any longer, as no worker could be started for instance"
+        with self.lock: futures, self.open = [f for of_one in self.open.values() for f in of_one], {}
+        for f in futures: f._give_up(error)
 
 # %% ../nbs/04i_tracing.ipynb #55776ead
 _futures: dict[Site, _Futures] = {}

@@ -429,7 +429,8 @@ def _check_waiting() -> None:
     "Raise `TransactionError` where waiting would never end"
     frame = _frame.get()
     if frame is None or frame.owner != _owner(): return
-    while frame is not None and frame.reads is None and (frame.epoch != _fork.epoch or frame.writing and frame.txn.ended): frame = frame.outer
+    while frame is not None and frame.reads is None and (frame.epoch != _fork.epoch or frame.writing and frame.txn.ended):
+        frame = frame.outer
     if frame is not None and frame.reads is None:  # else: it has ended, or it is the parent process's
         raise TransactionError('waiting inside a transaction or snapshot would never end: nothing changes there; wait before it begins')
 

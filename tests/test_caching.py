@@ -1,5 +1,6 @@
 "Cached tasks: run once by whoever calls, whatever dies on the way; and why a call misses"
-import asyncio, os, signal, threading
+import asyncio, functools, os, signal, threading
+from typing import NamedTuple
 
 import numpy as np, pytest
 from conftest import wait_for
@@ -7,7 +8,7 @@ from helpers import Child, run
 from test_scheduling import reboot
 
 import parkit as pk
-from parkit.caching import _results, digest
+from parkit.caching import _Results, _results, digest
 
 
 def runs(): return len(pk.Array('runs'))
@@ -166,6 +167,20 @@ def test_pandas_and_pyarrow_by_their_content():
     assert digest(one) == digest(two) != digest(frame().assign(a=[1, 3])) and digest(one) != digest(frame().rename(columns=dict(a='z')))
     assert digest(pa.table(dict(a=[1, 2]))) == digest(pa.table(dict(a=[1, 2]))) != digest(pa.table(dict(a=[1, 3])))
 
+@pytest.mark.parametrize('member', ['@property\n    def y(self): return {}', '@staticmethod\n    def y(): return {}', '@classmethod\n    def y(cls): return {}',
+                                    '@cached_property\n    def y(self): return {}'], ids=lambda o: o.split()[0][1:])
+def test_class_of_the_notebook_counts_with_all_its_members(member):
+    def box(n):
+        names = dict(__name__='__main__', cached_property=functools.cached_property)
+        exec(f'class Box:\n    {member.format(n)}', names)
+        return names['Box']()
+    assert digest(box(1)) == digest(box(1)) != digest(box(2))
+
+def test_named_tuple_of_the_notebook():
+    names = dict(__name__='__main__', NamedTuple=NamedTuple)
+    exec('class Point(NamedTuple):\n    x: int\n    y: int', names)
+    assert digest(names['Point'](1, 2)) == digest(names['Point'](1, 2)) != digest(names['Point'](1, 3))
+
 def test_explain(site):
     let_go()
     slow = slow_task()
@@ -246,6 +261,35 @@ def test_cleared_while_it_runs(site):
     slow.cache.clear()
     let_go()
     assert trace.result == 14 and len(slow.cache) == 0
+
+@pytest.mark.parametrize('how', ['here', 'in a transaction', 'background'])
+def test_cleared_just_before_it_is_read(site, how, monkeypatch):
+    @pk.task(cache=True)
+    def twice(x):
+        pk.Array('runs').append(x)
+        return 2*x
+    twice(4, sync=True)
+    def load(self, key, load=_Results.load):
+        monkeypatch.undo()
+        twice.cache.clear()
+        return load(self, key)
+    monkeypatch.setattr(_Results, 'load', load)
+    if how == 'in a transaction':
+        with pk.transaction('n'): assert twice(4, sync=True) == 8
+    else: assert twice(4, sync=True) == 8 if how == 'here' else twice(4).result == 8
+    assert runs() == 2
+
+def test_what_finds_no_room_is_returned(site, monkeypatch):
+    "And a task's own error is what is raised"
+    @pk.task(cache=True, default_sync=True)
+    def share(x): return 1/x
+    def full(*args): raise pk.StorageFullError(28, 'no room')
+    monkeypatch.setattr(_Results, '_finish', full)
+    monkeypatch.setattr(_Results, '_fail', full)
+    assert share(4) == 0.25 and len(share.cache) == 0
+    with pytest.raises(ZeroDivisionError): share(0)
+    monkeypatch.undo()
+    assert share(4) == 0.25 and len(share.cache) == 1
 
 def test_a_dropped_task_leaves_nothing(site):
     let_go()

@@ -6,10 +6,11 @@ from pathlib import Path
 import parkit as pk, pytest
 from conftest import wait_for
 from helpers import in_thread, run
+from parkit import calls
 from parkit.calls import _environment
 from parkit.ledger import _ledger, prune
 from parkit.tracing import TraceFuture, _Futures
-from task_helpers import ended, interpreters, is_gone, started
+from task_helpers import Nobody, ended, interpreters, is_gone, started
 
 
 @pytest.fixture
@@ -364,6 +365,18 @@ def test_future_whose_call_is_removed_before_it_was_noticed(single, double):
     prune(_ledger(single.site))
     futures._loop()
     with pytest.raises(pk.ObjectNotFoundError): future.result(0)
+
+
+def test_future_fails_when_no_worker_can_be_started(single, double, monkeypatch):
+    "And those that come later are followed again"
+    class Broken(Nobody):
+        def attend(self, *args):
+            if threading.current_thread().name == 'parkit-futures': raise pk.TaskError('there are none')
+    with monkeypatch.context() as m:
+        m.setattr(calls, '_runner', [Broken()])
+        future = double(1).as_future()
+        with pytest.raises(pk.TaskError, match='there are none'): future.result(60)
+    assert double(2).as_future().result(60) == 4
 
 
 def test_future_of_a_call_made_in_a_transaction_comes_after_it(single, double):

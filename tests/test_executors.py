@@ -14,6 +14,7 @@ from helpers import Child, forked, run
 import parkit as pk
 from parkit.ledger import _ledger
 from parkit.system import Listener
+from task_helpers import Nobody
 
 _places = [Path(p) for p in (os.environ.get('PARKIT_CPYTHON_TESTS'), f'/usr/lib/python{sys.version_info[0]}.{sys.version_info[1]}/test') if p]
 
@@ -228,6 +229,15 @@ def test_a_call_submitted_in_a_transaction_runs_before_it_ends(site):
     with pk.Executor() as e, pk.transaction(d):
         d['x'] = 1
         assert e.submit(abs, -1).result(60) == 1
+
+def test_what_waits_for_a_place_fails_too_when_no_worker_can_be_started(site, monkeypatch):
+    class Broken(Nobody):
+        def attend(self, *args): raise pk.TaskError('there are none')
+    monkeypatch.setattr('parkit.calls._runner', [Broken()])
+    e = pk.Executor(max_workers=1)
+    for f in [e.submit(abs, n) for n in range(3)]:
+        with pytest.raises(pk.TaskError, match='there are none'): f.result(60)
+    e.shutdown()
 
 def test_a_trace_that_is_cancelled_elsewhere(site):
     begun = pk.Queue('begun')

@@ -98,6 +98,24 @@ def test_exported_library_runs_without_parkit(tmp_path):
     assert done.stdout == "6 a 6 The sum of it all ['most', 'mysum', 'total']\n", done.stderr + written
 
 
+def test_export_that_cannot_be_put_in_its_place_leaves_nothing(site, tmp_path):
+    pk.task(name='f', metadata=dict(library='one'))(abs_of)
+    (tmp_path/'folder').mkdir()
+    with pytest.raises(IsADirectoryError): pk.export_library('one', tmp_path/'folder')
+    assert os.listdir(tmp_path) == ['folder', 'site'] or sorted(os.listdir(tmp_path)) == ['folder', 'site']
+
+
+@pytest.mark.parametrize('name', ['my "best" tasks', 'a\\b', 'größer'])
+def test_export_of_a_library_of_any_name(site, tmp_path, name):
+    pk.task(name='f', metadata=dict(library=name))(abs_of)
+    pk.export_library(name, tmp_path/'one.py')
+    names = {}
+    exec((tmp_path/'one.py').read_text(), names)
+    assert names['f'](-2) == 2 and names['__doc__'] == f'The library {name}, as parkit had it'
+
+def abs_of(n): return abs(n)
+
+
 def test_export_says_what_cannot_be_written_and_writes_nothing(site, tmp_path):
     path = tmp_path/'shapes.py'
     with interpreters(1, site, tmp_path) as (one,):

@@ -1,5 +1,5 @@
 "What calls write and how far they have come: kept with the trace, followed as it comes, shown to who waits"
-import os, signal, time
+import errno, os, signal, time
 from pathlib import Path
 
 import parkit as pk, pytest
@@ -7,6 +7,9 @@ from conftest import wait_for
 from helpers import Child, run, sleeps
 from kernels import notebooks
 from parkit.ledger import _ledger
+from parkit.notebook import _Bar
+from parkit.output import _keep_output, _output_path
+from parkit.progress import Progress
 from task_helpers import ended, event_loop, started  # noqa: F401  a fixture
 
 
@@ -88,6 +91,19 @@ def test_output_of_all_attempts(single, tmp_path):
         if n == 2: os.kill(os.getpid(), signal.SIGKILL)
     trace = again.options(retries=2)(str(tmp_path/'n'))
     assert ''.join(trace.follow()) == 'attempt 1\nattempt 2\nattempt 3\n' == trace.output and trace.status == 'finished'
+
+
+def test_output_of_a_further_attempt_on_a_full_disk_is_what_it_takes(site, monkeypatch):
+    "And no reason for the worker to die"
+    os.makedirs(Path(_output_path(site, '')))
+    Path(_output_path(site, 'call')).write_text('first ')
+    Path(_output_path(site, 'worker')).write_text('second')
+    def copy(source, target):
+        target.write(source.read(3))
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr('shutil.copyfileobj', copy)
+    assert _keep_output(site, 'worker', 'call') == 3
+    assert Path(_output_path(site, 'call')).read_text() == 'first sec' and not os.path.exists(_output_path(site, 'worker'))
 
 
 def test_stream_that_a_task_has_replaced_is_back_in_the_next(single):
@@ -185,7 +201,36 @@ def test_track_outside_a_call_gives_the_items(site):
     assert list(pk.track(iter(range(3)))) == [0, 1, 2]
 
 
+def test_progress_after_the_end_of_the_call_is_of_nothing(single):
+    "What a thread goes on with that the task has left behind"
+    @pk.task
+    def leave():
+        import sys
+        sys.left = iter(pk.track(range(3)))
+        return next(sys.left)
+    @pk.task
+    def go_on():
+        import sys
+        from parkit.progress import _inside
+        mine = _inside[:]
+        _inside.clear()
+        try: return list(sys.left)
+        finally: _inside[:] = mine
+    assert (leave().result, go_on().result) == (0, [1, 2])
+
+
 # --- shown
+
+@pytest.mark.parametrize('total', [None, 0, 8])
+def test_bar_of_any_total(total, capsys, monkeypatch):
+    "One of tqdm is false if it has nothing to do, and neither true nor false if it does not know"
+    monkeypatch.delenv('TQDM_DISABLE', raising=False)
+    with _Bar('row') as bar:
+        bar.update(None)
+        for n in (3, 5): bar.update(Progress(n, total))
+        bar.write('hello\n')
+    written = capsys.readouterr()
+    assert written.out == 'hello\n' and ('5/8' if total else '5row') in written.err
 
 def _streams(outputs, name): return ''.join(o['text'] for o in outputs if o.get('name') == name)
 

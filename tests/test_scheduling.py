@@ -1,7 +1,7 @@
 "Schedules: the arithmetic of times, and calls that are made once though processes are killed and machines restarted"
 import os, signal, time
 from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import TZPATH, ZoneInfo
 
 import numpy as np, psutil, pytest
 from conftest import wait_for
@@ -56,9 +56,21 @@ def test_the_next_time_is_the_first_one_after(frequency, period, start, offset, 
         assert datetime.fromtimestamp(later, ZoneInfo(tz)).time() == start.time()
 
 
-def test_the_zone_of_the_machine(monkeypatch):
-    monkeypatch.setenv('TZ', 'Asia/Tokyo')
+@pytest.mark.parametrize('tz', ['Asia/Tokyo', ':Asia/Tokyo', f'{TZPATH[0]}/Asia/Tokyo', f':{TZPATH[0]}/Asia/Tokyo'])
+def test_the_zone_of_the_machine(monkeypatch, tz):
+    "As `TZ` names it, or the file that it names"
+    if tz.strip(':').startswith('/') and not os.path.exists(tz.strip(':')): pytest.skip('no such file')
+    monkeypatch.setenv('TZ', tz)
     assert stamps(pk.upcoming(pk.Cron('0 3 * * *'), 1, start=datetime(2026, 1, 1))) == ['01-01 03:00 +0900']
+
+def test_a_zone_of_the_machine_that_is_none_is_named(monkeypatch):
+    monkeypatch.setenv('TZ', 'CET-1CEST')
+    with pytest.raises(pk.ScheduleError, match="no time zone 'CET-1CEST' here"): pk.Cron('0 3 * * *')
+
+def test_a_period_may_be_a_whole_number_of_any_type():
+    found = pk.upcoming(pk.Periodic(datetime(2026, 1, 31), pk.Frequency.Month, 2.0, tz='UTC'), 2, start=datetime(2026, 2, 1))
+    assert stamps(found) == ['03-31 00:00 +0000', '05-31 00:00 +0000']
+    assert pk.Periodic(period=np.int64(2)) == pk.Periodic(period=2.0) == pk.Periodic(period=2)
 
 def test_triggers_are_equal_by_what_they_say():
     assert pk.Cron('0 3 * * *', tz='UTC') == pk.Cron('0 3 * * *', tz=ZoneInfo('UTC')) != pk.Cron('0 4 * * *', tz='UTC')
@@ -90,6 +102,13 @@ def test_a_schedule_calls_as_often_as_it_is_to(site):
     s = make_task().schedule(pk.Periodic(start='now', frequency=pk.Frequency.Second, period=1, max_times=3), 7)
     assert wait_for(lambda: len(runs()) == 3)
     assert wait_for(lambda: s.next_run is None) and s.count == 3 and runs() == [7, 7, 7] and pk.schedules() == [] and s.last.result == 3
+
+def test_a_schedule_that_has_ended_cannot_be_paused_and_resumed(site):
+    s = make_task().schedule(pk.Periodic(later().start, pk.Frequency.Day, max_times=1, tz=BERLIN))
+    _agenda(site).step(time.time() + DAY + 1)
+    s.pause()
+    s.resume()
+    assert s.next_run is None and not s.paused and s.count == 1 and pk.schedules() == []
 
 def test_the_next_call_runs_the_new_code(site):
     s = make_task().schedule(later())
