@@ -10,7 +10,7 @@ from parkit import calls
 from parkit.calls import _environment
 from parkit.ledger import _ledger, prune
 from parkit.tracing import TraceFuture, _Futures
-from task_helpers import Nobody, ended, interpreters, is_gone, started
+from task_helpers import ended, interpreters, is_gone, started
 
 
 @pytest.fixture
@@ -369,7 +369,7 @@ def test_future_whose_call_is_removed_before_it_was_noticed(single, double):
 
 def test_future_fails_when_no_worker_can_be_started(single, double, monkeypatch):
     "And those that come later are followed again"
-    class Broken(Nobody):
+    class Broken(calls.Runner):
         def attend(self, *args):
             if threading.current_thread().name == 'parkit-futures': raise pk.TaskError('there are none')
     with monkeypatch.context() as m:

@@ -12,9 +12,9 @@ from conftest import wait_for
 from helpers import Child, forked, run
 
 import parkit as pk
+from parkit.calls import Runner
 from parkit.ledger import _ledger
 from parkit.system import Listener
-from task_helpers import Nobody
 
 _places = [Path(p) for p in (os.environ.get('PARKIT_CPYTHON_TESTS'), f'/usr/lib/python{sys.version_info[0]}.{sys.version_info[1]}/test') if p]
 
@@ -231,7 +231,7 @@ def test_a_call_submitted_in_a_transaction_runs_before_it_ends(site):
         assert e.submit(abs, -1).result(60) == 1
 
 def test_what_waits_for_a_place_fails_too_when_no_worker_can_be_started(site, monkeypatch):
-    class Broken(Nobody):
+    class Broken(Runner):
         def attend(self, *args): raise pk.TaskError('there are none')
     monkeypatch.setattr('parkit.calls._runner', [Broken()])
     e = pk.Executor(max_workers=1)
