@@ -1290,7 +1290,7 @@ class Site:
 
     def __new__(
         cls,
-        path: str | os.PathLike[str] | None = None,  # A directory, made if need be; `None` is `$PARKIT_SITE`, else `parkit/default` in the user's data
+        path: str | os.PathLike[str] | None = None,  # A directory, `~` too, made if need be; `None`: `$PARKIT_SITE`, else the user's data directory
         *,
         create: bool = True,              # Make the site if there is none? Otherwise that is a `SiteError`
         map_size: int | None = None,      # Bytes of address space for each namespace (64 GiB); fixed when the site is made
