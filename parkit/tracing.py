@@ -145,6 +145,8 @@ class _Facts:
         except KeyError: return None
 
 # %% ../nbs/04i_tracing.ipynb #871fbcbd
+_MOMENT = 150e-6  # seconds that a wait looks again and again before it sleeps
+
 class AsyncTrace(_Facts):
     "The record of one call of a task in the background; opens in any process, also after the caller is gone"
     def __reduce__(self) -> Any: return recall, ('trace', self._ledger.site.path, self.id, self._outbox)
@@ -193,8 +195,16 @@ class AsyncTrace(_Facts):
         if self.done: return True
         display = _the_display()
         if display is not None: return display.show(self, timeout)
+        if (timeout is None or timeout > _MOMENT) and self._ends_at_once(): return True
         try: return wait_until(lambda: self.done, timeout)
         except WaitTimeout: return False
+
+    def _ends_at_once(self) -> bool:
+        "Whether the call ends within a moment, if it is the next: to be awake then takes less time than to be woken"
+        until = time.perf_counter() + _MOMENT
+        while time.perf_counter() < until and self._ledger.count_queued() <= 1:
+            if self.status not in _GOING: return True
+        return False
 
     @property
     def result(self) -> Any:
