@@ -23,7 +23,8 @@ from .output import _keep_output, _output_path
 __all__ = ['TRACES', 'settle', 'prune', 'sweep_output']
 
 # %% ../nbs/04f_ledger.ipynb #5af64256
-_QUEUED, _DELAYED, _RECORD, _CALL, _RESULT, _CANCEL, _RUNNING, _CONTEXT, _ENDED, _TOTAL, _PROGRESS = (bytes((c,)) for c in b'qdrcvkpxztg')
+# in the order in which they lie on disk, those that each commit changes together, so that it writes few pages
+_RUNNING, _TOTAL, _CANCEL, _DELAYED, _QUEUED, _RECORD, _CALL, _RESULT, _ENDED, _PROGRESS, _CONTEXT = (bytes((c,)) for c in b'abcdefghijk')
 TRACES = '_traces'  # the namespace of the ledger
 _TIME, _TOTALS = struct.Struct('>Q'), struct.Struct('>QQ')  # microseconds since the epoch; calls and bytes
 
@@ -110,7 +111,7 @@ class _Waiting(_Entries):
 
     def _first(self, txn: Any, zero_copy: bool, environment: bytes) -> str | None:
         at = self._oid + _ENTRY + _QUEUED
-        key = self._store.first_key(txn, at + environment, at + environment + b'\xff'*9 if environment else at[:-1] + b'r')
+        key = self._store.first_key(txn, at + environment, at + environment + b'\xff'*9 if environment else at[:-1] + bytes((_QUEUED[0] + 1,)))
         return None if key is None else key[len(at) + 10:].decode()
 
     def _waits(self, txn: Any, zero_copy: bool, environment: bytes, now: float) -> bool:
