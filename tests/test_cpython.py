@@ -86,7 +86,7 @@ for suite in SUITES: suite.__test__ = False  # collected below, not by pytest it
 
 _repr = AssertionError, 'a repr shows path and size: the content may be gigabytes'
 _ends = 'an Array grows at its end, and shrinks by pop, popleft and clear'
-_slices = TypeError, 'only single items can be replaced'
+_slices = TypeError, 'replace the items one by one'
 
 CANNOT = {
     mapping_tests.TestHashMappingProtocol: dict(
