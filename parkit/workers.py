@@ -203,7 +203,7 @@ class Worker(_Running):
     ) -> str | None:
         "Claim the next call; who comes from a rest wakes another worker if more wait, so that to wake one is enough, however many calls come"
         id = self.ledger.claim(self.process, self.environment, self.clock(), announced)
-        if id and self.rested and self.ledger.waiting: self.call()
+        if id and (self.rested or announced) and self.ledger.waiting: self.call()  # this one has taken the word of the others too
         self.rested = id is None
         return id
 
