@@ -479,31 +479,8 @@ def _fingerprint(value: Any, limit: int) -> bytes | None:
     return _join(record) if len(record) < limit else None
 
 # %% ../nbs/03_objects.ipynb #5a7afd86
-class Object(_Reading):
-    "A persistent object in a namespace; a subclass adds attributes and methods"
-    def __init__(
-        self,
-        path: str | None = None,  # `namespace/name`, or a name in the namespace `default`; `None` makes an anonymous object
-        /, *,
-        create: bool = True,      # Make the object if it does not exist? Otherwise that is an `ObjectNotFoundError`
-        bind: bool = True,        # Open the object if it exists? Otherwise that is an `ObjectExistsError`
-        metadata: Mapping[str, Any] | None = None,  # Facts to store with a new object; those of an existing one must be equal
-        site: Site | None = None, # Where the object lies; `None` is this process's site
-    ) -> None: self._open(path, create, bind, metadata, site)
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name, value in list(vars(cls).items()):
-            if _is_plain(name, value): setattr(cls, name, _Attribute(name, value))
-        cls._by_value = _is_by_value(cls)
-
-    def __repr__(self) -> str: return f'{type(self).__name__}({self.path!r})' if self._name else f'{type(self).__name__}()'
-    def __reduce__(self) -> Any:
-        if self._hold: _give(self, self._hold)
-        return recall, ('object', self.site.path, self._store.namespace, self._oid, self._uuid, type_name(type(self)))
-    def __eq__(self, other: object) -> bool: return isinstance(other, Object) and other._uuid == self._uuid
-    def __hash__(self) -> int: return hash(self._uuid)
-
+class _Writing(_Reading):
+    "Attributes and metadata, and what any change of an object brings with it"
     def __getattr__(self, name: str) -> Any:
         if name == '_store': raise ParkitError(f'this {type(self).__name__} is not open yet; call super().__init__() first')
         if name.startswith('_'): raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
@@ -586,6 +563,32 @@ class Object(_Reading):
         txn.unlink(old)
         txn.delete(key)
         self._changed(txn, head, freeing=True)
+
+# %% ../nbs/03_objects.ipynb #5e7c1a90
+class Object(_Writing):
+    "A persistent object in a namespace; a subclass adds attributes and methods"
+    def __init__(
+        self,
+        path: str | None = None,  # `namespace/name`, or a name in the namespace `default`; `None` makes an anonymous object
+        /, *,
+        create: bool = True,      # Make the object if it does not exist? Otherwise that is an `ObjectNotFoundError`
+        bind: bool = True,        # Open the object if it exists? Otherwise that is an `ObjectExistsError`
+        metadata: Mapping[str, Any] | None = None,  # Facts to store with a new object; those of an existing one must be equal
+        site: Site | None = None, # Where the object lies; `None` is this process's site
+    ) -> None: self._open(path, create, bind, metadata, site)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, value in list(vars(cls).items()):
+            if _is_plain(name, value): setattr(cls, name, _Attribute(name, value))
+        cls._by_value = _is_by_value(cls)
+
+    def __repr__(self) -> str: return f'{type(self).__name__}({self.path!r})' if self._name else f'{type(self).__name__}()'
+    def __reduce__(self) -> Any:
+        if self._hold: _give(self, self._hold)
+        return recall, ('object', self.site.path, self._store.namespace, self._oid, self._uuid, type_name(type(self)))
+    def __eq__(self, other: object) -> bool: return isinstance(other, Object) and other._uuid == self._uuid
+    def __hash__(self) -> int: return hash(self._uuid)
 
     def drop(self) -> None:
         "Remove the object and all it holds; other references to it then raise `ObjectNotFoundError`"

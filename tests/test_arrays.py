@@ -95,7 +95,7 @@ _overwrite = '''
 d, size = pk.Dict('scratch/d'), int(sys.argv[2])
 value = np.empty(size, np.uint8)
 say()
-for i in range(10_000):
+for i in range(3_000):
     value.fill(i%250 + 2) if size <= 4096 else value[::997].fill(i%250 + 2)
     d['a'] = value
     if i%10 == 9: del d['a']
