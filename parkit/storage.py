@@ -117,7 +117,7 @@ ReadTxn = lmdb.Transaction  # what `Store.read` returns: `get(key, default)`, an
 on_open: list[Callable[[Any], None]] = []  # what upper layers do with a store that this process has just opened
 
 class _Files:
-    "The files of one namespace, and how they are made and opened"
+    "The files of one namespace, and what this process has of them"
     generation = 0       # how often its files have been let go: the next ones may be others
     lineage = ''         # of the objects in the files that were opened last: a compacted or renamed namespace keeps it, others have their own
     def __init__(self, site: Site, namespace: str) -> None:
@@ -201,9 +201,98 @@ class _Files:
             if self.exists(): self.lock.listen()
         except ParkitError: pass  # it was dropped, or cannot be used: what the waiter reads will say so
 
+# %% ../nbs/01_storage.ipynb #7b0c9d15
+class _Making(_Files):
+    "Makes the files, opens the LMDB environment, and says what is wrong with them"
+    def _remove(self) -> None:
+        "Remove the files, and the directories that are empty then"
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.site.prune(os.path.dirname(self.path))
+
+    def check_lost(self) -> None:
+        "Raise `SiteError` where only `store.json` is missing: nothing is committed before that is there"
+        data = os.path.join(self.path, 'data.mdb')
+        if os.path.exists(data) and os.path.getsize(data) > 2*mmap.PAGESIZE:
+            raise SiteError(f'{self.path}/store.json is missing, and there is data beside it: it is damaged; restore the namespace '
+                            'from a backup')
+
+    def _make_files(self, facts: dict[str, Any], original: Any = None, share: bool = True) -> None:
+        "Make the files of a new namespace, with the content that `original` has in a transaction of its own"
+        shutil.rmtree(self.path, ignore_errors=True)  # left by a maker that died, or by another boot
+        for d in ('blobs', 'new'): _make_private(os.path.join(self.path, d))
+        _make_private(os.path.join(self.site.path, MAKING))  # now: to drop a namespace must take up no room
+        for path, size in ((self.bell_path, 1), (self.lock.path, _RECORD_SIZE)): _write_new(path, bytes(size))
+        # LMDB maps it, and a sparse one kills the process when the disk is full
+        allocate(os.path.join(self.path, 'lock.mdb'), (READERS - 1)*64 + 192)
+        allocate(os.path.join(self.path, 'reserve'), _RESERVE)
+        if original: original.copy_data(self.path, facts['durable'], share)
+        else:
+            env = self._environment(facts, create=True)
+            if facts['durable']: env.sync(True)  # LMDB does not sync the first pages of a new file
+            env.close()
+        _sync(self.path)
+        self.site.sync_above(self.path)
+        replace_file(os.path.join(self.path, 'store.json'), json.dumps(facts))  # last: who finds it finds all the rest
+
+    def _environment(self, facts: dict[str, Any], create: bool = False) -> lmdb.Environment:
+        options: dict[str, Any] = dict(lib_version=0) if hasattr(lmdb.Environment, 'lib_version') else {}  # the 0.9 format
+        data = os.path.join(self.path, 'data.mdb')
+        env = None
+        if not create and not os.path.getsize(data): raise SiteError(f'{data} is empty: it is damaged; restore the namespace from a backup')
+        try:
+            env = lmdb.open(os.fsencode(self.path), map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],  # py-lmdb wants text that the locale can express
+                            metasync=facts['durable'], create=create, max_spare_txns=1, mode=0o600, **options)
+            _find_open_files(self.path)
+            env.reader_check()
+            self._check_length(env, data)
+            return env
+        except BaseException as e:  # of an interrupt, too: LMDB refuses to open again what is still open
+            if env is not None: env.close()
+            if create and isinstance(e, lmdb.Error): raise self.explain(e) from e
+            raise
+
+    def _check_length(self, env: lmdb.Environment, data: str) -> None:
+        "Raise `SiteError` if pages that are used are missing at the end of the file: to read them would kill this process"
+        info: Any = env.info()
+        size, pages, page = os.path.getsize(data), info['last_pgno'] + 1, env.stat()['psize']
+        if size < 2*page: raise SiteError(f'{data} has only {size} bytes: it is damaged; restore the namespace from a backup')
+        if size >= pages*page: return
+        problem = verify_pages(self.path)  # pages that were freed before they were ever written need not be there
+        fd = open_locked(self.lock.path, wait=bool(problem) and not self.lock.is_mine())  # a writer may have been at work
+        try:
+            if problem: problem = verify_pages(self.path)
+            elif fd is not None:
+                os.truncate(data, max(os.path.getsize(data), pages*page))  # nobody writes, and the next who opens it need not look again
+        finally:
+            if fd is not None: _fork.close(fd)
+        if problem:
+            raise SiteError(f'{data} is shorter than its {pages} pages: it is damaged; restore the namespace from a backup ({problem})')
+
+    def _is_disk_full(self, e: BaseException) -> bool:
+        "Whether an error means that the disk is full; LMDB calls a short write an input/output error"
+        if isinstance(e, lmdb.DiskError) or is_full(e) or 'No space' in str(e): return True
+        return 'Input/output' in str(e) and isinstance(e, lmdb.Error) and shutil.disk_usage(self.site.path).free < 2**20
+
+    def explain(self, e: BaseException) -> ParkitError:
+        "An error of LMDB or the system, as one of ours that says what to do"
+        where = f'namespace {self.namespace!r} of the site {self.site.path}'
+        if isinstance(e, lmdb.MapFullError):
+            return StorageFullError(errno.ENOSPC, f'{where} is full: its map has {self.site.map_size} bytes, and what old '
+                                                                     'snapshots still read cannot be used again; delete entries, or '
+                                                                     'end old snapshots')
+        if isinstance(e, ParkitError): return e
+        if isinstance(e, (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError)):
+            return SiteError(f'{os.path.join(self.path, "data.mdb")} is damaged; restore the namespace from a backup ({e})')
+        if self._is_disk_full(e): return no_room(self.site.path, where)
+        if isinstance(e, lmdb.ReadersFullError):
+            return TransactionError(f'{where} has {READERS} snapshots open; end some, they last until their `with` block ends')
+        if isinstance(e, lmdb.BadTxnError):
+            return TransactionError(f'an earlier error has ended this transaction on {where}; leave its `with` block')
+        return SiteError(f'{where} cannot be used: {e}{_CURES.get(_number_of(e), "")}')
+
 # %% ../nbs/01_storage.ipynb #23963921
-class _Opening(_Files):
-    "Makes and opens the LMDB environment"
+class _Opening(_Making):
+    "Opens and closes a namespace, which is made if need be"
     def open(self, create: bool = True) -> None:
         "Open the environment, making the namespace if `create`; never waits for a writer"
         opened = False
@@ -284,70 +373,6 @@ class _Opening(_Files):
                 if isinstance(e, OSError): raise self.explain(e) from e
                 raise
 
-    def _remove(self) -> None:
-        "Remove the files, and the directories that are empty then"
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.site.prune(os.path.dirname(self.path))
-
-    def check_lost(self) -> None:
-        "Raise `SiteError` where only `store.json` is missing: nothing is committed before that is there"
-        data = os.path.join(self.path, 'data.mdb')
-        if os.path.exists(data) and os.path.getsize(data) > 2*mmap.PAGESIZE:
-            raise SiteError(f'{self.path}/store.json is missing, and there is data beside it: it is damaged; restore the namespace '
-                            'from a backup')
-
-    def _make_files(self, facts: dict[str, Any], original: Any = None, share: bool = True) -> None:
-        "Make the files of a new namespace, with the content that `original` has in a transaction of its own"
-        shutil.rmtree(self.path, ignore_errors=True)  # left by a maker that died, or by another boot
-        for d in ('blobs', 'new'): _make_private(os.path.join(self.path, d))
-        _make_private(os.path.join(self.site.path, MAKING))  # now: to drop a namespace must take up no room
-        for path, size in ((self.bell_path, 1), (self.lock.path, _RECORD_SIZE)): _write_new(path, bytes(size))
-        # LMDB maps it, and a sparse one kills the process when the disk is full
-        allocate(os.path.join(self.path, 'lock.mdb'), (READERS - 1)*64 + 192)
-        allocate(os.path.join(self.path, 'reserve'), _RESERVE)
-        if original: original.copy_data(self.path, facts['durable'], share)
-        else:
-            env = self._environment(facts, create=True)
-            if facts['durable']: env.sync(True)  # LMDB does not sync the first pages of a new file
-            env.close()
-        _sync(self.path)
-        self.site.sync_above(self.path)
-        replace_file(os.path.join(self.path, 'store.json'), json.dumps(facts))  # last: who finds it finds all the rest
-
-    def _environment(self, facts: dict[str, Any], create: bool = False) -> lmdb.Environment:
-        options: dict[str, Any] = dict(lib_version=0) if hasattr(lmdb.Environment, 'lib_version') else {}  # the 0.9 format
-        data = os.path.join(self.path, 'data.mdb')
-        env = None
-        if not create and not os.path.getsize(data): raise SiteError(f'{data} is empty: it is damaged; restore the namespace from a backup')
-        try:
-            env = lmdb.open(os.fsencode(self.path), map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],  # py-lmdb wants text that the locale can express
-                            metasync=facts['durable'], create=create, max_spare_txns=1, mode=0o600, **options)
-            _find_open_files(self.path)
-            env.reader_check()
-            self._check_length(env, data)
-            return env
-        except BaseException as e:  # of an interrupt, too: LMDB refuses to open again what is still open
-            if env is not None: env.close()
-            if create and isinstance(e, lmdb.Error): raise self.explain(e) from e
-            raise
-
-    def _check_length(self, env: lmdb.Environment, data: str) -> None:
-        "Raise `SiteError` if pages that are used are missing at the end of the file: to read them would kill this process"
-        info: Any = env.info()
-        size, pages, page = os.path.getsize(data), info['last_pgno'] + 1, env.stat()['psize']
-        if size < 2*page: raise SiteError(f'{data} has only {size} bytes: it is damaged; restore the namespace from a backup')
-        if size >= pages*page: return
-        problem = verify_pages(self.path)  # pages that were freed before they were ever written need not be there
-        fd = open_locked(self.lock.path, wait=bool(problem) and not self.lock.is_mine())  # a writer may have been at work
-        try:
-            if problem: problem = verify_pages(self.path)
-            elif fd is not None:
-                os.truncate(data, max(os.path.getsize(data), pages*page))  # nobody writes, and the next who opens it need not look again
-        finally:
-            if fd is not None: _fork.close(fd)
-        if problem:
-            raise SiteError(f'{data} is shorter than its {pages} pages: it is damaged; restore the namespace from a backup ({problem})')
-
     def close(self) -> None:
         "Close the files; the next use opens them again"
         with self._opening:
@@ -376,28 +401,6 @@ class _Opening(_Files):
         try:
             if self._bell >= 0 and self.lock.is_listened(): os.pwrite(self._bell, b'\n', 0)
         except OSError: pass  # what was committed is committed; who waits looks again after a while
-
-    def _is_disk_full(self, e: BaseException) -> bool:
-        "Whether an error means that the disk is full; LMDB calls a short write an input/output error"
-        if isinstance(e, lmdb.DiskError) or is_full(e) or 'No space' in str(e): return True
-        return 'Input/output' in str(e) and isinstance(e, lmdb.Error) and shutil.disk_usage(self.site.path).free < 2**20
-
-    def explain(self, e: BaseException) -> ParkitError:
-        "An error of LMDB or the system, as one of ours that says what to do"
-        where = f'namespace {self.namespace!r} of the site {self.site.path}'
-        if isinstance(e, lmdb.MapFullError):
-            return StorageFullError(errno.ENOSPC, f'{where} is full: its map has {self.site.map_size} bytes, and what old '
-                                                                     'snapshots still read cannot be used again; delete entries, or '
-                                                                     'end old snapshots')
-        if isinstance(e, ParkitError): return e
-        if isinstance(e, (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError)):
-            return SiteError(f'{os.path.join(self.path, "data.mdb")} is damaged; restore the namespace from a backup ({e})')
-        if self._is_disk_full(e): return no_room(self.site.path, where)
-        if isinstance(e, lmdb.ReadersFullError):
-            return TransactionError(f'{where} has {READERS} snapshots open; end some, they last until their `with` block ends')
-        if isinstance(e, lmdb.BadTxnError):
-            return TransactionError(f'an earlier error has ended this transaction on {where}; leave its `with` block')
-        return SiteError(f'{where} cannot be used: {e}{_CURES.get(_number_of(e), "")}')
 
 # %% ../nbs/01_storage.ipynb #ab76de37
 def _new_facts(durable: bool, lineage: str | None = None) -> dict[str, Any]:
