@@ -166,7 +166,7 @@ class Cron(Trigger):
         from cronsim import CronSim, CronSimError
         try: found = next(CronSim(self.expression, datetime.fromtimestamp(time, _zone(self.tz))), None)
         except CronSimError as e:
-            raise ScheduleError(f'{self.expression!r} is no line of a crontab: {e}; for example, \'0 3 * * *\' is three '
+            raise ScheduleError(f'{self.expression!r} is not a line of a crontab: {e}; for example, \'0 3 * * *\' is three '
                                 'o\'clock each day') from e
         return None if found is None else found.timestamp()
 
@@ -493,7 +493,7 @@ def schedule(
     if not isinstance(trigger, Trigger): raise TypeError(f'expected a Periodic or a Cron, got {type(trigger).__name__}: {trigger!r}')
     agenda, now = _agenda(task.site), time.time()
     first = trigger.first(now)
-    if first is None: raise ScheduleError(f'{trigger} is never: no such time is to come')
+    if first is None: raise ScheduleError(f'{trigger} never comes: no such time lies ahead')
     if read(task._store, task._state).kind == 'generator':
         raise TypeError(f'{task.path} is a generator, and nobody would read what a scheduled call yields; have it put its items '
                         'into a Queue')

@@ -153,7 +153,7 @@ class AsyncTrace(_Facts):
     def __eq__(self, other: object) -> bool: return isinstance(other, AsyncTrace) and other.id == self.id
     def __hash__(self) -> int: return hash(self.id)
     def __iter__(self) -> Stream:
-        if not self._record.stream: raise TypeError(f'{self.task} is no generator: its call has one result, and nothing to iterate over')
+        if not self._record.stream: raise TypeError(f'{self.task} is not a generator: its call has one result, and nothing to iterate over')
         return Stream(self)
     def __repr__(self) -> str:
         try: return f'AsyncTrace({self.task}, {self.status})'
@@ -361,7 +361,7 @@ def traces(
     site: Site | None = None,              # Whose calls; `None` is this process's site
 ) -> list[AsyncTrace]:
     "The calls that are kept, the newest first"
-    if status is not None and status not in STATUSES: raise ValueError(f'{status!r} is no status; these are: {", ".join(STATUSES)}')
+    if status is not None and status not in STATUSES: raise ValueError(f'{status!r} is not a status; the statuses are {", ".join(STATUSES)}')
     path = task if task is None or isinstance(task, str) and '/' in task else f'task/{task}' if isinstance(task, str) else task.path
     ledger = _ledger(site or (current_site() if task is None or isinstance(task, str) else task.site))
     return _Traces(AsyncTrace(ledger, id) for id in read(ledger._store, ledger._find, status, path, _moment(since)))

@@ -285,7 +285,7 @@ def test_traces_from_any_process_and_the_newest_first(single, double):
     assert pk.traces(status='failed') == [b] and pk.traces(task='double') == double.traces == pk.traces(task=double)
     assert [t.args for t in double.traces] == [(3,), (2,), (1,)]
     assert pk.traces(since=late) == [c] and pk.traces(since=begun) == pk.traces(since=3600) == pk.traces(since=timedelta(hours=1)) == pk.traces()
-    with pytest.raises(ValueError, match="'lost' is no status; these are: submitted, running"): pk.traces(status='lost')
+    with pytest.raises(ValueError, match="'lost' is not a status; the statuses are submitted, running"): pk.traces(status='lost')
     assert run(single.site, 'say([t.args for t in pk.traces(task="double", status="finished")])') == [[3], [2], [1]]
 
 

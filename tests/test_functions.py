@@ -402,7 +402,7 @@ def test_generator_can_be_cancelled_while_it_waits_for_its_reader(pool):
 def test_result_of_a_function_is_nothing_to_iterate_over(pool):
     @pk.task
     def one(): return [1]
-    with pytest.raises(TypeError, match='task/one is no generator'): iter(one())
+    with pytest.raises(TypeError, match='task/one is not a generator'): iter(one())
 
 
 def test_method_of_an_object_is_a_task(pool, notebook):
