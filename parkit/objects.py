@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type,
                            registered_type, split_key, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
-from .storage import (CLASSES, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites, check_current,
+from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites, check_current,
                             check_namespace, current_site, split_path)
 from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write, write_new, write_whole
 
@@ -230,9 +230,9 @@ def _release(oid: bytes, forks: int, txn: Any) -> None:
 # %% ../nbs/03_objects.ipynb #b6333051
 class _Hold:
     "That this process has references to an object without a name"
-    __slots__ = ('store', 'oid', 'kept', 'forks', '__weakref__')
-    def __init__(self, store: Store, oid: bytes) -> None:
-        self.store, self.oid, self.kept, self.forks = store, oid, False, store.site.alive.forks
+    __slots__ = ('store', 'oid', 'kept', 'noted', 'forks', '__weakref__')
+    def __init__(self, store: Store, oid: bytes, noted: bool = True) -> None:
+        self.store, self.oid, self.kept, self.noted, self.forks = store, oid, False, noted, store.site.alive.forks
         if not store.site.alive.bequeaths: store.later.append(sweep_holders)
         store.site.alive.bequeaths = True
         store.held[oid] = self
@@ -267,12 +267,14 @@ def _hold(store: Store, oid: bytes) -> _Hold:
     "This process's hold on an object that it has been given"
     with store.holding:  # two threads may meet it at once
         found = store.held.get(oid)
-        if found is not None: return found  # type: ignore[no-any-return]
-        hold = _Hold(store, oid)  # first of all: what an earlier one has left to the next write then does nothing
+        hold: _Hold = found or _Hold(store, oid, False)  # first of all: what an earlier one has left to the next write then does nothing
+    if hold.noted: return hold  # else: it is new, or another thread is about to note it
     hold.kept = read(store, lambda txn, zero_copy: txn.get(KEPT + oid)) is not None
-    work = partial(_add_holder, holder=_holder(store), oid=oid)
-    if hold.kept: _write_soon(store, work)
-    else: _write_apart(store, work)
+    work, inside = partial(_add_holder, holder=_holder(store), oid=oid), in_transaction(store)
+    if inside and not found: store.later.append(work)  # what is written in a transaction may be undone
+    if hold.kept and not inside: _write_soon(store, work)
+    elif not inside or is_writing(store): write(store, work)
+    hold.noted = not inside
     return hold
 
 def _write_soon(store: Store, work: Any) -> None:
@@ -373,13 +375,15 @@ def _drop_object(txn: Any, oid: bytes) -> None:
     txn.delete(OBJECTS + oid)
     if info is None: return
     txn.delete(KEPT + oid if info.name is None else _name_key(info.name))
-    file = os.path.join(txn.store.path, 'locks', info.uuid.hex())
-    if os.path.exists(file): txn.then += (partial(_remove_file, txn.store, oid, file),)
+    if not os.path.exists(os.path.join(txn.store.path, 'locks', info.uuid.hex())): return
+    txn.put(DROPPED + info.uuid, b'', freeing=True)
+    txn.then += (partial(_remove_file, txn.store, info.uuid),)
 
-def _remove_file(store: Store, oid: bytes, file: str) -> None:
+def _remove_file(store: Store, uuid: bytes) -> None:
     "Remove the file of a lock that was dropped, unless that was undone"
-    if _read_if_any(store, lambda txn, zero_copy: txn.get(oid)) is None:
-        with suppress(FileNotFoundError): os.unlink(file)
+    if _read_if_any(store, lambda txn, zero_copy: txn.get(DROPPED + uuid)) is None: return
+    with suppress(FileNotFoundError): os.unlink(os.path.join(store.path, 'locks', uuid.hex()))
+    store.later.append(partial(store.forget_lock, uuid=uuid))
 
 # %% ../nbs/03_objects.ipynb #c2dbef50
 class _Reading(_Identity):

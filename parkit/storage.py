@@ -23,9 +23,9 @@ from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, Ob
 
 # %% auto #0
 __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'OUTBOX',
-           'OUTBOX_CALLS', 'MAKING', 'READERS', 'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn', 'on_open', 'FORMAT',
-           'check_namespace', 'split_path', 'Blob', 'read_facts', 'verify_pages', 'Retired', 'check_current', 'reading',
-           'WriteTxn', 'Store', 'Site', 'set_site', 'current_site']
+           'OUTBOX_CALLS', 'DROPPED', 'MAKING', 'READERS', 'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn',
+           'on_open', 'FORMAT', 'check_namespace', 'split_path', 'Blob', 'read_facts', 'verify_pages', 'Retired',
+           'check_current', 'reading', 'WriteTxn', 'Store', 'Site', 'set_site', 'current_site']
 
 # %% ../nbs/01_storage.ipynb #6940979c
 DEFAULT_NAMESPACE = 'default'
@@ -99,6 +99,7 @@ class Blob:
 NAMES, OBJECTS, CLASSES, BLOBS, TRASH, META, HOLDS = (bytes((n,)) for n in range(1, 8))  # the tables beside the entries
 _RETIRED = META + b'retired'  # in files that are to be used no longer: the path in the site of those in their place, or nothing
 OUTBOX, OUTBOX_CALLS, _OUTBOX_END = META + b'o', META + b'p', META + b'q'  # calls that were made in a transaction, and their arguments
+DROPPED, _DROPPED_END = META + b'l', META + b'm'  # then comes the uuid of a lock that was dropped, whose file may still be there
 _RESERVE = 2**17        # bytes of a file in each namespace that gives its room to what deletes on a full disk
 _COMMIT = 2**16         # bytes that a commit may take up beside what is put: copies of the pages on the way to it
 _PATIENCE = 1.0         # seconds for which snapshots in the way are waited for: implicit ones end at once
@@ -1052,8 +1053,14 @@ class Store(_Blobs):
             for path in [os.path.join(new, name)] + ([] if used else [os.path.join(self.path, 'blobs', id)]):
                 try: os.unlink(path)
                 except FileNotFoundError: pass  # it died before linking it
+        for key, _ in list(self.scan(txn, DROPPED, _DROPPED_END)): self.forget_lock(txn, key[len(DROPPED):])
         if self.durable: _sync(self.path)  # its maker may not have come to that yet, and what is committed here must be found
         self._swept = True
+
+    def forget_lock(self, txn: _Entries, uuid: bytes) -> None:
+        "Remove the file of a lock that was dropped, and the note of it"
+        with suppress(FileNotFoundError): os.unlink(os.path.join(self.path, 'locks', uuid.hex()))
+        txn.delete(DROPPED + uuid)
 
     def copy_data(self, path: str, durable: bool, share: bool) -> None:
         """Write what is committed now to `data.mdb` and `blobs` in the directory `path`, compacted; with `share`, blobs on the same disk

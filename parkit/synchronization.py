@@ -8,9 +8,9 @@ import fcntl, os, struct, threading, time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
-from .codecs import encode, register_type
+from .codecs import ParkitError, encode, register_type
 from .objects import _ENTRY, Object, _join
-from .system import ObjectNotFoundError, _Exit, _fork, _try_lock
+from .system import _Exit, _fork, _try_lock
 from .transactions import WaitTimeout, _check_waiting, read, wait_until, wait_until_async, write
 
 # %% auto #0
@@ -42,22 +42,28 @@ class Lock(Object):
             if not (self._attempt(fd) or blocking and self._wait(fd, timeout)): return self._give_up(fd)
             return self._take(fd)
         except BaseException:
-            if self._held[0] != fd: self._give_up(fd)
+            if self._held[:2] != (fd, _fork.epoch): self._give_up(fd)
             raise
 
     def release(self) -> None:
         "Let go of the lock, from any thread; raises `RuntimeError` if this object does not hold it"
-        fd, epoch, _ = self._held
-        if fd < 0 or epoch != _fork.epoch: raise RuntimeError(f'{self!r} is not held through this object')
-        try: os.pwrite(fd, _HOLDER.pack(0), 0)
-        finally:  # after an interrupt, too; a call of C is done when one comes
-            try: object.__setattr__(self, '_held', _FREE)  # first: another thread may take the lock through this object at once
-            finally: fcntl.flock(fd, fcntl.LOCK_UN)
-        try: _fork.close(fd)
-        except BaseException:
-            _fork.close(fd)
-            raise
-        with suppress(ObjectNotFoundError): self._store.wake()  # else: its namespace was dropped or renamed
+        if not self._let_go(): raise RuntimeError(f'{self!r} is not held through this object')
+        with suppress(ParkitError): self._store.wake()  # else: its namespace was dropped or renamed, or cannot be read now
+
+    def _let_go(self) -> bool:
+        "Unlock and close the file; returns whether this object held the lock"
+        with _fork.gate:  # another thread may release it at once; and no descriptor is opened meanwhile
+            fd, epoch, _ = self._held
+            if fd < 0 or epoch != _fork.epoch: return False
+            try: os.pwrite(fd, _HOLDER.pack(0), 0)
+            finally:  # after an interrupt, too; a call of C is done when one comes
+                try: object.__setattr__(self, '_held', _FREE)  # first: another thread may take the lock through this object at once
+                finally:
+                    try: fcntl.flock(fd, fcntl.LOCK_UN)
+                    finally:
+                        try: _fork.close(fd)
+                        finally: _fork.close(fd)  # does nothing if that is done
+        return True
 
     def locked(self) -> bool:
         "Whether anyone holds the lock"
@@ -99,7 +105,7 @@ class Lock(Object):
                 break
             return self._take(fd)
         except BaseException:
-            if self._held[0] != fd: self._give_up(fd)
+            if self._held[:2] != (fd, _fork.epoch): self._give_up(fd)
             raise
 
     async def __aexit__(self, *args: Any) -> None: self.release()

@@ -811,6 +811,45 @@ def test_two_threads_that_meet_one_keep_it_until_both_have_dropped_it(site, firs
     assert kept(site) == 0 and left(site) == []
 
 
+def test_second_thread_that_meets_one_goes_on_only_when_it_is_held(site, monkeypatch):
+    "The first is stopped where it is to note that this process holds it; meanwhile all others let it go"
+    with Child(site, _gives, 'given') as giver, ThreadPoolExecutor(1) as pool:
+        giver.say()
+        reference, here, on = bytes.fromhex(giver.hear()), threading.Event(), threading.Event()
+        def stop(*args):
+            monkeypatch.undo()
+            here.set()
+            assert on.wait(60)
+            write(*args)
+        monkeypatch.setattr(objects, 'write', stop)
+        try:
+            first = pool.submit(pickle.loads, reference)
+            assert here.wait(60)
+            second = pickle.loads(reference)
+            giver.kill()
+            sweep(site)
+            assert second['a'] == 1
+        finally: on.set()
+        assert first.result()['a'] == 1
+    del first, second
+    assert kept(site) == 0 and left(site) == []
+
+
+def test_object_met_in_a_transaction_that_is_rolled_back_is_held(site):
+    with Child(site, _gives, 'given') as giver:
+        giver.say()
+        reference = bytes.fromhex(giver.hear())
+        with pytest.raises(ZeroDivisionError), pk.transaction(pk.Dict()):
+            found = pickle.loads(reference)
+            1/0
+        kept(site)  # a write later
+        giver.kill()
+    sweep(site)
+    assert found['a'] == 1
+    del found
+    assert kept(site) == 0 and left(site) == []
+
+
 def test_collector_at_any_moment(site):
     "Finalizers run in the middle of everything: of transactions that are rolled back too"
     d, rng = pk.Dict('n/d'), random.Random(6)

@@ -71,17 +71,68 @@ def test_thread_that_takes_it_at_once_through_the_same_object_keeps_it(lock, mon
     "Who releases it must not forget, after that, that another thread has just taken it: all would wait for ever"
     def unlock(fd, how, flock=fcntl.flock):
         flock(fd, how)
-        if how != fcntl.LOCK_UN: return
-        thread = threading.Thread(target=lock.acquire)
-        thread.start()
-        thread.join()
+        if how == fcntl.LOCK_UN: thread.join()
+    thread = threading.Thread(target=lock.acquire)
     lock.acquire()
     with monkeypatch.context() as m:
         m.setattr(fcntl, 'flock', unlock)
+        thread.start()
+        assert wait_for(lambda: waits_for_a_lock(os.getpid()))
         lock.release()
     assert not _is_free(lock)
     lock.release()
     assert _is_free(lock)
+
+
+def test_two_threads_that_release_it_at_once(lock, monkeypatch):
+    "One of them does; the other is told that it is not held, and does nothing to what is opened and locked meanwhile"
+    said = []
+    def release():
+        try: said.append(lock.release())
+        except RuntimeError as e: said.append(type(e))
+    def pwrite(fd, data, at, pwrite=os.pwrite):
+        monkeypatch.undo()
+        second.start()
+        second.join(0.5)  # it has to wait, and does not end
+        return pwrite(fd, data, at)
+    lock.acquire()
+    second = threading.Thread(target=release)
+    monkeypatch.setattr(os, 'pwrite', pwrite)
+    release()
+    second.join()
+    assert said == [None, RuntimeError]
+    assert lock.acquire(False) and not _is_free(lock)
+    lock.release()
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
+def test_error_amid_a_release_leaves_nothing(lock, monkeypatch, error):
+    "A full disk, or Ctrl-C: the lock is free, its file closed"
+    lock.acquire()
+    lock.release()
+    before = _descriptors()
+    lock.acquire()
+    def pwrite(fd, data, at, pwrite=os.pwrite):
+        monkeypatch.undo()
+        pwrite(fd, data, at)
+        raise error
+    monkeypatch.setattr(os, 'pwrite', pwrite)
+    with pytest.raises(error): lock.release()
+    assert _descriptors() == before and not lock.locked() and _is_free(lock)
+    with pytest.raises(RuntimeError): lock.release()
+
+
+def test_released_though_nobody_can_be_woken(lock):
+    "No snapshot is to be had; what was released is released"
+    lock.acquire()
+    store, readers = lock._store, []
+    try:
+        with pytest.raises(pk.TransactionError, match='snapshots open'):
+            while True: readers.append(store.read())
+        lock.release()
+    finally:
+        while readers: store.end(readers.pop())
+    assert not lock.locked() and _is_free(lock)
 
 
 _counts = '''
@@ -233,6 +284,28 @@ def test_child_waits_for_its_parent_and_cannot_release(lock):
     lock.release()
 
 
+def test_child_that_is_interrupted_keeps_nothing(lock):
+    "The descriptor it waits with may have the number of the one that its parent holds the lock with"
+    def child():
+        lock.holder  # opens what there is to be opened
+        number, fillers = lock._held[0], []
+        while not fillers or fillers[-1] < number: fillers.append(os.open(os.devnull, os.O_RDONLY))
+        os.close(fillers.pop())
+        if fillers[-1] == number: os.close(fillers.pop())
+        def strike(*_): raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, strike)
+        before = _descriptors()
+        signal.setitimer(signal.ITIMER_REAL, 0.3, 0.3)
+        with pytest.raises(KeyboardInterrupt): lock.acquire()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return _descriptors() - before
+    fillers = [os.open(os.devnull, os.O_RDONLY) for _ in range(50)]  # so that its number is a high one
+    lock.acquire()
+    for fd in fillers: os.close(fd)
+    assert forked(child) == 0
+    lock.release()
+
+
 def test_program_that_is_started_does_not_hold_the_lock(lock):
     "Descriptors are not inherited"
     import subprocess
@@ -334,6 +407,21 @@ def test_lock_is_kept_by_garbage_collection(lock):
     assert not _is_free(lock)
     lock.release()
     assert _is_free(lock)
+
+
+def test_file_of_a_lock_that_was_dropped_goes_though_its_dropper_is_killed(lock):
+    "Just after the commit: the next process that writes there removes it"
+    file, other = lock._lock_path(), pk.Lock('n/other')._lock_path()
+    with Child(lock.site, "pk.objects._remove_file = lambda *_: os.kill(os.getpid(), 9)\npk.Lock('n/lock').drop()") as child:
+        assert child.process.wait(60) == -signal.SIGKILL
+    assert not lock.exists and os.path.exists(file)
+    run(lock.site, "pk.Event('n/event').set(); say()")
+    assert not os.path.exists(file) and os.path.exists(other) and pk.gc() == []
+    pk.Lock('n/other').drop()
+    pk.Event('n/event').clear()
+    txn = lock._store.read()
+    assert not list(lock._store.scan(txn, storage.DROPPED, storage._DROPPED_END)), 'nothing is kept of them'
+    lock._store.end(txn)
 
 
 _is_dropped = _waits.replace('say(work())', 'say(failure(work))').replace("if kind != 'asyncio': lock.release()", '')
