@@ -207,19 +207,19 @@ class _Alive:
         except OSError: return  # the site was removed, or has no room: no reason not to fork
         assert fd is not None
         _fork.descriptors.discard(fd)  # the child is to keep it
-        with suppress(OSError):
-            os.write(fd, json.dumps(dict(pid=0, pid_namespace='', boot=_boot_id(), ancestors=[*self.ancestors, self.id])).encode())
+        with suppress(OSError): os.write(fd, self._facts(0, [*self.ancestors, self.id]))
         self.child, self.forks = (id, fd), self.forks + 1
 
     def _part_with_child(self) -> None:
         (_, fd), self.child = self.child, ('', -1)
         if fd >= 0: os.close(fd)
 
+    def _facts(self, pid: int, ancestors: list[str]) -> bytes:
+        return json.dumps(dict(pid=pid, pid_namespace=_pid_namespace(), boot=_boot_id(), ancestors=ancestors)).encode() + b'\n'
+
     def _write_facts(self) -> None:
-        facts = json.dumps(dict(pid=os.getpid(), pid_namespace=_pid_namespace(), boot=_boot_id(), ancestors=self.ancestors)).encode()
-        try:
-            os.pwrite(self.fd, facts, 0)
-            os.ftruncate(self.fd, len(facts))
+        "Add a line to the file: who reads it meanwhile finds the last whole one, which a child's parent has written"
+        try: os.write(self.fd, self._facts(os.getpid(), self.ancestors))
         except OSError as e:
             if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise  # on a full disk one can still read: the lock says that we live
 
@@ -276,8 +276,8 @@ class _Alive:
         found = []
         for id in os.listdir(self.directory):
             if id != self.id and self.is_alive(id):
-                try: found.append(dict(json.loads(Path(self.directory, id).read_bytes()), id=id))
-                except (OSError, ValueError): continue  # it ended, or is just beginning
+                try: found.append(dict(json.loads(Path(self.directory, id).read_bytes().split(b'\n')[-2]), id=id))
+                except (OSError, IndexError, ValueError): continue  # it ended, or is just beginning
         return found
 
     def check_neighbours(self) -> None:

@@ -1,7 +1,7 @@
 """Processes that share objects: killed, forked, spawned, racing to be first, with classes that only one of them has.
 
 A notebook is one process, and nothing in it survives its own SIGKILL."""
-import asyncio, gc, multiprocessing, os, subprocess, sys, threading
+import asyncio, gc, multiprocessing, os, select, subprocess, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -325,6 +325,34 @@ def test_prepared_blob_of_the_parent_outlives_the_child(d):
     assert forked(lambda: prepared.done() or True)
     with pk.transaction(d) as t: d._put(t._frame.txn, 'a', prepared)
     assert d['a'].all()
+
+
+def test_child_is_known_while_it_writes_down_who_it_is(site, monkeypatch):
+    "Who looks for the heirs of a process may read amid that, and would take what the child holds for dropped"
+    held, alive, parent, (said, say), (heard, hear) = pk.Dict(), site.alive, os.getpid(), os.pipe(), os.pipe()
+    def slowly(write):
+        def work(fd, data, *at):
+            if os.getpid() == parent or fd != alive.fd: return write(fd, data, *at)
+            for i, b in enumerate(data):
+                write(fd, bytes((b,)), *(a + i for a in at))
+                os_write(say, b'.')
+                os.read(heard, 1)
+            return len(data)
+        return work
+    os_write = os.write
+    for name in ('write', 'pwrite'): monkeypatch.setattr(os, name, slowly(getattr(os, name)))
+    try:
+        with Fork(lambda: held._store.site.alive.id) as child:
+            n = 0
+            while select.select([said, child._in], [], [], 60)[0][0] == said:
+                os.read(said, 1)
+                n += 1
+                assert len(alive.heirs()) == 1, f'unknown after {n} bytes'
+                assert [o['pid'] for o in alive.neighbours()] in ([0], [child.pid])
+                os_write(hear, b'.')
+            assert n > 100 and child.result()
+    finally:
+        for fd in (said, say, heard, hear): os.close(fd)
 
 
 def test_grandchildren(d):
