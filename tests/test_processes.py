@@ -327,6 +327,14 @@ def test_prepared_blob_of_the_parent_outlives_the_child(d):
     assert d['a'].all()
 
 
+def test_prepared_blob_outlives_the_first_write_of_another_process(d):
+    "Who begins to write removes what dead writers have left, and nothing else"
+    prepared = d._prepare(np.ones(2**20, np.uint8))
+    run(d.site, "pk.Dict('n/d')['b'] = 1; say()")
+    with pk.transaction(d) as t: d._put(t._frame.txn, 'a', prepared)
+    assert d['a'].all()
+
+
 def test_child_is_known_while_it_writes_down_who_it_is(site, monkeypatch):
     "Who looks for the heirs of a process may read amid that, and would take what the child holds for dropped"
     held, alive, parent, (said, say), (heard, hear) = pk.Dict(), site.alive, os.getpid(), os.pipe(), os.pipe()

@@ -237,7 +237,7 @@ def test_scratch_held_by_another_machine_is_not_wiped(site):
         id = holder.hear()
         _other_boot(store)
         file = Path(site.path, '@/alive', id)
-        file.write_text(json.dumps({**json.loads(file.read_text()), 'boot': 'an earlier one'}))
+        file.write_text(json.dumps({**json.loads(file.read_text()), 'boot': 'an earlier one'}) + '\n')
         with _fails(pk.SiteError, str(holder.pid), 'an earlier one'): pk.Dict('n/d')
         holder.say()
         assert holder.hear() == 1

@@ -1,7 +1,7 @@
 """Transactions of several processes, threads and asyncio tasks on the same data, some waiting and some interrupted.
 
 A notebook's cells run one after the other: none of them can wait for another, let alone be interrupted meanwhile."""
-import asyncio, os, random, re, signal, time
+import asyncio, os, random, re, select, signal, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -10,7 +10,9 @@ import lmdb, numpy as np, pytest
 import parkit as pk
 from conftest import wait_for
 from helpers import Child, blobs, forked, run, waits_for_a_lock
-from parkit.storage import WriteTxn
+from parkit.storage import Store, WriteTxn
+from parkit.system import Listener
+from test_queues import sleeps
 
 
 _holder = '''
@@ -440,6 +442,54 @@ def test_no_wake_up_is_lost(d, never_look_again):
             d['ping'] = i
             pk.wait_until(lambda: d.get('pong') == i, 60)
         child.hear()
+
+
+class _Paused:
+    "LMDB's transaction, with something that happens just before its commit"
+    def __init__(self, raw, before): self.raw, self.before = raw, before
+    def __getattr__(self, name): return getattr(self.raw, name)
+    def commit(self):
+        self.before()
+        self.raw.commit()
+
+_looks = '''
+pk.system.SAFETY_NET = 3600  # so that nothing but the bell wakes it
+d = pk.Dict('n/d')
+def look():
+    say(d.get('k'))
+    return d.get('k')
+pk.wait_until(look)
+'''
+
+@pytest.mark.parametrize('durable', [False, True])
+def test_bell_is_rung_when_the_commit_can_be_seen(site, monkeypatch, durable):
+    "Who were woken before would look in vain, and sleep on"
+    pk.Namespace('n', durable=durable)
+    d = pk.Dict('n/d')
+    with Child(site, _looks) as child:
+        assert [child.hear(), child.hear()] == [None, None], 'it looks, listens, and looks again'
+        assert sleeps(child.pid, seconds=0.2)
+        def write(self, *args, write=Store.write):
+            txn = write(self, *args)
+            txn.raw = _Paused(txn.raw, lambda: select.select([child.process.stdout], [], [], 1))  # long enough for one who is woken to look
+            return txn
+        with monkeypatch.context() as m:
+            m.setattr(Store, 'write', write)
+            d['k'] = 1
+        assert child.hear() == 1, 'it has been woken too early'
+        child.wait()
+
+
+@pytest.mark.parametrize('wait', [pk.wait_until, lambda *args: asyncio.run(pk.transactions.wait_until_async(*args))])
+def test_change_between_looking_and_listening_is_seen(d, monkeypatch, wait):
+    "Nobody rings for one who does not listen yet: so one looks again, then sleeps"
+    def add(self, store, add=Listener.add):
+        monkeypatch.setattr(Listener, 'add', add)
+        run(d.site, "pk.Dict('n/d')['k'] = 1; say()")
+        return add(self, store)
+    def sleep(*_): pytest.fail('it sleeps, though it has come true')
+    for name, work in dict(add=add, wait=sleep, wait_async=sleep).items(): monkeypatch.setattr(Listener, name, work)
+    assert wait(lambda: d.get('k')) == 1
 
 
 def test_wait_until_wakes_up_for_a_namespace_made_meanwhile(site):
