@@ -497,7 +497,8 @@ def test_compaction_beside_busy_processes(n, tmp_path, monkeypatch):
         done = [child.hear() for child in (one, two)]
         for child in (one, two): child.wait()
     assert [n['one'], n['two']] == done and n['left'] == -n['right'] == sum(done)
-    assert len(blobs(n._store)) == 4 and pk.check() == [] == pk.gc()
+    assert pk.check() == [] == pk.gc()  # which also empties the trash: a busy writer may have left that to a later one
+    assert len(blobs(n._store)) == 4
 
 
 @pytest.mark.parametrize('failure', ['unsupported', 'interrupted', 'copying'])
@@ -581,7 +582,7 @@ def _deaths(work):
         yield n
         if not os.WIFSIGNALED(child.status): break
         assert os.WTERMSIG(child.status) == signal.SIGKILL
-    assert n > 10
+    assert n >= 10
 
 def _files(site):
     "What there is in a site, its own files and those of locks left out, blobs without their names"
