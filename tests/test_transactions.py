@@ -9,10 +9,9 @@ import lmdb, numpy as np, pytest
 
 import parkit as pk
 from conftest import wait_for
-from helpers import Child, blobs, forked, run, waits_for_a_lock
+from helpers import Child, blobs, forked, run, sleeps, waits_for_a_lock
 from parkit.storage import Store, WriteTxn
 from parkit.system import Listener
-from test_queues import sleeps
 
 
 _holder = '''
@@ -453,7 +452,7 @@ class _Paused:
         self.raw.commit()
 
 _looks = '''
-pk.system.SAFETY_NET = 3600  # so that nothing but the bell wakes it
+never_look_again()
 d = pk.Dict('n/d')
 def look():
     say(d.get('k'))
