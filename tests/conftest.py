@@ -1,8 +1,9 @@
 "A site for each test, and nothing left behind by any"
-import gc, multiprocessing.resource_tracker, os, shutil, subprocess, sys, tempfile, threading, time
+import gc, multiprocessing.resource_tracker, os, shutil, subprocess, sys, tempfile, threading
 from pathlib import Path
 
 import psutil, pytest
+from helpers import wait_for
 
 # no test may touch the user's own site, whichever way pytest is started
 _folder = tempfile.mkdtemp(prefix='parkit-tests-')
@@ -14,13 +15,6 @@ def pytest_configure(config):
     multiprocessing.resource_tracker.ensure_running()
 
 def pytest_unconfigure(config): shutil.rmtree(_folder, ignore_errors=True)
-
-
-def wait_for(condition, seconds=60, interval=0.02):
-    "Wait until `condition()` is true; returns its last value, which is false if `seconds` have passed: so many that it is no matter of speed"
-    deadline = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < deadline: time.sleep(interval)
-    return value
 
 
 # --- leaks
@@ -83,6 +77,13 @@ def site(tmp_path):
     wait_for(lambda: not holders(tmp_path), 30)
     assert not holders(tmp_path), f'processes that still hold the site: {holders(tmp_path)}'
 
+
+@pytest.fixture
+def in_memory(tmp_path_factory):
+    "A folder in memory, where there is a file system there: the `tmp_path` of tests that are not about disks"
+    folder = Path(tempfile.mkdtemp(dir='/dev/shm')) if os.path.isdir('/dev/shm') else tmp_path_factory.mktemp('disk')
+    yield folder
+    shutil.rmtree(folder)
 
 @pytest.fixture
 def scratch(site):

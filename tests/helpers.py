@@ -1,14 +1,18 @@
 "Processes for the tests: started on a piece of code, talked to in lines, ended by real signals"
-import json, os, pickle, select, shutil, signal, subprocess, sys, tempfile, threading, time, traceback
+import json, os, pickle, select, signal, subprocess, sys, threading, time, traceback
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 
-import pytest
-from conftest import wait_for
-
 root = Path(__file__).resolve().parent.parent
 DEADLINE = 60  # seconds after which a child that says nothing has failed the test
+
+def wait_for(condition, seconds=DEADLINE, interval=0.02):
+    "Wait until `condition()` is true; returns its last value, which is false if `seconds` have passed: so many that it is no matter of speed"
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline: time.sleep(interval)
+    return value
+
 
 _prelude = '''
 import json, os, signal, sys, threading, time, warnings
@@ -155,12 +159,13 @@ def forked(work, *args):
     with Fork(work, *args) as child: return child.result()
 
 
-@pytest.fixture
-def in_memory(tmp_path_factory):
-    "A folder in memory, where there is a file system there: the `tmp_path` of tests that are not about disks"
-    folder = Path(tempfile.mkdtemp(dir='/dev/shm')) if os.path.isdir('/dev/shm') else tmp_path_factory.mktemp('disk')
-    yield folder
-    shutil.rmtree(folder)
+@contextmanager
+def nobody_runs():
+    "No calls are run meanwhile, unless there are workers already"
+    from parkit.calls import Runner, _runner
+    before, _runner[:] = _runner[:], [Runner()]
+    try: yield
+    finally: _runner[:] = before
 
 
 def blobs(store):

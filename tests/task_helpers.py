@@ -4,10 +4,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil, pytest
-from conftest import wait_for
+from helpers import wait_for
 from jupyter_core.utils import ensure_event_loop
 from kernels import root
-from parkit.calls import Runner, _runner
 from parkit.workers import is_supervised
 
 _loop = '''
@@ -111,14 +110,6 @@ def kill_pool(pool):
     os.kill(supervisor, signal.SIGSTOP)  # so that it cannot replace them
     for pid in (*workers, supervisor): os.kill(pid, signal.SIGKILL)
     assert wait_for(lambda: all(map(is_gone, (*workers, supervisor))) and not is_supervised(pool.site))
-
-@contextmanager
-def nobody_runs():
-    "No calls are run meanwhile, unless there are workers already"
-    before, _runner[:] = _runner[:], [Runner()]
-    try: yield
-    finally: _runner[:] = before
-
 
 def ended(trace, seconds=60):
     "Wait until the call has ended, and do nothing to bring that about; returns its status"

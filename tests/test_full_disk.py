@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np, pytest
 
 import parkit as pk
-from helpers import Child
+from helpers import Child, nobody_runs
 from parkit.calls import _environment
 from parkit.ledger import _ledger
 from parkit.codecs import encode
 from parkit.maintenance import _Checker
 from parkit.storage import BLOBS, META, TRASH
 from parkit.transactions import read
-from task_helpers import nobody_runs
 
 PAGE, KIB, MIB = 4096, 2**10, 2**20
 INLINE = 8*KIB  # the site's limit: blobs of a few pages, so that a disk is soon just too full for each step of a write

@@ -3,9 +3,10 @@ import asyncio, inspect, os, re, subprocess, sys, warnings
 
 import parkit as pk, pytest
 from conftest import wait_for
+from helpers import nobody_runs
 from kernels import notebooks, text
 from parkit.tasks import _definers, _functions
-from task_helpers import ended, event_loop, interpreters, nobody_runs  # noqa: F401  a fixture
+from task_helpers import ended, event_loop, interpreters  # noqa: F401  a fixture
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np, pytest
 
 import parkit as pk
-from conftest import wait_for
-from helpers import Child, blobs, forked, in_memory, run
+from conftest import in_memory, wait_for
+from helpers import Child, blobs, forked, run
 from parkit import maintenance, storage
 from parkit.tasks import _functions
 from parkit.ledger import _ledger

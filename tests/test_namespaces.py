@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np, pytest
 
 import parkit as pk
-from conftest import wait_for
-from helpers import Child, Fork, blobs, forked, in_memory, run, waits_for_a_lock
+from conftest import in_memory, wait_for
+from helpers import Child, Fork, blobs, forked, run, waits_for_a_lock
 from parkit import storage
 
 LARGE = 2**16  # numbers in an array that is a blob

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import parkit as pk, psutil, pytest
 from conftest import wait_for
-from helpers import in_thread, sleeps
+from helpers import in_thread, nobody_runs, sleeps
 from kernels import root
 from parkit.ledger import _ledger, prune
 from parkit.workers import _Control, _how
-from task_helpers import ended, is_gone, nobody_runs, pool_processes, settled_workers, started, supervisors
+from task_helpers import ended, is_gone, pool_processes, settled_workers, started, supervisors
 
 
 # --- calls that wait for calls

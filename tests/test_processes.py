@@ -428,7 +428,7 @@ def _wait_for_overwriting(path):
 
 _overwrites = '''
 from pathlib import Path
-from conftest import wait_for
+from helpers import wait_for
 d, path = pk.Dict('n/d'), Path(sys.argv[2])
 say()
 assert wait_for((path/'reading').exists)
