@@ -426,8 +426,14 @@ def source_of(o: Any) -> str:
     import textwrap
     try: text = textwrap.dedent(inspect.getsource(o))
     except (OSError, TypeError, IndentationError, SyntaxError): text = ''
-    # from Python 3.13 on, the line that the class has in its cell may be looked for in another file
-    return _class_source(o) if isinstance(o, type) and f'class {o.__name__}' not in text else text
+    if _is_source(text, o): return text
+    return _class_source(o) if isinstance(o, type) else ''
+
+def _is_source(text: str, o: Any) -> bool:
+    "Whether the text is that of `o`: from Python 3.13 on, a line of a cell or of a string may have been looked for in another file"
+    if isinstance(o, type): return f'class {o.__name__}' in text
+    name = getattr(getattr(inspect.unwrap(o), '__code__', None), 'co_name', '<lambda>')
+    return 'lambda' in text if name == '<lambda>' else f'def {name}' in text
 
 def _class_source(cls: type) -> str:
     """The source of a class of a notebook, where `inspect` looks in vain: in the cell of one of its methods, else in the last cell that

@@ -79,6 +79,8 @@ CANNOT = dict(
     test_exit_during_result_pickle_on_worker = 'SystemExit is a TaskError here: raised again it would end the process that reads it',
     test_error_at_task_unpickle = 'an argument that cannot be read is a DecodeError of that call; the worker lives on',
     test_shutdown_deadlock_pickle = _threads,
+    test_python_finalization_error = 'breaks the threads that a ProcessPoolExecutor makes for itself',
+    test_cancel_futures = 'wants a worker to be quicker than 50 calls are made; test_shutdown_cancels_what_has_not_begun does the same',
 )
 OF_SUITE = dict(
     ThreadPoolShutdownTest = dict.fromkeys(('test_context_manager_shutdown', 'test_del_shutdown', 'test_shutdown_no_wait'), f'{_threads}; the tests below do the same with ours'),
@@ -160,6 +162,19 @@ def test_shutdown_without_waiting_keeps_its_calls(site):
     e.shutdown(wait=False)
     assert list(results) == list(map(abs, range(-5, 5)))
     assert wait_for(no_threads)
+
+def test_shutdown_cancels_what_has_not_begun(site):
+    pk.Pool().resize(1)
+    begun, go = pk.Queue('begun'), pk.Event('go')
+    def wait(): begun.put(1); return go.wait(60)
+    e = pk.Executor()
+    first, *others = [e.submit(wait) for _ in range(5)]
+    begun.get(timeout=60)
+    e.shutdown(wait=False, cancel_futures=True)
+    assert all(f.cancelled() for f in others) and not first.done()
+    go.set()
+    e.shutdown()
+    assert first.result(0) is True
 
 def test_map_submits_without_iteration_here(site):
     done = pk.Queue()
