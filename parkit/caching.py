@@ -64,7 +64,8 @@ class _Digester:
         if isinstance(value, AsyncTrace): return _tagged('trace', value.id.encode())
         if isinstance(value, Enum): return _tagged('enum', type_name(cls).encode(), value.name.encode())
         if isinstance(value, ModuleType): return _tagged('module', value.__name__.encode())
-        if isinstance(value, PurePath): return _tagged('path', type_name(cls).encode(), str(value).encode('utf-8', 'surrogatepass'))  # a pickle says how it was put together
+        if isinstance(value, PurePath):  # a pickle says how it was put together
+            return _tagged('path', type_name(cls).encode(), str(value).encode('utf-8', 'surrogatepass'))
         if isinstance(value, type): return self.type(value)
         if isinstance(value, FunctionType): return self.function(value)
         if isinstance(value, _MEMBERS): return _tagged(cls.__name__, *(self.digest(getattr(value, name, None)) for name in _WRAPPED))

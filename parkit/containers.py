@@ -475,7 +475,7 @@ class Array(_ArrayItems, Sequence[V]):
         create: bool = True,      # Make the array if it does not exist? Otherwise that is an `ObjectNotFoundError`
         bind: bool = True,        # Open the array if it exists? Otherwise that is an `ObjectExistsError`
         metadata: Mapping[str, Any] | None = None,  # Facts to store with a new array; those of an existing one must be equal
-        maxsize: int | None = None,  # Items to hold at most: further ones push out the first; `None` sets no limit. As it is, if the array exists
+        maxsize: int | None = None,  # Items to hold at most, further ones push out the first; `None`: no limit. Equal, if it exists
         site: Site | None = None, # Where the array lies; `None` is this process's site
     ) -> None:
         if maxsize is not None and maxsize < 1: raise ValueError(f'maxsize is at least 1, got {maxsize}')

@@ -400,8 +400,8 @@ def encode_function(
 def _why(name: str, root: Any, found: _Culprit | None, e: Exception) -> str:
     if found is None: return f'cannot store the function {name!r}: {e}'
     of = '' if found.function is root else f' of {found.function.__qualname__!r}, which it uses,'
-    return (f'cannot store the function {name!r}: its {found.kind} {found.name!r}{of} is a {_type_of(found.value)}: {e}. Make it inside the '
-            'function, or pass it as an argument')
+    return (f'cannot store the function {name!r}: its {found.kind} {found.name!r}{of} is a {_type_of(found.value)}: {e}. Make it inside '
+            'the function, or pass it as an argument')
 
 def _type_of(value: Any) -> str:
     cls = type(value)

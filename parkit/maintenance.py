@@ -219,7 +219,8 @@ class _Checker:
             if info.type == 'parkit._Ledger' and key[9:10] in _PLAIN: continue
             try: self.check_record(key[8:], record)
             except Exception as e: self.report(subject, f'the entry {key[8:60]!r} is damaged: {e}')
-        if _is_counted(info.type) and entries != head.size: self.report(subject, f'holds {_counted(entries, "entry", "entries")}, and its head says {head.size}')
+        if _is_counted(info.type) and entries != head.size:
+            self.report(subject, f'holds {_counted(entries, "entry", "entries")}, and its head says {head.size}')
         if head.next and head.next - head.first < head.size: self.report(subject, f'its head is damaged: {head}')
         if _is_counted(info.type) and not self.is_unchanged(oid, head.version, total):
             self.report(subject, f'its entries are others than at the last check, and nobody has changed it since: it still has '
@@ -303,7 +304,8 @@ def check(
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(os.path.abspath(p) for p in sys.path if os.path.isdir(p or '.')))
     with site.setting_up(): found += _lost(site)
     for namespace in site.namespaces(True):
-        done = subprocess.run([sys.executable, '-c', program, site.path, namespace], capture_output=True, encoding='utf-8', errors='replace', env=env)
+        done = subprocess.run([sys.executable, '-c', program, site.path, namespace], capture_output=True, encoding='utf-8',
+                              errors='replace', env=env)
         if done.returncode == 0: found += [Finding(*f) for f in json.loads(done.stdout.splitlines()[-1])]
         else: found.append(Finding(namespace, _how_it_failed(done), 'restore it from a backup'))
     return found

@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type,
                            registered_type, split_key, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
-from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites, check_current,
-                            check_namespace, current_site, split_path)
+from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites,
+                            check_current, check_namespace, current_site, split_path)
 from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write, write_new, write_whole
 
 # %% auto #0
@@ -701,7 +701,7 @@ class Namespace:
         self,
         path: str,                     # Segments of `A-Za-z0-9_.-`, joined by `/`
         *,
-        durable: bool | None = None,   # Make it if need be: synced at each commit (`True`), or wiped at a reboot (`False`)? `None` makes nothing
+        durable: bool | None = None,   # Make it if need be: synced at each commit (`True`), or scratch (`False`)? `None` makes nothing
         site: Site | None = None,      # Where it lies; `None` is this process's site
     ) -> None:
         self._store = getattr(path, '_store', None) or (site or current_site()).store(check_namespace(path), True)

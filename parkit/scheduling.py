@@ -64,7 +64,7 @@ class Trigger:
     _: KW_ONLY
     max_times: int | None = None  # Calls after which the schedule ends; `None` for no end
     catch_up: str = 'skip'        # Of calls missed by more than a minute: `skip` them, make `one` for them, or `all` of them
-    overlap: bool = False         # Call again though the last call has not ended? Else that time is skipped or, with `catch_up='all'`, waits
+    overlap: bool = False         # Call again though the last call has not ended? Else it is skipped or, with `catch_up='all'`, waits
     tz: str | None = None         # The zone of days and clock times, by name or as a `ZoneInfo`; `None` is the machine's
 
     def __post_init__(self) -> None:
@@ -149,7 +149,7 @@ class Cron(Trigger):
 
     def __init__(
         self,
-        expression: str,               # Such as `'0 3 * * *'` for three o'clock each day, `'*/5 9-17 * * MON-FRI'`, `'0 0 L * *'` (last of the month)
+        expression: str,               # Such as `'0 3 * * *'` (three o'clock), `'*/5 9-17 * * MON-FRI'`, `'0 0 L * *'` (last of the month)
         *,
         tz: Any = None,                # The zone of the clock times, by name or as a `ZoneInfo`; `None` is the machine's
         max_times: int | None = None,  # Calls after which the schedule ends; `None` for no end

@@ -16,10 +16,9 @@ from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, ObjectExistsError, ObjectNotFoundError, open_locked,
-                           replace_file, SiteError,
-    StorageFullError, TransactionError, _Alive, _boot_id, _check_directory, _check_exchange, _exchange, _Exit,
-    _file_lock, _find_open_files, _fork, _guard_streams, _leak, _link_all, _make_private, _map_file, _RECORD_SIZE, _sync, _watchers, _write_all,
-    _write_new, _WriteLock)
+                           replace_file, SiteError, StorageFullError, TransactionError, _Alive, _boot_id, _check_directory,
+                           _check_exchange, _exchange, _Exit, _file_lock, _find_open_files, _fork, _guard_streams, _leak, _link_all,
+                           _make_private, _map_file, _RECORD_SIZE, _sync, _watchers, _write_all, _write_new, _WriteLock)
 
 # %% auto #0
 __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'OUTBOX',
@@ -120,7 +119,7 @@ on_open: list[Callable[[Any], None]] = []  # what upper layers do with a store t
 class _Files:
     "The files of one namespace, and what this process has of them"
     generation = 0       # how often its files have been let go: the next ones may be others
-    lineage = ''         # of the objects in the files that were opened last: a compacted or renamed namespace keeps it, others have their own
+    lineage = ''         # of the objects in the files that were opened last: a compacted or renamed namespace keeps it
     def __init__(self, site: Site, namespace: str) -> None:
         self.site, self.namespace = site, namespace
         self.path = os.path.join(site.path, *namespace.split('/'), INTERNAL)
@@ -241,7 +240,8 @@ class _Making(_Files):
         env = None
         if not create and not os.path.getsize(data): raise SiteError(f'{data} is empty: it is damaged; restore the namespace from a backup')
         try:
-            env = lmdb.open(os.fsencode(self.path), map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],  # py-lmdb wants text that the locale can express
+            path = os.fsencode(self.path)  # of text py-lmdb wants what the locale can express
+            env = lmdb.open(path, map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],
                             metasync=facts['durable'], create=create, max_spare_txns=1, mode=0o600, **options)
             _find_open_files(self.path)
             env.reader_check()
@@ -1300,7 +1300,7 @@ class Site:
 
     def __new__(
         cls,
-        path: str | os.PathLike[str] | None = None,  # A directory, `~` too, made if need be; `None`: `$PARKIT_SITE`, else the user's data directory
+        path: str | os.PathLike[str] | None = None,  # A directory, `~` too, made if need be; `None`: `$PARKIT_SITE`, else the user's data
         *,
         create: bool = True,              # Make the site if there is none? Otherwise that is a `SiteError`
         map_size: int | None = None,      # Bytes of address space for each namespace (64 GiB); fixed when the site is made
@@ -1411,7 +1411,8 @@ def _open_site(path: str, given: dict[str, Any], create: bool) -> dict[str, Any]
     except SiteError: raise
     except OSError as e:
         if is_full(e): raise no_room(path, f'the site {path}') from e
-        raise SiteError(e.errno, f'cannot use this directory as a site: {e.strerror}; choose another with PARKIT_SITE or pk.set_site', path) from e
+        raise SiteError(e.errno, f'cannot use this directory as a site: {e.strerror}; choose another with PARKIT_SITE or '
+                                 'pk.set_site', path) from e
     if facts is None: raise SiteError(errno.ENOENT, 'this site has just been removed; open it again to make a new one', path)
     for k, v in given.items():
         if facts[k] != v: raise SiteError(f'the site {path} was made with {k}={facts[k]}, not {v}; open it without {k}=')

@@ -356,12 +356,13 @@ class _Traces(list[AsyncTrace]):
 def traces(
     status: str | None = None,             # One of `STATUSES`; `None` takes all
     task: Any = None,                      # A task or its name; `None` takes all
-    since: datetime | timedelta | float | None = None,  # Made after this moment, or so long ago at most (or so many seconds); `None` takes all
+    since: datetime | timedelta | float | None = None,  # Made after this moment, or at most so long (or so many seconds) ago; `None`: all
     *,
     site: Site | None = None,              # Whose calls; `None` is this process's site
 ) -> list[AsyncTrace]:
     "The calls that are kept, the newest first"
-    if status is not None and status not in STATUSES: raise ValueError(f'{status!r} is not a status; the statuses are {", ".join(STATUSES)}')
+    if status is not None and status not in STATUSES:
+        raise ValueError(f'{status!r} is not a status; the statuses are {", ".join(STATUSES)}')
     path = task if task is None or isinstance(task, str) and '/' in task else f'task/{task}' if isinstance(task, str) else task.path
     ledger = _ledger(site or (current_site() if task is None or isinstance(task, str) else task.site))
     return _Traces(AsyncTrace(ledger, id) for id in read(ledger._store, ledger._find, status, path, _moment(since)))

@@ -437,7 +437,8 @@ def _check_waiting() -> None:
 def _check_predicate(predicate: object) -> None:
     "Raise `TypeError` for a value where a function is wanted"
     if not callable(predicate):
-        raise TypeError(f'a condition is a function that can be called again and again, such as `lambda: trace.done`, got {type(predicate).__name__}')
+        raise TypeError('a condition is a function that can be called again and again, such as `lambda: trace.done`, got '
+                        f'{type(predicate).__name__}')
 
 # %% ../nbs/02_transactions.ipynb #7e50ad8a
 def _look(
