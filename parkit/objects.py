@@ -180,7 +180,7 @@ class _Identity:
         info = _info(txn, oid)
         if info is None:
             raise DecodeError(f'the name {name!r} leads to the object {oid.hex()}, which is not there: the namespace is damaged; '
-                              '`pk.check` says how far')
+                              'pk.check says how far')
         return oid, info
 
     def _make(self, txn: Any, info: _Info) -> tuple[bytes, _Info, bool]:
@@ -346,10 +346,14 @@ class ObjectTypeError(ParkitError, TypeError):
 # %% ../nbs/03_objects.ipynb #f3226051
 _NOWHERE = bytes(8)  # the id of no object
 
+def _site_of(path: str) -> Site:
+    "The site that a reference names"
+    if not os.path.exists(os.path.join(path, 'site.json')): raise ObjectNotFoundError(f'the site {path} of this reference does not exist')
+    return _sites.get(path) or Site(path, create=False)
+
 def _recall_object(site: str, namespace: str, oid: bytes, uuid: bytes, type_name: str) -> Object:
     "Follow a reference; one to an object that is gone can be held, and raises `ObjectNotFoundError` when used"
-    if not os.path.exists(os.path.join(site, 'site.json')): raise ObjectNotFoundError(f'the site {site} of this reference does not exist')
-    store = (_sites.get(site) or Site(site, create=False)).store(namespace, True)
+    store = _site_of(site).store(namespace, True)
     info, cls = _read_if_any(store, _info_and_class, oid, type_name) or (None, _import_class(type_name) or Unknown)
     if info is None or info.uuid != uuid: return cls._bound(store, _NOWHERE, uuid, None)
     found = cls._bound(store, oid, uuid, info.name)
@@ -735,6 +739,7 @@ class Namespace:
 
     def __repr__(self) -> str: return f'Namespace({str(self.path)!r})'
     def _ipython_key_completions_(self) -> list[str]: return list(islice(self.names(), _COMPLETIONS))
+    def __reduce__(self) -> Any: return recall, ('namespace', self._store.site.path, self._store.namespace)
     def __iter__(self) -> Iterator[Object]:
         for _, oid in self._listed():
             found = _read_if_any(self._store, self._opened, oid)
@@ -814,6 +819,11 @@ class Namespace:
         `ObjectNotFoundError`"""
         self._store.open(create=False)
         self._store.drop()
+
+# %% ../nbs/03_objects.ipynb #4b98e7b6
+def _recall_namespace(site: str, path: str) -> Namespace: return Namespace(path, site=_site_of(site))
+
+register_opener('namespace', _recall_namespace)
 
 # %% ../nbs/03_objects.ipynb #841e425b
 def _renew_ids(txn: Any) -> None:

@@ -186,6 +186,11 @@ def test_public_names_have_an_anchor(pages):
     assert [name for name in names if name.lower() not in ids] == []
 
 
+def test_names_in_the_text_lead_to_their_place(pages):
+    links = {a.get_text(): a['href'] for a in pages['tutorials/background_work.html'].select('main p a:has(code)')}
+    assert links['pk.map'] == '../notebook.html#map' and links['pk.track'] == '../progress.html#track'
+
+
 def test_pages_are_there_as_markdown(pages, built_site):
     listed = re.findall(r'\]\((\S+)\)', (built_site/'llms.txt').read_text())
     assert {*listed} == {f'{o}.md' for o in pages}

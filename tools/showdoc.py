@@ -12,6 +12,13 @@ from nbdev.doclinks import NbdevLookup, patch_name
 from nbdev.process import Processor
 
 
+_found = NbdevLookup.__getitem__
+
+def _public(self, name): return _found(self, name.removeprefix('pk.'))
+
+NbdevLookup.__getitem__ = _public  # `pk.map` in a text leads where `map` does
+
+
 class show_docs(Processor):
     "Give the `show_doc` cells of a notebook their outputs"
     def begin(self):
