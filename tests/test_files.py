@@ -1,7 +1,7 @@
 """`File`: real file objects over persistent bytes, that others see whole, old or new, whoever dies while writing.
 
 What libraries make of a file object, and what other processes see of it, is more than a notebook can show."""
-import contextlib, csv, gc, gzip, importlib, io, json, os, pickle, shutil, signal, tarfile, threading, warnings, zipfile
+import contextlib, csv, gc, gzip, importlib, io, json, os, pickle, shutil, signal, sys, tarfile, threading, warnings, zipfile
 
 import numpy as np, pytest
 
@@ -216,6 +216,7 @@ def test_append_writes_at_the_end_wherever_it_is(f):
 @pytest.mark.parametrize('mode', ['', 'b', 'rw', 'z', 'rbt', 'r++', 'rr', 'U', 'wa', 'wxb'])
 def test_mode_that_no_file_has(f, mode):
     with pytest.raises(ValueError): f.open(mode)
+    if mode == 'U' and sys.version_info < (3, 11): return  # the builtin still takes it
     with pytest.raises(ValueError): open(os.devnull, mode)
 
 
