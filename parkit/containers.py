@@ -15,8 +15,8 @@ from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, 
 from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _join
 from .system import TransactionError, _fork
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, _after
-from .transactions import (WaitTimeout, _find, _frame, _give_up, in_transaction, noting, read, transaction, wait_until,
-                                 wait_until_async, write, write_async, write_whole)
+from .transactions import (WaitTimeout, _find, _frame, _give_up, in_transaction, noting, read, read_apart, transaction,
+                                 wait_until, wait_until_async, write, write_async, write_whole)
 
 # %% auto #0
 __all__ = ['T', 'K', 'V', 'Dict', 'Array', 'QueueShutDown', 'Queue', 'LifoQueue', 'FileChangedError', 'File']
@@ -24,13 +24,13 @@ __all__ = ['T', 'K', 'V', 'Dict', 'Array', 'QueueShutDown', 'Queue', 'LifoQueue'
 # %% ../nbs/04_containers.ipynb #475e5f38
 class _Container(Object):
     "An object that holds values, and knows how they become bytes"
-    _encodes = _decodes = _describes = False  # which hooks a subclass has replaced
+    _encodes = _decodes = _describes = False  # has a subclass hooks for values on their way in, for those on their way out, for metadata?
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._encodes = cls.encode_value is not _Container.encode_value
-        cls._decodes = cls.decode_value is not _Container.decode_value
         cls._describes = hasattr(cls, 'get_metadata')
+        cls._encodes = cls._describes or cls.encode_value is not _Container.encode_value
+        cls._decodes = cls.decode_value is not _Container.decode_value
 
     @property
     def is_transaction(self) -> bool:
@@ -54,14 +54,14 @@ class _Container(Object):
 
     def _prepare(self, value: Any) -> bytes | Blob:
         "What is to be put into the entry of `value`; big values are written to their blob now, outside the write lock"
-        if self._encodes or self._describes:
+        if self._encodes:
             return self._store.prepare(encode_user(self.get_metadata(value) if self._describes else None, self.encode_value(value)))
         record, store = encode(value), self._store
         return record if type(record) is bytes and len(record) < store.inline_limit else store.prepare(record)
 
     def _prepare_all(self, values: Iterable[Any]) -> list[bytes | Blob]:
         "`_prepare` for many values"
-        if self._encodes or self._describes: return [self._prepare(v) for v in values]
+        if self._encodes: return [self._prepare(v) for v in values]
         store, limit = self._store, self._store.inline_limit
         return [r if type(r := encode(v)) is bytes and len(r) < limit else store.prepare(r) for v in values]
 
@@ -223,8 +223,9 @@ class _Items(ItemsView[K, V]):
 class Dict(_DictWriting, MutableMapping[K, V]):
     "A persistent dictionary, shared by many processes, that iterates in the order of its keys"
     def __getitem__(self, key: K) -> V:
+        if _frame.get() is None: return read_apart(self._store, self._get, key, _missing)  # type: ignore[no-any-return]
         value = read(self._store, self._get, key, _missing)
-        if _frame.get() is not None and (txn := noting(self._store)): self._note_value(txn, key, value)
+        if txn := noting(self._store): self._note_value(txn, key, value)
         return value  # type: ignore[no-any-return]
 
     def __setitem__(self, key: K, value: V) -> None: write(self._store, self._put, key, self._prepare(value))

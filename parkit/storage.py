@@ -18,7 +18,7 @@ from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, ObjectExistsError, ObjectNotFoundError, open_locked,
                            replace_file, SiteError, StorageFullError, TransactionError, _Alive, _boot_id, _check_directory,
                            _check_exchange, _exchange, _Exit, _file_lock, _find_open_files, _fork, _guard_streams, _leak, _link_all,
-                           _make_private, _map_file, _RECORD_SIZE, _sync, _watchers, _write_all, _write_new, _WriteLock)
+                           _make_private, _map_file, _RECORD_SIZE, _reserve, _sync, _watchers, _write_all, _write_new, _WriteLock)
 
 # %% auto #0
 __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'OUTBOX',
@@ -681,6 +681,7 @@ class _Blobs(_Scanning):
         try:
             fd = os.open(blob.path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o400)
             try:
+                _reserve(fd, len(record))
                 _write_all(fd, [record] if isinstance(record, bytes) else record.buffers)
                 if self.durable: os.fsync(fd)
             finally: os.close(fd)
@@ -749,21 +750,21 @@ class _Blobs(_Scanning):
 # %% ../nbs/01_storage.ipynb #fd5e541a
 class WriteTxn:
     "A write transaction: `get`, `put` and `delete` on the tables, blobs, and savepoints within"
-    writes = 0       # changes made, so that an iteration sees that it must find its place again
-    pending = 0      # bytes written, about
-    trashed = 0      # bytes of the blobs that entries have given up
-    freed = False    # was anything deleted?
-    later = 0        # how many of the store's `later` it has done
-    notes: tuple[Callable[[WriteTxn], None], ...] = ()  # to be called before an explicit transaction commits
-    then: tuple[Callable[[], None], ...] = ()             # to be called when it has committed and let go of the lock
-    blobs: tuple[Blob, ...] = ()                          # linked, to be unlinked if this comes to nothing
-    broken: BaseException | None = None  # what has stopped an operation half-way: the innermost transaction can only be undone
-    outer: tuple[tuple[lmdb.Transaction, int], ...] = ()  # the transactions around the innermost, and the blobs each had
-    committed = failed = ended = False  # has LMDB committed, or refused to; is the lock released?
-    raw: Any = None          # LMDB's transaction, the innermost
     get: Callable[..., Any]  # LMDB's own: (key, default)
-
-    def __init__(self, store: Store) -> None: self.store = store
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.raw: Any = None  # LMDB's transaction, the innermost
+        self.writes = 0       # changes made, so that an iteration sees that it must find its place again
+        self.pending = 0      # bytes written, about
+        self.trashed = 0      # bytes of the blobs that entries have given up
+        self.freed = False    # was anything deleted?
+        self.later = 0        # how many of the store's `later` it has done
+        self.notes: tuple[Callable[[WriteTxn], None], ...] = ()  # to be called before an explicit transaction commits
+        self.then: tuple[Callable[[], None], ...] = ()           # to be called when it has committed and let go of the lock
+        self.blobs: tuple[Blob, ...] = ()                        # linked, to be unlinked if this comes to nothing
+        self.broken: BaseException | None = None  # what has stopped an operation half-way: the innermost transaction can only be undone
+        self.outer: tuple[tuple[lmdb.Transaction, int], ...] = ()  # the transactions around the innermost, and the blobs each had
+        self.committed = self.failed = self.ended = False  # has LMDB committed, or refused to; is the lock released?
 
     def _use(self, raw: lmdb.Transaction) -> None: self.raw, self.get = raw, raw.get
 

@@ -291,11 +291,11 @@ class _Alive:
                                 'run the containers with a shared pid namespace (docker run --pid=host, or --pid=container:NAME)')
 
 # %% ../nbs/00a_system.ipynb #affa7355
-_HOLDER = struct.Struct('=Qd')  # pid, seconds since the epoch
 _MOMENT = struct.Struct('=d')    # seconds since the epoch
-_LISTENED, _TRIED = 16, 24  # behind the holder: until when someone may listen to the bell, and when a waiter will try again
-_READERS, _SLOTS = 32, 256  # then: which processes have had snapshots open, and since when; the slot is the pid's remainder
-_RECORD_SIZE = _READERS + _SLOTS*_HOLDER.size
+# the numbers in a lock's record: who holds it, and since when; until when someone may listen to the bell; when a waiter will try again
+_HOLDER, _SINCE, _LISTENED, _TRIED = range(4)
+_READERS, _SLOTS = 4, 256  # then: which processes have had snapshots open, and since when; the slot is the pid's remainder
+_RECORD_SIZE = _MOMENT.size*(_READERS + 2*_SLOTS)
 _TRIES = 60             # before a wait sleeps: some 50 µs, which is longer than most transactions take
 _POLL = (0.001, 0.02)  # seconds between attempts while waiting for a lock with a time limit: first and longest
 
@@ -311,47 +311,49 @@ class _WriteLock:
         # never taken twice; unlike `Lock` it knows its owner, even when an interrupt comes just after it was taken
         self.mutex: Any = threading.RLock()
         self.fd, self.pid = -1, os.getpid()
-        self.record: mmap.mmap | None = None
+        self.record: Any = None  # the file as a map of numbers; `None` while it is not open
 
     def close(self) -> None:
         "Close the file. Threads that wait for the mutex go on waiting"
         fd, self.fd, self.record = self.fd, -1, None
         if fd >= 0: _fork.close(fd)
 
-    def _mapped(self) -> mmap.mmap:
+    def _mapped(self) -> Any:
         "The mapped record"
         while (record := self.record) is None: self.reopen()
         return record
 
-    def open(self) -> tuple[mmap.mmap, int]:
+    def open(self) -> tuple[Any, int]:
         "The record and the descriptor of the file that is at the path now; they are `record` and `fd` once the environment is open too"
         fd = _fork.open(self.path)  # made with the namespace, and not sparse: a full disk must not meet a map
         try:
             missing = _RECORD_SIZE - os.fstat(fd).st_size
             if missing > 0: os.pwrite(fd, bytes(missing), _RECORD_SIZE - missing)
-            return mmap.mmap(fd, _RECORD_SIZE), fd
+            return memoryview(mmap.mmap(fd, _RECORD_SIZE)).cast('d'), fd
         except BaseException:
             _fork.close(fd)
             raise
 
     def listen(self) -> None:
         "Have writers ring the bell from now on, for as long as a waiter sleeps at most and as much again"
-        try: _MOMENT.pack_into(self._mapped(), _LISTENED, time.time() + 2*SAFETY_NET)
+        try: self._mapped()[_LISTENED] = time.time() + 2*SAFETY_NET
         except FileNotFoundError: pass  # the namespace has just been dropped: that is found when it is read
 
     def is_listened(self) -> bool:
         "Whether someone may be listening"
-        until: float = _MOMENT.unpack_from(self._mapped(), _LISTENED)[0]
-        return until > time.time()
+        return self._mapped()[_LISTENED] > time.time()  # type: ignore[no-any-return]
 
     def note_reader(self, since: float) -> None:
         "Note since when this process has had a snapshot open; 0: it has none"
-        try: _HOLDER.pack_into(self._mapped(), _READERS + self.pid % _SLOTS*_HOLDER.size, self.pid, since)
-        except FileNotFoundError: pass  # the namespace has just been dropped
+        try: record = self._mapped()
+        except FileNotFoundError: return  # the namespace has just been dropped
+        slot = _READERS + self.pid % _SLOTS*2
+        record[slot], record[slot + 1] = self.pid, since
 
     def reader_since(self, pid: int) -> float | None:
         "Since when the process has had a snapshot open, as far as is known"
-        found, since = _HOLDER.unpack_from(self._mapped(), _READERS + pid % _SLOTS*_HOLDER.size)
+        slot = _READERS + pid % _SLOTS*2
+        found, since = self._mapped()[slot:slot + 2]
         return since if found == pid and since else None
 
     def held_by(self) -> tuple[int, float] | None:
@@ -359,7 +361,11 @@ class _WriteLock:
         fd = _fork.open(self.path)
         try: free = _try_lock(fd, fcntl.LOCK_SH)
         finally: _fork.close(fd)
-        return None if free else _HOLDER.unpack_from(self._mapped(), 0)  # type: ignore[return-value]
+        return None if free else self._holder()
+
+    def _holder(self) -> tuple[int, float]:
+        record = self._mapped()
+        return int(record[_HOLDER]), record[_SINCE]
 
     def acquire(
         self,
@@ -370,10 +376,11 @@ class _WriteLock:
         if timeout is None: self.mutex.acquire()
         elif not self.mutex.acquire(timeout=max(0, timeout)): raise self._timed_out(timeout)
         if self.fd < 0: self.reopen()  # another thread has let go of the files meanwhile
-        if _MOMENT.unpack_from(self.record, _TRIED)[0] > start: self._give_way(start)  # type: ignore[arg-type]
+        record = self.record
+        if record[_TRIED] > start: self._give_way(start)
         if timeout is None: self._acquire()
         else: self._acquire_until(start + timeout, timeout)
-        _HOLDER.pack_into(self.record, 0, self.pid, time.time())  # type: ignore[arg-type]
+        record[_HOLDER], record[_SINCE] = self.pid, time.time()
 
     def _acquire(self) -> None:
         for _ in range(_TRIES):
@@ -387,13 +394,13 @@ class _WriteLock:
             now = time.time()
             if now >= limit: raise self._timed_out(timeout)
             pause = min(1.5*pause, _POLL[1], limit - now)
-            _MOMENT.pack_into(self.record, _TRIED, now + pause + _POLL[0])  # type: ignore[arg-type]
+            self.record[_TRIED] = now + pause + _POLL[0]
             time.sleep(pause)
 
     def _give_way(self, now: float) -> None:
         "If this process held the lock last, let one who waits have it: `flock` lets the busy take it again and again"
-        pause = _MOMENT.unpack_from(self.record, _TRIED)[0] - now  # type: ignore[arg-type]
-        if pause <= 2*_POLL[1] and _HOLDER.unpack_from(self.record, 0)[0] == self.pid: time.sleep(pause)  # type: ignore[arg-type]
+        pause = self.record[_TRIED] - now
+        if pause <= 2*_POLL[1] and self.record[_HOLDER] == self.pid: time.sleep(pause)
 
     def is_mine(self) -> bool:
         "Whether this thread holds the lock"
@@ -402,7 +409,7 @@ class _WriteLock:
 
     def _timed_out(self, timeout: float | None) -> TransactionTimeout:
         "The error, naming the holder"
-        pid, since = _HOLDER.unpack_from(self._mapped(), 0)
+        pid, since = self._holder()
         who = 'another thread of this process' if pid == os.getpid() else f'process {pid}'
         return TransactionTimeout(f'waited {timeout:g} s for the write lock of {self.name!r}: {who} has held it '
                                   f'since {time.strftime("%H:%M:%S", time.localtime(since))} ({time.time() - since:.1f} s)')
@@ -654,6 +661,8 @@ def _guard_streams() -> None:
     os.close(fd)
 
 # %% ../nbs/00a_system.ipynb #620432f0
+_RESERVE_FROM = 2**24  # bytes; a smaller file that is soon replaced may never come to the disk, and its room would cost more than it saves
+
 def is_full(e: BaseException) -> bool:
     "Whether the system says that there is no room on the disk"
     return getattr(e, 'errno', 0) in (errno.ENOSPC, errno.EDQUOT)
@@ -680,6 +689,11 @@ def allocate(path: str, size: int) -> None:
     fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try: os.posix_fallocate(fd, 0, size) if hasattr(os, 'posix_fallocate') else _write_all(fd, [bytes(size)])
     finally: os.close(fd)
+
+def _reserve(fd: int, size: int) -> None:
+    "Have the file system find room for `size` bytes at once: to write them is then a third faster. Where it cannot, `write` finds it"
+    if size < _RESERVE_FROM or not hasattr(_libc, 'fallocate'): return
+    _libc.fallocate(fd, 1, ctypes.c_longlong(0), ctypes.c_longlong(size))  # 1: FALLOC_FL_KEEP_SIZE
 
 def _write_all(fd: int, buffers: Iterable[Buffer]) -> None:
     "Write `buffers` one after the other, whatever `write` takes at a time"

@@ -13,9 +13,9 @@ from .system import Listener, ObjectNotFoundError, TransactionError, Transaction
 from .storage import DEFAULT_NAMESPACE, Blob, Retired, Store, check_namespace, current_site
 
 # %% auto #0
-__all__ = ['T', 'read', 'write', 'write_whole', 'write_new', 'write_async', 'is_interactive', 'noting', 'in_transaction',
-           'open_transaction', 'is_writing', 'store_of', 'snapshot', 'transaction', 'WaitTimeout', 'is_watched',
-           'watch', 'unwatched', 'wait_until', 'wait_until_async']
+__all__ = ['T', 'read', 'read_apart', 'write', 'write_whole', 'write_new', 'write_async', 'is_interactive', 'noting',
+           'in_transaction', 'open_transaction', 'is_writing', 'store_of', 'snapshot', 'transaction', 'WaitTimeout',
+           'is_watched', 'watch', 'unwatched', 'wait_until', 'wait_until_async']
 
 # %% ../nbs/02_transactions.ipynb #31007eba
 class _Frame:
@@ -64,17 +64,28 @@ def read(
 ) -> T:
     "Do `work(txn, zero_copy, *args)` in the current transaction or snapshot on `store`, else in an implicit one"
     if _frame.get() is not None and (frame := _find(store)) is not None: return work(frame.txn, frame.zero_copy, *args)
+    return read_apart(store, _spread, work, args)
+
+def _spread(txn: Any, zero_copy: bool, work: Callable[..., T], args: Any) -> T: return work(txn, zero_copy, *args)
+
+def read_apart(
+    store: Store,
+    work: Callable[..., T],  # Called with the transaction, `False` (no views), `a` and `b`
+    a: Any,
+    b: Any,
+) -> T:
+    "`read` where no transaction or snapshot is open: the shortest way to a value, so its arguments are two and not any number"
     active = store.active
-    try:  # what follows is `store.read` and `store.end` without the calls: the shortest way to a value
+    try:  # what follows is `store.read` and `store.end` without the calls
         active.append(1)
         try: txn = store.begin()
         except Exception as e: txn = store.again(e)
-        try: return work(txn, False, *args)
+        try: return work(txn, False, a, b)
         finally: txn.abort()
     except Retired: pass
     finally: active.pop()
     store.renew()
-    return read(store, work, *args)
+    return read_apart(store, work, a, b)
 
 # %% ../nbs/02_transactions.ipynb #692ac742
 def write(

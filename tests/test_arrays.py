@@ -6,6 +6,7 @@ import os, resource, statistics, time, uuid
 import numpy as np, pytest
 
 import parkit as pk
+from parkit import storage
 from helpers import Child, Fork, blobs, forked, run
 
 MIB, GIB = 2**20, 2**30
@@ -24,6 +25,21 @@ def _view(d, key):
 
 
 # --- size
+
+def test_big_file_gets_its_room_at_once(d, monkeypatch):
+    "`numpy.save` asks for it too; written piece by piece, a file of 100 MB takes half as long again"
+    seen = []
+    def write_all(fd, buffers, write=storage._write_all):
+        found = os.fstat(fd)
+        seen.append((found.st_size, found.st_blocks*512))
+        write(fd, buffers)
+    monkeypatch.setattr(storage, '_write_all', write_all)
+    array = np.arange(2*MIB)
+    d['big'] = array
+    size, room = seen.pop()
+    assert size == 0 and room >= array.nbytes
+    assert (d['big'] == array).all()
+
 
 _five_gibibytes = '''
 size, peak, busy = 5*2**30, 0, True

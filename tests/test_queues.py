@@ -450,7 +450,8 @@ def test_killed_consumers_lose_one_item_each_at_most(scratch, tmp_path, work, ki
     moved = pk.Dict('n/moved')
     q.put_many(range(n))
     kills = _kill_again_and_again(random.Random(1), 25, work, journal, lambda: n - q.qsize())
-    taken, left = (_lines(journal) if work is _take_and_note else [*moved]), _drain(q)
+    left = _drain(q)  # first: what a writer has committed who was killed before LMDB had noted it is seen from the next write on
+    taken = _lines(journal) if work is _take_and_note else [*moved]
     assert len({*taken, *left}) == len(taken) + len(left), 'some item was taken twice'
     assert left == sorted(left, reverse=kind is pk.LifoQueue) and left and len(taken) > kills
     lost = n - len(taken) - len(left)

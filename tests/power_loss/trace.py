@@ -174,6 +174,7 @@ class Reader:
         if place := self._split(fds, 'AT_FDCWD', _text(a[0])): self._set_size(self._find(place), int(a[1]))
     def _fallocate(self, fds, a, result):
         if int(a[0]) not in fds: return
+        if a[1] == 'FALLOC_FL_KEEP_SIZE': return  # room behind the end of the file
         if a[1] != '0': raise NotModelled(f'fallocate with {a[1]}')
         file = fds[int(a[0])].file
         if len(self.content[file]) < int(a[2]) + int(a[3]): self._set_size(file, int(a[2]) + int(a[3]))
