@@ -56,12 +56,14 @@ class _Fork:
 
     def open(self, path: str, flags: int = os.O_RDWR) -> int:
         "A descriptor of a file that is to be locked"
-        with self.gate:
-            fd = os.open(path, flags, 0o600)
-            try: self.descriptors.add(fd)
-            except BaseException:
-                self.close(fd)
-                raise
+        fd = -1
+        try:
+            with self.gate:
+                fd = os.open(path, flags, 0o600)
+                self.descriptors.add(fd)
+        except BaseException:  # an interrupt, perhaps, at the end of the block
+            self.close(fd)
+            raise
         return fd
 
     def close(self, fd: int) -> None:
@@ -455,6 +457,7 @@ _IN_MODIFY, _IN_ATTRIB, _IN_FLAGS = 0x2, 0x4, os.O_NONBLOCK | os.O_CLOEXEC
 # %% ../nbs/00a_system.ipynb #c5d8c786
 class _Inotify:
     "One inotify instance. Kept for reuse: making and closing one takes 350 µs, changing its watches 6"
+    fd = -1
     def __init__(self) -> None:
         self.fd = _libc.inotify_init1(_IN_FLAGS)
         if self.fd < 0: raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -473,7 +476,11 @@ class _Inotify:
             while os.read(self.fd, 2**16): pass
         except BlockingIOError: pass
 
-    def close(self) -> None: os.close(self.fd)
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0: os.close(fd)
+
+    def __del__(self) -> None: self.close()  # an interrupt may have kept a listener from giving it back
 
 # %% ../nbs/00a_system.ipynb #c2f9cd53
 class _Kqueue:
@@ -625,9 +632,12 @@ class Listener:
         def wake() -> None:
             if not rung.done(): rung.set_result(None)
         # of its own: a loop knows one reader for each
-        timer, descriptors = loop.call_later(timeout, wake), [os.dup(fd) for fd in self._descriptors()]
-        for fd in descriptors: loop.add_reader(fd, wake)
-        try: await rung
+        timer, descriptors = loop.call_later(timeout, wake), list[int]()
+        try:
+            for fd in self._descriptors():
+                descriptors.append(os.dup(fd))
+                loop.add_reader(descriptors[-1], wake)
+            await rung
         finally:
             timer.cancel()
             for fd in descriptors:
