@@ -1,5 +1,5 @@
 """Ctrl-C at any moment of a write, which takes a process of its own to be interrupted."""
-import json, os, select, signal, subprocess, sys, time
+import json, os, subprocess, sys, time
 
 import parkit as pk, pytest
 from helpers import Child, root, sleeps
@@ -24,21 +24,13 @@ while struck < 200:
 '''
 
 
-def strike(child):
-    """Interrupt the child, and hear what it then finds. CPython drops an interrupt that comes while it frees an object
-    (`Exception ignored in __del__`); a user would press Ctrl-C again, and so do we"""
-    while True:
-        child.signal(signal.SIGINT)
-        if select.select([child.process.stdout], [], [], 30)[0]: return child.hear()
-
-
 def test_interrupted_writes_are_whole_or_undone_and_hold_no_lock(site):
     pk.Namespace('scratch', durable=False)
     with Child(site, _writer) as child:
         for i in range(200):
             assert child.hear() == 'writing'
             time.sleep(i*7e-5 % 0.003)  # not a wait: any moment will do
-            b, c = strike(child)
+            b, c = child.strike()
             assert b == c, 'half a transaction was committed'
             with pk.transaction('scratch', timeout=60): pk.Dict('scratch/d')['mine'] = i
         child.wait()
