@@ -84,7 +84,7 @@ def _options(
     timeout: float | None = None,  # Seconds that the call may run
     retries: int | None = None,    # How often it is run again when it fails, crashes or runs too long
     backoff: float | None = None,  # Seconds before it is run again; twice as long each further time
-    retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,  # The exceptions after which it is run again; `None`: after any failure
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,  # Exceptions to run it again after; `None`: all
     priority: int | None = None,   # From -128 to 127; the highest go first
     delay: float | timedelta | None = None,  # Seconds that it waits before it may run
     **unknown: Any,
@@ -93,9 +93,11 @@ def _options(
     if unknown:
         raise TypeError(f'there is no option {next(iter(unknown))!r}; calls have timeout, retries, backoff, retry_on, priority and delay')
     if isinstance(delay, timedelta): delay = delay.total_seconds()
-    if timeout is not None and not (isinstance(timeout, Real) and timeout > 0): raise ValueError(f'a timeout is a number of seconds greater than 0, got {timeout!r}')
+    if timeout is not None and not (isinstance(timeout, Real) and timeout > 0):
+        raise ValueError(f'a timeout is a number of seconds greater than 0, got {timeout!r}')
     for name, value in (('retries', retries), ('backoff', backoff), ('delay', delay)):
-        if value is not None and not (isinstance(value, Real) and value >= 0): raise ValueError(f'{name} is a number that is not negative, got {value!r}')
+        if value is not None and not (isinstance(value, Real) and value >= 0):
+            raise ValueError(f'{name} is a number that is not negative, got {value!r}')
     if priority is not None and priority not in range(-128, 128):
         raise ValueError(f'a priority is a whole number from -128 to 127, got {priority!r}')
     kinds = None if retry_on is None else tuple(_name_of(c) for c in (retry_on if isinstance(retry_on, tuple) else (retry_on,)))
@@ -178,13 +180,15 @@ def _cancelled(record: _Record) -> bytes:
 class Runner:
     "Whoever sees to it that queued calls run; what a subclass leaves out does nothing"
     def announce(self, site: Site, environment: bytes) -> None:
-        "Called while a call of the environment is put into the queue, with the ledger locked: whoever this wakes waits for the lock, and so for the call"
+        """Called while a call of the environment is put into the queue, with the ledger locked: whoever this wakes waits for the lock,
+        and so for the call"""
 
     def ensure(self, site: Site, environment: bytes = b'') -> None:
         "Called when a call waits, of the environment or of this process's own; raises `TaskError` if it cannot be run"
 
     def attend(self, site: Site, environment: bytes) -> Alarm | None:
-        "Called when someone waits for a call, whether it runs or not. Returns what ends the wait if there is nobody any longer who would run it"
+        """Called when someone waits for a call, whether it runs or not. Returns what ends the wait if there is nobody any longer who
+        would run it"""
         return None
 
     def cancel(self, site: Site, id: str) -> None:

@@ -111,7 +111,8 @@ class _Waiting(_Entries):
 
     def _first(self, txn: Any, zero_copy: bool, environment: bytes) -> str | None:
         at = self._oid + _ENTRY + _QUEUED
-        key = self._store.first_key(txn, at + environment, at + environment + b'\xff'*9 if environment else at[:-1] + bytes((_QUEUED[0] + 1,)))
+        end = at + environment + b'\xff'*9 if environment else at[:-1] + bytes((_QUEUED[0] + 1,))
+        key = self._store.first_key(txn, at + environment, end)
         return None if key is None else key[len(at) + 10:].decode()
 
     def _waits(self, txn: Any, zero_copy: bool, environment: bytes, now: float) -> bool:
@@ -200,7 +201,8 @@ class _Ledger(_Waiting):
         for kind in (_RECORD, _CALL): txn.delete(self._key(kind, id))
 
     def claim(self, process: str, environment: bytes, now: float, announced: bool = False) -> str | None:
-        "Take the next call off the queue for `process`, and return its id; one that is `announced` may not be committed yet, so its commit is waited for"
+        """Take the next call off the queue for `process`, and return its id; one that is `announced` may not be committed yet, so its
+        commit is waited for"""
         if not announced and not read(self._store, self._waits, environment, now): return None  # the look saves taking the lock
         return write(self._store, self._claim, process, environment, now)
 
@@ -294,7 +296,8 @@ class _Ledger(_Waiting):
         txn.put(self._key(_TOTAL, ''), _TOTALS.pack(before[0] + calls, before[1] + size), freeing=True)
 
     def sweep(self, reasons: Mapping[int, str], environment: bytes = b'') -> int:
-        "Mark what dead processes were running as `crashed`, with the reason by pid, in one environment or in all; returns how many they were"
+        """Mark what dead processes were running as `crashed`, with the reason by pid, in one environment or in all; returns how many
+        they were"""
         dead = [p for p in self.running() if not self.site.alive.is_alive(p)]
         ended = [id for p in dead if (id := write(self._store, self._sweep, p, reasons, environment))]
         self.end_bell.ring()  # also for those who ended their call and died before they rang

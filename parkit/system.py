@@ -135,15 +135,17 @@ def open_locked(path: str, wait: bool = True) -> int | None:
 
 # %% ../nbs/00a_system.ipynb #ca3ca746
 class _Bound:
-    "What a `with` statement holds of a block beside its `__exit__`: when it is freed the statement is left, whether `__exit__` came to run or not"
+    """What a `with` statement holds of a block beside its `__exit__`: when it is freed the statement is left, whether `__exit__` came to
+    run or not"""
     abandon: Callable[[], None] | None = None
     def __init__(self, abandon: Callable[[], None]) -> None: self.abandon = abandon
     def __del__(self) -> None:
         if self.abandon is not None: self.abandon()
 
 class _Exit:
-    """`__exit__`, which calls `_exit`. An interrupt may come before its first line, and the traceback, which a notebook keeps, then keeps its frame and all that refers to;
-    what it is bound to goes with the `with` statement, and has what `_abandoning` returns, if anything, called"""
+    """`__exit__`, which calls `_exit`. An interrupt may come before its first line, and the traceback, which a notebook keeps, then keeps
+    its frame and all that it refers to; what it is bound to goes with the `with` statement, and has what `_abandoning` returns, if
+    anything, called"""
     def __get__(self, block: Any, cls: Any) -> Callable[..., None]:
         if block is None: return cls._exit  # type: ignore[no-any-return]
         bound, abandon = partial(cls._exit, block), block._abandoning()
@@ -202,7 +204,8 @@ class _Alive:
             self._write_facts()
 
     def _expect_child(self) -> None:
-        "Register a child before it is forked, so that it is known to live from the beginning; the lock on its file is its own once the parent has closed that"
+        """Register a child before it is forked, so that it is known to live from the beginning; the lock on its file is its own once the
+        parent has closed that"""
         if not self.id or not self.bequeaths: return
         id = uuid4().hex
         try: fd = open_locked(os.path.join(self.directory, id))
@@ -492,7 +495,8 @@ class _Kqueue:
     def watch(self, path: str) -> int:
         fd = os.open(path, os.O_RDONLY)
         flags = select.KQ_NOTE_WRITE | select.KQ_NOTE_DELETE  # type: ignore[attr-defined]
-        self.queue.control([select.kevent(fd, select.KQ_FILTER_VNODE, select.KQ_EV_ADD | select.KQ_EV_CLEAR, flags)], 0)  # type: ignore[attr-defined]
+        change = select.kevent(fd, select.KQ_FILTER_VNODE, select.KQ_EV_ADD | select.KQ_EV_CLEAR, flags)  # type: ignore[attr-defined]
+        self.queue.control([change], 0)
         return fd
 
     def unwatch(self, wd: int) -> None: os.close(wd)
@@ -628,7 +632,8 @@ class Listener:
         "`wait` for asyncio"
         import asyncio
         timeout, loop = self._announce(timeout), asyncio.get_running_loop()
-        rung = loop.create_future()  # not `wait_for`: before Python 3.12 that may swallow a cancellation, and what is then taken for the cancelled task is lost
+        # not `wait_for`: before Python 3.12 that may swallow a cancellation, and what is then taken for the cancelled task is lost
+        rung = loop.create_future()
         def wake() -> None:
             if not rung.done(): rung.set_result(None)
         # of its own: a loop knows one reader for each
@@ -782,7 +787,8 @@ def _check_exchange(folder: str) -> None:
         for path in filter(os.path.exists, (a, b)): os.rmdir(path)
 
 # %% ../nbs/00a_system.ipynb #55b37540
-_NETWORK = re.compile(r'nfs\d*|cifs|smb\d*|smbfs|9p|afs|ceph|lustre|gpfs|beegfs|glusterfs|ocfs2|gfs2|fuse\.(sshfs|s3fs|rclone|gcsfuse|goofys|glusterfs|ceph.*|davfs2?)')
+_NETWORK = re.compile(r'nfs\d*|cifs|smb\d*|smbfs|9p|afs|ceph|lustre|gpfs|beegfs|glusterfs|ocfs2|gfs2|'
+                      r'fuse\.(sshfs|s3fs|rclone|gcsfuse|goofys|glusterfs|ceph.*|davfs2?)')
 
 # %% ../nbs/00a_system.ipynb #26bc4116
 def _file_system(path: str) -> str:

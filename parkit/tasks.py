@@ -23,7 +23,8 @@ from .ledger import _ledger, _Ledger
 from .delivery import _post
 from .progress import _inside
 from .tracing import AsyncTrace, _open_stream, traces
-from .functions import Anatomy, Ingredient, _is_filled, big_parts, encode_function, ingredients, is_by_value, kind_of, lines_of, signature_of, source_of
+from .functions import (Anatomy, Ingredient, _is_filled, big_parts, encode_function, ingredients, is_by_value, kind_of, lines_of,
+                              signature_of, source_of)
 from .transactions import open_transaction, read, wait_until, watch, write, write_new
 
 # %% auto #0
@@ -160,7 +161,8 @@ class _Definition(Object):
 # %% ../nbs/05_tasks.ipynb #97799b4b
 def _foreign(name: str, facts: _Facts) -> str:
     theirs, mine = ('.'.join(map(str, v)) for v in (facts.python or (), sys.version_info[:2]))
-    return f'{TASKS}/{name} was defined with Python {theirs}, whose code Python {mine} cannot run; call it with sync=False, and a worker with Python {theirs} runs it'
+    return (f'{TASKS}/{name} was defined with Python {theirs}, whose code Python {mine} cannot run; call it with sync=False, and a '
+            f'worker with Python {theirs} runs it')
 
 # %% ../nbs/05_tasks.ipynb #89800f35
 def _with_itself(function: Callable[..., Any], task: Any) -> Callable[..., Any]:
@@ -213,11 +215,12 @@ class Task(_Definition):
         timeout: float | None = None,  # Seconds that the call may run
         retries: int | None = None,    # How often it is run again when it fails, crashes or runs too long
         backoff: float | None = None,  # Seconds before it is run again; twice as long each further time
-        retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,  # The exceptions after which it is run again; `None`: after any failure
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,  # Exceptions to run it again after; `None`: all
         priority: int | None = None,   # From -128 to 127; the highest go first
         delay: float | timedelta | None = None,  # Seconds that it waits before it may run
     ) -> TaskCall:
-        "The task, to be called in the background with these options; raises `ValueError` for what cannot be one. What is not given is as in `@task`"
+        """The task, to be called in the background with these options; raises `ValueError` for what cannot be one. What is not given is
+        as in `@task`"""
         return TaskCall(self, dict(timeout=timeout, retries=retries, backoff=backoff, retry_on=retry_on, priority=priority, delay=delay))
 
     def __get__(self, obj: Any, cls: type | None = None) -> Any:
@@ -264,7 +267,8 @@ class Task(_Definition):
 
     @property
     def cache(self) -> Any:
-        "What is kept of its results, if it is defined with `cache=True`: `task.cache.explain(*args)`, `task.cache.clear()`, `len(task.cache)`"
+        """What is kept of its results, if it is defined with `cache=True`: `task.cache.explain(*args)`, `task.cache.clear()`,
+        `len(task.cache)`"""
         return recall('cache', self)
 
     def schedule(self, trigger: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -386,7 +390,8 @@ def _context_of(directory: str, path: tuple[str, ...]) -> tuple[bytes, bytes]:
 
 # %% ../nbs/05_tasks.ipynb #865137ea
 def _place_for(task: Task, state: _State) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
-    "Context and interpreter for a call: this process's own or, if it cannot run the code, the interpreter and the import path that the task was defined with"
+    """Context and interpreter for a call: this process's own or, if it cannot run the code, the interpreter and the import path that the
+    task was defined with"""
     if state.python in (None, sys.version_info[:2]): return _context(), _environment()
     facts = read(task._store, task._facts, state.definition)
     return _context_of(_here(), facts.path), facts.environment
@@ -398,7 +403,8 @@ def _depth() -> int:
 
 def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...], id: str = '',
             key: bytes = b'') -> AsyncTrace:
-    "Queue a call, whose result is cached under `key`, and see to it that workers are there; a call that cannot be made is a trace that says why"
+    """Queue a call, whose result is cached under `key`, and see to it that workers are there; a call that cannot be made is a trace that
+    says why"""
     ledger, now = _ledger(task.site), time.time_ns()
     id = id or f'{now:016x}{os.urandom(4).hex()}'  # sorts by time
     (digest, context), (environment, interpreter) = _place_for(task, state)
@@ -570,7 +576,9 @@ def _prepare(store: Store, anatomy: Anatomy, name: str) -> tuple[_Facts, list[by
     "What is known of a function, and the records of that and of the function; warns of big parts"
     f = anatomy.root
     by_value = bool(anatomy.codes) or is_by_value(type(f))
-    facts = _Facts(anatomy.version, time.time(), getattr(f, '__name__', name), signature_of(f), inspect.getdoc(f), source_of(f), kind_of(f), sys.version_info[:2] if by_value else None, _environment(), tuple(_import_path()), tuple(map(tuple, ingredients(anatomy))) if by_value else ())
+    facts = _Facts(anatomy.version, time.time(), getattr(f, '__name__', name), signature_of(f), inspect.getdoc(f), source_of(f), kind_of(f),
+                   sys.version_info[:2] if by_value else None, _environment(), tuple(_import_path()),
+                   tuple(map(tuple, ingredients(anatomy))) if by_value else ())
     record = encode_function(anatomy, name, *lines_of(f))
     for part in big_parts(anatomy, len(record)):
         warnings.warn(f'{part} is stored with each version of the task {name!r}: put it into a Dict or an Array, or pass it as '

@@ -52,7 +52,8 @@ class _Capture:
         self.site, self.process, self.fd = site, process, -1
         self.before, self.streams = [os.dup(n) for n in (1, 2)], (sys.stdout, sys.stderr)
         os.makedirs(os.path.dirname(_output_path(site, process)), 0o700, exist_ok=True)
-        for stream in self.streams: stream.reconfigure(encoding='utf-8', errors='backslashreplace', line_buffering=True)  # type: ignore[union-attr]
+        for stream in self.streams:
+            stream.reconfigure(encoding='utf-8', errors='backslashreplace', line_buffering=True)  # type: ignore[union-attr]
         self._renew()
 
     def _renew(self) -> None:
@@ -178,7 +179,8 @@ class Worker(_Running):
         _worker[0] = True
 
     def step(self) -> bool:
-        "Run one call, if there is one; returns whether there was. After a `StorageFullError` the next step goes on where this one has stopped"
+        """Run one call, if there is one; returns whether there was. After a `StorageFullError` the next step goes on where this one has
+        stopped"""
         if self.outcome is None:
             self.claimed = id = self.claimed or self.take()
             if id is None: return False
@@ -201,7 +203,8 @@ class Worker(_Running):
         self,
         announced: bool = False,  # May a call be about to be committed, by whoever writes to the ledger now?
     ) -> str | None:
-        "Claim the next call; who comes from a rest wakes another worker if more wait, so that to wake one is enough, however many calls come"
+        """Claim the next call; who comes from a rest wakes another worker if more wait, so that to wake one is enough, however many
+        calls come"""
         id = self.ledger.claim(self.process, self.environment, self.clock(), announced)
         if id and (self.rested or announced) and self.ledger.waiting: self.call()  # this one has taken the word of the others too
         self.rested = id is None
@@ -469,7 +472,8 @@ def _attend(site: Site, now: float) -> float | None:
 
 # %% ../nbs/06_workers.ipynb #ad7cc81f
 def _how(status: int, memory: int = 0, starved: bool = True) -> str:
-    "How a process ended, in words: its status as of `os.wait`, the most bytes of memory it had, and whether the system may have killed it for want of these"
+    """How a process ended, in words: its status as of `os.wait`, the most bytes of memory it had, and whether the system may have killed
+    it for want of these"""
     code, peak = os.waitstatus_to_exitcode(status), f'its memory was {memory/2**20:.0f} MiB at most' if memory else ''
     if code >= 0: return f'ended with exit code {code}' + f' ({peak})'*bool(peak)
     hints = ['likely out of memory']*(code == -signal.SIGKILL and starved) + [peak]*bool(peak)
@@ -732,7 +736,8 @@ def _supervised(site: Site) -> list[bytes]:
 
 # %% ../nbs/06_workers.ipynb #699e3b1d
 def _take_lock(site: Site) -> int | None:
-    "The supervisor's lock, unless there is one already. Whoever asks whether there is holds it for a moment, and one that was killed a moment longer than it lives"
+    """The supervisor's lock, unless there is one already. Whoever asks whether there is holds it for a moment, and one that was killed a
+    moment longer than it lives"""
     line = _line(site)
     for _ in range(400):
         lock = open_locked(_lock_path(site), wait=False)
@@ -769,13 +774,15 @@ def _interpreter(site: Site, environment: bytes) -> tuple[str, list[str]]:
 _START_LIMIT = 60_000  # milliseconds a supervisor may take to start
 
 def _start(site: Site, environment: bytes, resume: bool = True) -> None:
-    "Start a supervisor and wait until it is there; unless `resume`, it leaves again if the pool was stopped. Raises `TaskError` with the end of its log"
+    """Start a supervisor and wait until it is there; unless `resume`, it leaves again if the pool was stopped. Raises `TaskError` with
+    the end of its log"""
     log, control = Path(site.path, INTERNAL, 'workers.log'), _Control(site)
     if resume and control.wanted != 'run': control.wanted = 'run'
     before = log.stat().st_size if log.exists() else 0
     reader, writer = os.pipe()
     executable, path = _interpreter(site, environment)
-    program = f'import sys; sys.path[:] = {path!a} or sys.path; from parkit.workers import _main; _main({site.path!a}, {environment.hex()!r}, {writer})'
+    program = (f'import sys; sys.path[:] = {path!a} or sys.path; from parkit.workers import _main; '
+               f'_main({site.path!a}, {environment.hex()!r}, {writer})')
     env = None if environment == _environment()[0] else {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME')}
     try:
         with open(log, 'ab') as out:
@@ -848,7 +855,8 @@ class Pool:
         site: Site | None = None,  # `None` is this process's site
     ) -> None: self.site = site or current_site()
 
-    def __repr__(self) -> str: return f'Pool({_counted(self.size, "worker", "workers")}, {"running" if is_supervised(self.site) else "stopped"})'
+    def __repr__(self) -> str:
+        return f'Pool({_counted(self.size, "worker", "workers")}, {"running" if is_supervised(self.site) else "stopped"})'
 
     @property
     def size(self) -> int:
