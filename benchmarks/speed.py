@@ -266,8 +266,9 @@ def task_rows():
 # ---- import
 
 def run_python(code):
-    root = str(Path(pk.__file__).parents[1])
-    subprocess.run([sys.executable, '-c', code], check=True, env={**os.environ, 'PYTHONPATH': root})
+    # as in everyday use, where the modules have been compiled before
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONDONTWRITEBYTECODE'}
+    subprocess.run([sys.executable, '-c', code], check=True, env={**env, 'PYTHONPATH': str(Path(pk.__file__).parents[1])})
 
 
 def import_row():
