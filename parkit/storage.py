@@ -533,7 +533,9 @@ class _Reading(_Opening):
     def _recover(self, e: Exception) -> None:
         "Make a second attempt worth while, or raise what `e` means"
         if not isinstance(e, lmdb.Error): raise e
-        if self.env is None: self.open(create=False)  # closed by another thread
+        with self._opening: closed = self.env is None  # another thread may be about to close it
+        if closed: self.open(create=False)
+        elif 'closed' in str(e): pass  # and opened again since
         elif isinstance(e, lmdb.MapResizedError): self._adopt_map()
         elif isinstance(e, lmdb.ReadersFullError) and self.env: self.env.reader_check()  # slots of dead processes
         else: raise self.explain(e) from e

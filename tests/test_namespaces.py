@@ -371,7 +371,10 @@ def test_met_in_the_middle(n, way, monkeypatch):
         found, after = other.hear(), other.hear()
     made = {name for name, error in found.items() if error is None}
     if way == 'compacted': assert made == {*found} and after == [4, 'old', sum(range(LARGE))] and 'made' in pk.Namespace('n')
-    else: assert made <= {'make', 'list'} and 'make' in made and after == 'ObjectNotFoundError' and [*pk.Namespace('n').names()] == ['made']
+    else:
+        # what asks for the namespace alone, and comes late, may find the one that was made anew
+        assert made <= {'make', 'list', 'snapshot'} and 'make' in made and after == 'ObjectNotFoundError'
+        assert [*pk.Namespace('n').names()] == ['made']
     assert all(error is None or error.startswith('ObjectNotFoundError') for error in found.values()), found
     assert pk.gc() == []
 

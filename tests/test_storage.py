@@ -10,6 +10,7 @@ import numpy as np, pytest
 import parkit as pk
 from conftest import wait_for
 from helpers import Child, blobs, forked, run
+from parkit.storage import Store
 
 MIB = 2**20
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can give a file away or mount a disk')
@@ -671,3 +672,22 @@ def test_trap_41_no_inotify_instance_left(site):
         messages = waiter.hear()
         waiter.wait()
     assert len(messages) == 1 and 'max_user_instances' in messages[0], messages
+
+
+def test_read_while_another_thread_closes_the_files(d, monkeypatch):
+    "It waits until that is done, and opens them again"
+    arrived, go, found = threading.Event(), threading.Event(), []
+    d['a'] = 1
+    def reset(self, reset=Store._reset_files):
+        arrived.set()
+        assert go.wait(60)
+        reset(self)
+    monkeypatch.setattr(Store, '_reset_files', reset)
+    closer, reader = threading.Thread(target=d._store.close), threading.Thread(target=lambda: found.append(d['a']))
+    closer.start()
+    assert arrived.wait(60)
+    reader.start()
+    reader.join(0.2)  # it has met closed files, and does not end
+    go.set()
+    for thread in (closer, reader): thread.join(60)
+    assert found == [1]

@@ -1,7 +1,8 @@
 """Processes do all they can do to shared objects while others are killed amid it; afterwards nothing may be lost, double, torn or left.
 
 `PARKIT_TORTURE=600` goes on for as many seconds, in rounds of a minute at most, each with a new site;
-`PARKIT_SEED=7` makes the same decisions again, though the kernel may mix the processes otherwise."""
+`PARKIT_SEED=7` makes the same decisions again, though the kernel may mix the processes otherwise. The short pass always makes the
+same ones; a longer one makes others each time."""
 import ctypes, json, os, random, select, signal, subprocess, sys, time
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ from journal import Journal, now
 
 here, _libc = Path(__file__).resolve().parent, ctypes.CDLL(None)
 SECONDS = float(os.environ.get('PARKIT_TORTURE', 15))
-SEED = int(os.environ.get('PARKIT_SEED') or time.time_ns() % 10**6)
+SEED = int(os.environ.get('PARKIT_SEED') or (time.time_ns() % 10**6 if 'PARKIT_TORTURE' in os.environ else 101))
 PROCESSES, ROUND = 3, 60  # seconds
 PATIENCE = 60             # seconds in which a process must get on, however busy the machine
 

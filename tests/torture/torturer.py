@@ -699,7 +699,7 @@ def count_under_lock(a):
     ns = a.ns()
     yield ns,
     lock, d = a.get(ns, 'lock', pk.Lock), a.get(ns, 'guarded')
-    if not lock.acquire(timeout=0.02): return None
+    if not (lock.acquire(False) if a.held else lock.acquire(timeout=0.02)): return None  # nobody waits in a snapshot
     try:
         n = d['n'] + 1
         d['n'] = n
