@@ -12,9 +12,9 @@ from itertools import islice
 from typing import Any, NamedTuple
 from .codecs import decode, encode, register_type
 from .objects import _ENTRY, _HEAD, Object, _join, release_trace
-from .system import Bell, ObjectNotFoundError
+from .system import Bell, ObjectNotFoundError, StorageFullError
 from .storage import Blob, Site, check_current
-from .transactions import read, write
+from .transactions import open_transaction, read, write
 from .calls import _GOING, _Record, _announce, _cancelled, _death, _encode_error, _is_retried, _kinds, _size_of
 from .outbox import _is_posted, _Post, _remove_posts, _write_if_free
 from .output import _keep_output, _output_path
@@ -147,6 +147,9 @@ class _Waiting(_Entries):
         return read(self._store, self._read_head).size
 
 # %% ../nbs/04f_ledger.ipynb #cddc1215
+_PRUNE_EVERY = 64  # calls after which the process that ends them looks whether there are too many; so with this part of `keep_bytes`
+_BIG = 2**20       # bytes of records for which it does not look: reading the limit costs more than a small call
+
 class _Claimed(NamedTuple):
     "A call that this process has claimed"
     id: str = ''
@@ -185,7 +188,7 @@ class _Ledger(_Waiting):
     def refuse(self, id: str, record: _Record, error: BaseException) -> None:
         "Record a call that will never run, and why"
         write(self._store, self._refuse, id, record, self._store.prepare(_encode_error(error)))
-        self.end_bell.ring()
+        self._has_ended()
 
     def _refuse(self, txn: Any, id: str, record: _Record, result: bytes | Blob) -> None:
         queued, known = self._delete_waiting(txn, id, record), txn.get(self._key(_RECORD, id)) is not None
@@ -239,7 +242,7 @@ class _Ledger(_Waiting):
                output: int = 0) -> str | None:
         "Record how a call ended, after an exception of `kinds`, and claim the next one of the environment `more` in the same commit"
         next = write(self._store, self._finish, process, id, status, result, more, kinds, output)
-        self.end_bell.ring()
+        self._has_ended()
         return next
 
     def _finish(self, txn: Any, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None, kinds: tuple[str, ...],
@@ -254,8 +257,8 @@ class _Ledger(_Waiting):
         try: status = write(self._store, self._cancel, id)
         except KeyError: raise self._no_longer(id) from None
         if status == 'cancelled':
-            self.end_bell.ring()
             settle(self, id)
+            self._has_ended()
         return status
 
     def _cancel(self, txn: Any, id: str) -> str:
@@ -291,7 +294,18 @@ class _Ledger(_Waiting):
         self._put_record(txn, id, again)
         self._put_waiting(txn, id, again)
 
+    _unpruned = 0, 0  # calls that this process has ended since it last looked at what is kept, and their bytes
+
+    def _has_ended(self) -> None:
+        "Wake those who wait for a call to end, and see to what is kept once enough has ended here"
+        self.end_bell.ring()
+        calls, size = self._unpruned
+        if calls < _PRUNE_EVERY and (size < _BIG or size < self.keep_bytes/_PRUNE_EVERY): return
+        if open_transaction() is not None: return  # a later one does it: what is unlinked does not come back with a rollback
+        with suppress(StorageFullError): prune(self)  # else the supervisor tries again
+
     def _add_total(self, txn: Any, calls: int, size: int) -> None:
+        if calls > 0: self._unpruned = self._unpruned[0] + calls, self._unpruned[1] + size
         before = _TOTALS.unpack(txn.get(self._key(_TOTAL, '')) or bytes(_TOTALS.size))
         txn.put(self._key(_TOTAL, ''), _TOTALS.pack(before[0] + calls, before[1] + size), freeing=True)
 
@@ -300,8 +314,8 @@ class _Ledger(_Waiting):
         they were"""
         dead = [p for p in self.running() if not self.site.alive.is_alive(p)]
         ended = [id for p in dead if (id := write(self._store, self._sweep, p, reasons, environment))]
-        self.end_bell.ring()  # also for those who ended their call and died before they rang
         for id in ended: settle(self, id)
+        self._has_ended()  # rings also for those who ended their call and died before they rang
         return len(ended)
 
     def _sweep(self, txn: Any, process: str, reasons: Mapping[int, str], environment: bytes) -> str:
@@ -360,10 +374,11 @@ def settle(ledger: _Ledger, id: str) -> None:
 
 # %% ../nbs/04f_ledger.ipynb #39b864af
 _PRUNED = 256      # calls that are removed in one commit
-_PRUNE_EVERY = 64  # calls after which a worker looks whether there are too many
 
 def prune(ledger: _Ledger) -> int:
-    "Remove the calls that ended first, as long as there are too many, or they are too old or too big; returns how many"
+    """Remove the calls that ended first, as long as there are too many, or they are too old or too big; returns how many. The last one
+    to end is never too big"""
+    ledger._unpruned = 0, 0
     limits = ledger.keep_traces, ledger.keep_bytes, time.time() - 86400*ledger.keep_days
     removed = 0
     while excess := read(ledger._store, _excess, ledger, *limits):
@@ -381,7 +396,7 @@ def _excess(txn: Any, zero_copy: bool, ledger: _Ledger, traces: int, size: int, 
     calls, kept = _TOTALS.unpack(txn.get(ledger._key(_TOTAL, '')) or bytes(_TOTALS.size))
     found: list[tuple[str, _Record]] = []
     for key, bytes_ in islice(ledger._scan(txn, _ENDED), _PRUNED):
-        if calls <= traces and kept <= size and _TIME.unpack(key[:8])[0] >= before*1e6: break
+        if calls <= traces and (kept <= size or calls == 1) and _TIME.unpack(key[:8])[0] >= before*1e6: break
         calls, kept, id = calls - 1, kept - _TIME.unpack(bytes_)[0], key[8:].decode()
         found.append((id, _Record(*ledger._load(txn, False, _RECORD, id))))
     return found

@@ -19,7 +19,7 @@ from .functions import OwnModules
 from .tasks import Task, _functions, _import_path, _perform, _worker
 from .calls import _Record, Runner, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _kinds, _name_of, set_runner
 from .output import _keep_output, _output_path
-from .ledger import _ledger, _PRUNE_EVERY, prune, settle, sweep_output
+from .ledger import _ledger, prune, settle, sweep_output
 from .delivery import keep_house
 from .progress import _inside, _watch_tqdm
 
@@ -196,7 +196,7 @@ class Worker(_Running):
         self.leaving, self.outcome = leaving, None
         if status != 'finished' and self.record.options: self.call()  # another may have to wait until it is due again
         if self.given or self.record.outbox: settle(self.ledger, id)
-        if not self.ran % _PRUNE_EVERY: prune(self.ledger)
+        if leaving: prune(self.ledger)  # what it has ended since it last did is counted by nobody else
         return True
 
     def take(
