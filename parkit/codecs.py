@@ -4,14 +4,17 @@
 
 # %% ../nbs/00_codecs.ipynb #b0b4ae15
 from __future__ import annotations
-import math, pickle, struct, sys
+import functools, math, pickle, struct, sys, threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
+from enum import Enum
 from functools import lru_cache
 from pathlib import PosixPath, PurePosixPath
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Union
 from uuid import UUID
+from weakref import WeakKeyDictionary
+from .by_value import TYPE_NAMES, find_class, identity_of, keep_class, module_of, slots_of
 
 # %% auto #0
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
@@ -159,7 +162,6 @@ def _plain_pickle(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes | Non
 
 # %% ../nbs/00_codecs.ipynb #50805948
 _types: dict[str, list[type]] = {}  # registered name -> classes, the newest last
-_names: dict[type, str] = {}        # class -> registered name
 _openers: dict[str, list[Callable[..., Any]]] = {}  # kind of reference -> functions that resolve it, the newest last
 
 # %% ../nbs/00_codecs.ipynb #80868dfd
@@ -172,7 +174,7 @@ def _newest(candidates: list[Any]) -> Any:
 def register_type(cls: type, name: str) -> None:
     "Store `cls` as `name` from now on, wherever it is met in a pickle"
     _types.setdefault(name, []).append(cls)
-    _names[cls] = name
+    TYPE_NAMES[cls] = name
 
 # %% ../nbs/00_codecs.ipynb #ab6e748f
 def registered_type(name: str) -> type:
@@ -185,8 +187,7 @@ def registered_type(name: str) -> type:
 # %% ../nbs/00_codecs.ipynb #ca705b5b
 def type_name(cls: type) -> str:
     "The name `cls` is stored by: its registered name, else its module and qualified name"
-    module = '__main__' if cls.__module__ == '__mp_main__' else cls.__module__  # a spawned child's name for `__main__`
-    return _names.get(cls) or f'{module}.{cls.__qualname__}'
+    return TYPE_NAMES.get(cls) or f'{module_of(cls)}.{cls.__qualname__}'
 
 # %% ../nbs/00_codecs.ipynb #90081400
 def register_opener(kind: str, opener: Callable[..., Any]) -> None:
@@ -200,34 +201,125 @@ def recall(kind: str, *args: Any) -> Any:
     return _newest(_openers[kind])(*args)
 
 # %% ../nbs/00_codecs.ipynb #c0de7e51
-def _code(version: tuple[int, ...], *parts: Any) -> CodeType:
-    "A code object; one that another version of Python has made would crash this one, or worse"
+def _check_python(version: tuple[int, ...]) -> None:
+    "Raise `DecodeError` unless this Python can run code of that version"
     if version != sys.version_info[:2]:
         raise DecodeError('this function or class was stored by Python {}.{}, whose code Python {}.{} cannot run'
                           .format(*version, *sys.version_info))
+
+def _code(version: tuple[int, ...], *parts: Any) -> CodeType:
+    _check_python(version)
     return CodeType(*parts)
 
 # %% ../nbs/00_codecs.ipynb #cc1a07f3
-@lru_cache(1)
-def _cloud_pickler() -> type[pickle.Pickler]:
-    "cloudpickle's pickler, taught to name registered types (made at first use: the import takes 30 ms)"
+_unfinished: dict[int, tuple[type, str]] = {}  # classes being made: by `id`, the class and its identity
+
+def _load_class(version: tuple[int, ...], identity: str, module: str, qualname: str, definition: bytes) -> type:
+    "Return the class of that identity; its definition is looked at only if there is none"
+    found = find_class(identity, module, qualname)
+    if found is not None: return found
+    _check_python(version)
+    with _making: return find_class(identity, module, qualname) or pickle.loads(definition)
+
+_making = threading.RLock()  # two threads that meet a class at once get one class
+
+def _begin_class(version: None, identity: str, module: str, qualname: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:
+    "Return the class of that identity or, if there is none, an empty one for `_fill_class`"
+    found = find_class(identity, module, qualname)
+    if found is not None: return found
+    made = make(*args)
+    _unfinished[id(made)] = made, identity
+    return made
+
+def _fill_class(cls: type, state: Any) -> None:
+    "Give a class that has just been begun its attributes; leave any other alone"
+    _, identity = _unfinished.get(id(cls), (None, ''))
+    if not identity: return
     import cloudpickle
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, type) and obj in _names: return registered_type, (_names[obj],)
-            if type(obj) is CodeType and obj is not _code.__code__:
-                return _code, (sys.version_info[:2], *self.dispatch_table[CodeType](obj)[1])
-            return super().reducer_override(obj)
-    return Pickler
+    cloudpickle.cloudpickle._class_setstate(cls, state)
+    keep_class(identity, cls)
+    del _unfinished[id(cls)]
+
+class _ThisPython:
+    "Pickled as a check that comes before what follows it"
+    def __reduce__(self) -> Any: return _check_python, (sys.version_info[:2],)
+
 
 # %% ../nbs/00_codecs.ipynb #d2f2c089
-def _cloud_pickle(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
+_definitions: WeakKeyDictionary[type, tuple[str, bytes]] = WeakKeyDictionary()  # class -> its identity and its definition
+
+def _definition(cls: type, identity: str) -> bytes:
+    "The pickle of a class, made once for each identity that it has had"
+    found = _definitions.get(cls)
+    if found is None or found[0] != identity: found = _definitions[cls] = identity, _cloud_dumps(cls, None, apart=False)
+    return found[1]
+
+# %% ../nbs/00_codecs.ipynb #5bd7095a
+def _bases_of(bases: tuple[Any, ...]) -> tuple[Any, ...]:
+    "Bases from which a class with slots can be begun: `NamedTuple` would make fields of its own"
+    import typing
+    return tuple(tuple if b is typing.NamedTuple else b for b in bases)
+
+def _cached_property(function: Any, name: str | None) -> functools.cached_property[Any]:
+    "Make a cached property; before Python 3.12 it holds a lock, which cannot be stored"
+    made = functools.cached_property(function)
+    if name: made.__set_name__(object, name)
+    return made
+
+class _HasFunctions(Exception):
+    "A function by value is in a record whose classes were to lie apart"
+
+# %% ../nbs/00_codecs.ipynb #f747d4af
+@lru_cache(1)
+def _cloud_pickler() -> type[pickle.Pickler]:
+    "cloudpickle's pickler, taught to name registered types and to identify classes (made at first use: the import takes 30 ms)"
+    import cloudpickle
+    makers = _check_python, _code, _load_class, _begin_class, _fill_class, _cached_property
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        apart = False  # Does each class lie in a pickle of its own?
+        def reducer_override(self, obj: Any) -> Any:
+            cls = type(obj)
+            if issubclass(cls, type):
+                if obj in TYPE_NAMES: return registered_type, (TYPE_NAMES[obj],)
+                return self.reduce_class(obj)
+            if cls is FunctionType and obj in makers: return NotImplemented  # by name, in the notebook that defines them too
+            if cls is functools.cached_property: return _cached_property, (obj.func, obj.attrname)
+            if cls is CodeType:
+                return _code, (sys.version_info[:2], *self.dispatch_table[CodeType](obj)[1])
+            parts = super().reducer_override(obj)
+            if self.apart and cls is FunctionType and parts is not NotImplemented: raise _HasFunctions
+            return parts
+
+        def reduce_class(self, cls: type) -> Any:
+            parts: Any = super().reducer_override(cls)
+            if parts is NotImplemented or len(parts) < 3: return parts  # it goes by name
+            name = (identity := identity_of(cls)), module_of(cls), cls.__qualname__
+            if self.apart: return _load_class, (sys.version_info[:2], *name, _definition(cls, identity))
+            make, (*args, _, more), (state, slotstate) = parts[:3]  # `_` is the number that cloudpickle gives it in this process
+            slots = slots_of(cls)
+            if '__slots__' in vars(cls) and not issubclass(cls, Enum):
+                args[2:4] = [_bases_of(args[2]), {**args[3], '__slots__': slots}]
+            state = {k: v for k, v in state.items() if k not in slots and k != '__slotnames__'}
+            return _begin_class, (_ThisPython(), *name, make, (*args, None, more)), (state, slotstate), None, None, _fill_class
+    return Pickler
+
+# %% ../nbs/00_codecs.ipynb #60d1e835
+def _cloud_dumps(value: Any, callback: Callable[[pickle.PickleBuffer], Any] | None, apart: bool) -> bytes:
     import io
     file = io.BytesIO()
-    try: _cloud_pickler()(file, 5, buffer_callback=buffers.append).dump(value)
+    pickler: Any = _cloud_pickler()(file, 5, buffer_callback=callback)
+    pickler.apart = apart
+    pickler.dump(value)
+    return file.getvalue()
+
+def _cloud_pickle(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
+    try:
+        try: return _cloud_dumps(value, buffers.append, apart=True)
+        except _HasFunctions:
+            buffers.clear()
+            return _cloud_dumps(value, buffers.append, apart=False)
     except Exception as e:
         raise EncodeError(f'cannot store a value of type {type(value).__qualname__!r}: {e}') from e
-    return file.getvalue()
 
 # %% ../nbs/00_codecs.ipynb #b8ce4966
 def _encode_pickle(value: Any) -> Record:

@@ -4,56 +4,21 @@
 
 # %% ../nbs/04c_functions.ipynb #a7ff9dc2
 from __future__ import annotations
-import copyreg, dis, functools, importlib, inspect, io, linecache, os, pickle, site, sys
-from collections.abc import Callable, Iterator, Mapping
+import functools, importlib, inspect, io, linecache, os, pickle, sys
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from hashlib import sha256
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['BIG', 'is_own_module', 'is_by_value', 'OwnModules', 'Anatomy', 'encode_function', 'big_parts', 'source_of',
-           'signature_of', 'lines_of', 'kind_of', 'Ingredient', 'ingredients', 'is_task_decorator']
+__all__ = ['BIG', 'OwnModules', 'encode_function', 'big_parts', 'source_of', 'signature_of', 'lines_of', 'kind_of', 'Ingredient',
+           'ingredients', 'is_task_decorator']
 
 # %% ../nbs/04c_functions.ipynb #39611ca5
-from .codecs import EncodeError, Record, _cloud_pickler, _names, _with_buffers, as_bytes, encode
-from .objects import Object, _join
-
-# %% ../nbs/04c_functions.ipynb #e216f3df
-@lru_cache(1)
-def _installed() -> tuple[str, ...]:
-    "The folders of the standard library, of installed packages, and of parkit"
-    import sysconfig
-    found = {sysconfig.get_path(p) for p in ('stdlib', 'platstdlib', 'purelib',
-                                             'platlib')} | {*site.getsitepackages(), site.getusersitepackages(), os.path.dirname(__file__)}
-    return tuple({os.path.join(q, '') for p in found if p for q in (p, os.path.realpath(p))})
-
-# %% ../nbs/04c_functions.ipynb #5ca95a17
-@lru_cache(4096)
-def _is_own_file(file: str) -> bool:
-    return (not file.startswith('<') and not os.path.abspath(file).startswith(_installed())
-            and not {'site-packages', 'dist-packages'}.intersection(file.split(os.sep)))
-
-# %% ../nbs/04c_functions.ipynb #d8bd0e6c
-def is_own_module(name: str | None) -> bool:
-    "Whether the module `name` is the user's: neither installed nor of the standard library, nor parkit's, nor the notebook"
-    if name in (None, '__main__', '__mp_main__') or name.partition('.')[0] == 'parkit': return False
-    file = getattr(sys.modules.get(name), '__file__', None)
-    return isinstance(file, str) and _is_own_file(file)
-
-# %% ../nbs/04c_functions.ipynb #e5deadf4
-def _found(o: Any) -> Any:
-    "What a process that imports the module of a function or class finds there by its name"
-    found: Any = sys.modules.get(o.__module__ or '')
-    for part in o.__qualname__.split('.'): found = getattr(found, part, None)
-    return found
-
-# %% ../nbs/04c_functions.ipynb #f4cee96c
-def is_by_value(o: Any) -> bool:
-    "Whether a function or class is stored as its code rather than as its name"
-    if isinstance(o, type) and (o in _names or o.__module__ == 'builtins'): return False
-    if o.__module__ in ('__main__', '__mp_main__') or _found(o) is not o: return True
-    return isinstance(o, FunctionType) and is_own_module(o.__module__)
+from .by_value import (MISSING, TYPE_NAMES, Anatomy, closure_of, find_definition, globals_of, is_by_value, is_own_module, is_users,
+                             used_of)
+from .codecs import EncodeError, Record, _cloud_pickler, _with_buffers, as_bytes
+from .objects import Object
 
 # %% ../nbs/04c_functions.ipynb #f33f1ebc
 class OwnModules:
@@ -86,176 +51,6 @@ def _changed(file: str) -> int:
     "When a file was changed, in nanoseconds; 0 if it is gone"
     try: return os.stat(file).st_mtime_ns
     except OSError: return 0
-
-# %% ../nbs/04c_functions.ipynb #40be6b33
-@lru_cache(4096)
-def _global_names(code: CodeType) -> tuple[str, ...]:
-    "The globals that the code names, sorted"
-    found = {i.argval for i in dis.get_instructions(code) if i.opname in ('LOAD_GLOBAL', 'STORE_GLOBAL', 'DELETE_GLOBAL')
-             or i.opname == 'LOAD_NAME' and code.co_name != '<module>'}
-    for c in code.co_consts:
-        if isinstance(c, CodeType): found |= {*_global_names(c)}
-    return tuple(sorted(found))
-
-# %% ../nbs/04c_functions.ipynb #a17a63fc
-@lru_cache(4096)
-def _all_names(code: CodeType) -> frozenset[str]:
-    "All names in the code, attributes too"
-    return frozenset(code.co_names).union(*(_all_names(c) for c in code.co_consts if isinstance(c, CodeType)))
-
-# %% ../nbs/04c_functions.ipynb #f8067692
-_MISSING: Any = type('Missing', (), {'__repr__': lambda self: 'nothing'})()
-
-def _globals_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    "The globals that a function names, and what they are"
-    for name in _global_names(function.__code__):
-        value = function.__globals__.get(name, _MISSING)
-        if value is not _MISSING or not hasattr(_BUILTINS, name): yield name, value
-
-_BUILTINS: Any = importlib.import_module('builtins')
-
-# %% ../nbs/04c_functions.ipynb #cf32a099
-def _is_filled(cell: Any) -> bool:
-    "Whether a closure's variable has a value yet"
-    try: cell.cell_contents
-    except ValueError: return False
-    return True
-
-def _closure_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    "The variables of a closure, and what they are"
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-        yield name, cell.cell_contents if _is_filled(cell) else _MISSING
-
-# %% ../nbs/04c_functions.ipynb #e383d1d3
-def _is_own(o: Any) -> bool:
-    "Whether it is a module of the user's"
-    return isinstance(o, ModuleType) and is_own_module(o.__name__)
-
-def _used_of(function: FunctionType, module: ModuleType) -> dict[str, Any]:
-    "What a function may use of a module of the user's: all in it that has one of the names in the function's code"
-    return {name: vars(module)[name] for name in sorted(_all_names(function.__code__)) if name in vars(module)
-            and not name.startswith('__')}
-
-# %% ../nbs/04c_functions.ipynb #d6ff61cf
-def _code_parts(code: CodeType) -> list[Any]:
-    "What makes a code object do what it does, without file names and line numbers"
-    def part(c: Any) -> Any:
-        if isinstance(c, CodeType): return _code_parts(c)
-        return sorted(map(repr, c)) if isinstance(c, frozenset) else (type(c).__name__, repr(c))
-    return [code.co_name, code.co_code.hex(), list(map(part, code.co_consts)), code.co_names, code.co_varnames, code.co_freevars,
-            code.co_cellvars,
-            code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags]
-
-# %% ../nbs/04c_functions.ipynb #177900e7
-_SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes, type(...)))
-_SKIPPED = frozenset(('__dict__', '__weakref__', '__module__', '__firstlineno__', '__static_attributes__', '__annotate__',
-                      '__annotate_func__', '__annotations_cache__'))
-
-# %% ../nbs/04c_functions.ipynb #fb3dcf73
-class Anatomy:
-    "What a function is made of, as far as that is stored by value"
-    def __init__(
-        self,
-        function: Callable[..., Any],  # Read at once; `changed` compares with what it was
-    ) -> None:
-        self.names: list[tuple[Mapping[str, Any], str, Any]] = []
-        self.codes: list[tuple[FunctionType, CodeType, Any, Any]] = []
-        self.own = function.__name__ if isinstance(function, FunctionType) else ''  # its name means the task
-        self.root, self._hash, self._seen = function, sha256(), dict[int, tuple[int, Any]]()
-        try: self._add(function)
-        except RecursionError: self._note('deep')
-        self.version = self._hash.hexdigest()[:12]
-        self._seen.clear()
-
-    def changed(self) -> bool:
-        "Whether something that the version depends on has been bound to something else"
-        for names, name, value in self.names:
-            if names.get(name, _MISSING) is not value: return True
-        for function, code, defaults, keywords in self.codes:
-            if function.__code__ is not code or function.__defaults__ is not defaults or function.__kwdefaults__ is not keywords:
-                return True
-        return False
-
-    def _note(self, *parts: Any) -> None: self._hash.update(repr(parts).encode('utf-8', 'surrogatepass') + b'\n')
-
-    def _apart(self, value: Any) -> str:
-        "The digest of one value, for what has no order"
-        outer, self._hash = self._hash, sha256()
-        self._add(value)
-        found, self._hash = self._hash.hexdigest(), outer
-        return found
-
-    def _add(self, o: Any) -> None:
-        "Add one value to the hash"
-        cls = type(o)
-        if cls in _SCALARS: return self._note(cls.__name__, o)
-        if o is _MISSING: return self._note('missing')
-        if id(o) in self._seen: return self._note('again', self._seen[id(o)][0])
-        self._seen[id(o)] = len(self._seen), o  # kept, lest another object get its id
-        if cls in (tuple, list): self._note(cls.__name__, len(o)); return self._add_all(o)
-        if cls is dict: self._note('dict', len(o)); return self._add_all(x for item in o.items() for x in item)
-        if cls in (set, frozenset):
-            return self._note(cls.__name__, sorted(map(repr, o) if all(type(x) in _SCALARS for x in o) else map(self._apart, o)))
-        if cls is FunctionType: return self._add_function(o)
-        if cls is CodeType: return self._note(_code_parts(o))
-        if cls is CellType: return self._add(o.cell_contents if _is_filled(o) else _MISSING)
-        if isinstance(o, type): return self._add_class(o)
-        if isinstance(o, ModuleType): return self._note('module', o.__name__)
-        if isinstance(o, Object): return self._note('object', str(o.uuid))
-        self._add_other(o)
-
-    def _add_all(self, many: Any) -> None:
-        for o in many: self._add(o)
-
-    def _add_function(self, f: FunctionType) -> None:
-        if not is_by_value(f): return self._note('function', f.__module__, f.__qualname__)
-        self.codes.append((f, f.__code__, f.__defaults__, f.__kwdefaults__))
-        self._note('code', _code_parts(f.__code__))
-        self._add_all((f.__defaults__, f.__kwdefaults__, sorted(map(repr, f.__annotations__.items())),
-                       {k: v for k, v in f.__dict__.items() if k != '__wrapped__'}))
-        for name, value in _closure_of(f):
-            if name != self.own: self._note(name); self._add(value)
-        for name, value in _globals_of(f):
-            if name == self.own and f.__globals__ is self.root.__globals__: continue  # type: ignore[attr-defined]
-            self.names.append((f.__globals__, name, value))
-            self._note(name)
-            self._add(value)
-            if _is_own(value): self._add_module(f, value, frozenset())
-
-    def _add_module(self, f: FunctionType, module: ModuleType, outer: frozenset[str]) -> None:
-        "Add what a function uses of a module, and of the modules in that"
-        used, outer = _used_of(f, module), outer | {module.__name__}
-        self._add_used(used, vars(module))
-        for value in used.values():
-            if _is_own(value) and value.__name__ not in outer: self._add_module(f, value, outer)
-
-    def _add_used(self, used: Mapping[str, Any], names: Mapping[str, Any]) -> None:
-        for name, value in used.items():
-            self.names.append((names, name, value))
-            self._note(name)
-            self._add(value)
-
-    def _add_class(self, cls: type) -> None:
-        self._note('class', cls.__module__, cls.__qualname__)
-        if not is_by_value(cls): return
-        self._add_all(cls.__bases__)
-        self._add_used({k: v for k, v in sorted(vars(cls).items()) if k not in _SKIPPED}, vars(cls))
-
-    def _add_other(self, o: Any) -> None:
-        "Anything else: as its content where pickle takes it to pieces, whatever the files of the cells are called"
-        self._note('instance')
-        if isinstance(o, (classmethod, staticmethod)): return self._add(o.__func__)
-        if isinstance(o, property): return self._add_all((o.fget, o.fset, o.fdel))
-        if isinstance(o, MethodType): return self._add_all((o.__func__, o.__self__))
-        if isinstance(o, functools._lru_cache_wrapper): return self._add_all((o.__wrapped__, o.cache_parameters()))
-        try:
-            if type(o).__module__.partition('.')[0] == 'numpy': return self._note(sha256(_join(encode(o))).hexdigest())
-            reduce = copyreg.dispatch_table.get(type(o))
-            parts: Any = reduce(o) if reduce else o.__reduce_ex__(4)
-        except RecursionError: raise
-        except Exception: return self._add(type(o))  # storing it will say what is wrong
-        if isinstance(parts, str): return self._note(parts)
-        self._add_all(list(part) if i in (3, 4) and part is not None else part for i, part in enumerate(parts[:5]))
 
 # %% ../nbs/04c_functions.ipynb #c4844739
 class _Used(NamedTuple):
@@ -308,15 +103,15 @@ def _function_pickler() -> Any:
         def reduce_function(self, f: FunctionType) -> Any:
             parts = self._dynamic_function_reduce(f)
             slots = parts[2][1]
-            found = {k: v for k, v in _globals_of(f) if v is not _MISSING and not (f is self.root and k == self.own)}
-            slots['__globals__'] = {k: self.used(f, v, frozenset()) if _is_own(v) else v
+            found = {k: v for k, v in globals_of(f) if v is not MISSING and not (f is self.root and k == self.own)}
+            slots['__globals__'] = {k: self.used(f, v, frozenset()) if is_users(v) else v
                                     for k, v in self.shown(f.__module__, found).items()}
             return parts
 
         def used(self, f: FunctionType, module: ModuleType, outer: frozenset[str]) -> _Used:
             if module.__name__ in outer: return _Used(module, {})
             outer |= {module.__name__}
-            return _Used(module, {k: self.used(f, v, outer) if _is_own(v) else v for k, v in _used_of(f, module).items()})
+            return _Used(module, {k: self.used(f, v, outer) if is_users(v) else v for k, v in used_of(f, module).items()})
 
         def shown(self, module: str, names: dict[str, Any]) -> dict[str, Any]:
             return {k: _Named(module, k) if (module, k) in self.by_name else v for k, v in names.items()}
@@ -349,18 +144,18 @@ class _Culprit(NamedTuple):
 # %% ../nbs/04c_functions.ipynb #16075bd9
 def _parts_of_module(f: FunctionType, module: ModuleType, outer: frozenset[str]) -> Iterator[_Culprit]:
     outer |= {module.__name__}
-    for name, value in _used_of(f, module).items():
-        if not _is_own(value): yield _Culprit(f, 'global', name, value, module.__name__)
+    for name, value in used_of(f, module).items():
+        if not is_users(value): yield _Culprit(f, 'global', name, value, module.__name__)
         elif value.__name__ not in outer: yield from _parts_of_module(f, value, outer)
 
 def _parts_of(f: FunctionType, own: str) -> Iterator[_Culprit]:
     "What is stored with a function"
-    for name, value in _globals_of(f):
-        if value is _MISSING or name == own: continue
-        if _is_own(value): yield from _parts_of_module(f, value, frozenset())
+    for name, value in globals_of(f):
+        if value is MISSING or name == own: continue
+        if is_users(value): yield from _parts_of_module(f, value, frozenset())
         else: yield _Culprit(f, 'global', name, value, f.__module__)
-    for name, value in _closure_of(f):
-        if value is not _MISSING: yield _Culprit(f, 'closure variable', name, value, '')
+    for name, value in closure_of(f):
+        if value is not MISSING: yield _Culprit(f, 'closure variable', name, value, '')
     for name, p in inspect.signature(f, follow_wrapped=False).parameters.items():
         if p.default is not p.empty: yield _Culprit(f, 'default', name, p.default, '')
 
@@ -416,7 +211,7 @@ def big_parts(
 ) -> list[str]:
     "Which globals and closure variables make the record of a function big, and how big each is"
     if size < BIG: return []
-    found = {(p.kind, p.name): len(_pickled(p.value, None, '')) for f, *_ in anatomy.codes
+    found = {(p.kind, p.name): len(_pickled(p.value, None, '')) for f in anatomy.functions
              for p in _parts_of(f, anatomy.own) if not _fails(p.value, frozenset())}
     return [f'the {kind} {name!r} ({n/1e6:.1f} MB)' for (kind, name), n in found.items() if n > BIG]
 
@@ -491,7 +286,7 @@ def _collect(o: Any, own: str, found: dict[str, Ingredient], seen: set[int]) -> 
     "Add what a function or class names, and what that names, before it"
     seen.add(id(o))
     for name, value in _named_in(o).items():
-        if value is _MISSING or name == own or name in found: continue
+        if value is MISSING or name == own or name in found: continue
         if isinstance(value, (FunctionType, type)) and is_by_value(value) and not is_own_module(value.__module__):
             if id(value) in seen: continue
             _collect(value, own, found, seen)
@@ -504,7 +299,7 @@ def _named_in(o: Any) -> dict[str, Any]:
     functions = ([o] if isinstance(o, FunctionType)
                  else [f for v in vars(o).values() if isinstance(f := getattr(v, '__func__', v), FunctionType)] if isinstance(o, type)
                  else [])
-    found = {name: value for f in functions for name, value in (*_globals_of(f), *_closure_of(f)) if name != '__class__'}
+    found = {name: value for f in functions for name, value in (*globals_of(f), *closure_of(f)) if name != '__class__'}
     names = functions[0].__globals__ if functions else vars(sys.modules.get(getattr(o, '__module__', None) or '', sys))
     try: tree = ast.parse(source_of(o)).body[0]
     except (SyntaxError, IndexError): return found
@@ -531,12 +326,12 @@ def _ingredient(name: str, value: Any) -> Ingredient:
         return (Ingredient(name, 'source', source + alias) if known
                 else Ingredient(name, 'missing', 'is defined by no def or class whose source is known'))
     module, of = getattr(value, '__module__', None), getattr(value, '__qualname__', '')
-    if isinstance(module, str) and of.isidentifier() and _found(value) is value:
+    if isinstance(module, str) and of.isidentifier() and find_definition(value) is value:
         return Ingredient(name, 'import', f'from {module} import {of}' + (f' as {name}' if of != name else ''))
     return _value_ingredient(name, value)
 
 def _object_ingredient(name: str, o: Object) -> Ingredient:
-    cls = _names.get(type(o), '')
+    cls = TYPE_NAMES.get(type(o), '')
     if o.path is None or not cls.startswith('parkit.'):
         return Ingredient(name, 'missing', f'is a {type(o).__name__} that cannot be opened by a name')
     return Ingredient(name, 'task', o.name or '') if cls == 'parkit.Task' else Ingredient(name, 'object', f'{name} = {cls}({o.path!r})')

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import groupby, islice
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
-from weakref import WeakKeyDictionary
+from .by_value import identity_of
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type,
                            registered_type, split_key, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
@@ -91,16 +91,16 @@ def _import_class(name: str) -> type | None:
     return None
 
 # %% ../nbs/03_objects.ipynb #f06877f6
-_class_records: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
+_IDENTITY = 32  # bytes of a class's identity, with which its record begins
 
 def _class_key(name: str) -> bytes: return CLASSES + name.encode()[-400:]
 
 # %% ../nbs/03_objects.ipynb #2a1594cf
 def _save_class(txn: Any, cls: type) -> None:
     "Store the code of `cls` unless that is what is stored"
-    if cls not in _class_records: _class_records[cls] = _join(encode(cls))
-    key, record = _class_key(type_name(cls)), _class_records[cls]
-    if txn.get(key) != record: txn.put(key, record)
+    key, identity = _class_key(type_name(cls)), identity_of(cls).encode()
+    found = txn.get(key)
+    if found is None or not found.startswith(identity): txn.put(key, identity + _join(encode(cls)))
 
 # %% ../nbs/03_objects.ipynb #22ac3209
 def _class_of(txn: Any, name: str) -> type[Object]:
@@ -108,7 +108,7 @@ def _class_of(txn: Any, name: str) -> type[Object]:
     found = _import_class(name)
     if found is None:
         data = txn.get(_class_key(name))
-        try: found = None if data is None else decode(data)
+        try: found = None if data is None else decode(data[_IDENTITY:])
         except Exception: return Unknown  # code that needs what this process lacks; the object is listed with its type
     return found if isinstance(found, type) and issubclass(found, Object) else Unknown
 
@@ -597,6 +597,7 @@ class Object(_Writing):
         return recall, ('object', self.site.path, self._store.namespace, self._oid, self._uuid, type_name(type(self)))
     def __eq__(self, other: object) -> bool: return isinstance(other, Object) and other._uuid == self._uuid
     def __hash__(self) -> int: return hash(self._uuid)
+    def __parkit_identity__(self) -> str: return str(self.uuid)
 
     def drop(self) -> None:
         "Remove the object and all it holds; other references to it then raise `ObjectNotFoundError`"

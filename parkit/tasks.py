@@ -23,7 +23,8 @@ from .ledger import _ledger, _Ledger
 from .delivery import _post
 from .progress import _inside
 from .tracing import AsyncTrace, _open_stream, traces
-from .functions import (Anatomy, Ingredient, _is_filled, big_parts, encode_function, ingredients, is_by_value, kind_of, lines_of,
+from .by_value import Anatomy, is_by_value, is_filled
+from .functions import (Ingredient, big_parts, encode_function, ingredients, kind_of, lines_of,
                               signature_of, source_of)
 from .transactions import open_transaction, read, wait_until, watch, write, write_new
 
@@ -171,7 +172,7 @@ def _with_itself(function: Callable[..., Any], task: Any) -> Callable[..., Any]:
     if code is None: return function
     if function.__qualname__ == name: function.__globals__.setdefault(name, task)  # type: ignore[attr-defined]
     for variable, cell in zip(code.co_freevars, function.__closure__ or ()):  # type: ignore[attr-defined]
-        if variable == name and not _is_filled(cell): cell.cell_contents = task
+        if variable == name and not is_filled(cell): cell.cell_contents = task
     return function
 
 # %% ../nbs/05_tasks.ipynb #ac10f9d3
@@ -575,7 +576,7 @@ def _code_version(function: Callable[..., Any]) -> str:
 def _prepare(store: Store, anatomy: Anatomy, name: str) -> tuple[_Facts, list[bytes | Blob]]:
     "What is known of a function, and the records of that and of the function; warns of big parts"
     f = anatomy.root
-    by_value = bool(anatomy.codes) or is_by_value(type(f))
+    by_value = bool(anatomy.functions) or is_by_value(type(f))
     facts = _Facts(anatomy.version, time.time(), getattr(f, '__name__', name), signature_of(f), inspect.getdoc(f), source_of(f), kind_of(f),
                    sys.version_info[:2] if by_value else None, _environment(), tuple(_import_path()),
                    tuple(map(tuple, ingredients(anatomy))) if by_value else ())
