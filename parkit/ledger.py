@@ -24,7 +24,8 @@ __all__ = ['TRACES', 'settle', 'prune', 'sweep_output']
 
 # %% ../nbs/04f_ledger.ipynb #5af64256
 # in the order in which they lie on disk, those that each commit changes together, so that it writes few pages
-_RUNNING, _TOTAL, _CANCEL, _DELAYED, _QUEUED, _RECORD, _CALL, _RESULT, _ENDED, _PROGRESS, _CONTEXT = (bytes((c,)) for c in b'abcdefghijk')
+(_RUNNING, _TOTAL, _CANCEL, _DELAYED, _QUEUED, _RECORD, _CALL, _RESULT, _ENDED, _PROGRESS, _CONTEXT,
+ _WORKER) = (bytes((c,)) for c in b'abcdefghijkl')
 TRACES = '_traces'  # the namespace of the ledger
 _TIME, _TOTALS = struct.Struct('>Q'), struct.Struct('>QQ')  # microseconds since the epoch; calls and bytes
 
@@ -83,12 +84,14 @@ def _place(record: _Record) -> bytes:
     "Where a call waits: with those of its environment and priority, before those around which fewer calls are"
     return record.environment + bytes((127 - record.how.priority, 255 - min(record.depth, 255)))
 
+_PLACE = 10  # bytes of it
+
 class _Waiting(_Entries):
     "The queue, and the calls that are to wait until they are due"
     def _put_waiting(self, txn: Any, id: str, record: _Record) -> None:
         place = _place(record)
-        if record.due is None: txn.put(self._oid + _ENTRY + _QUEUED + place + id.encode(), b'')
-        else: txn.put(self._oid + _ENTRY + _DELAYED + _TIME.pack(int(record.due*1e6)) + id.encode(), place)
+        if record.due is None: txn.put(self._oid + _ENTRY + _QUEUED + place + id.encode(), record.context)
+        else: txn.put(self._oid + _ENTRY + _DELAYED + _TIME.pack(int(record.due*1e6)) + id.encode(), place + record.context)
         self._count(txn, 1, record.due is not None, changed=1)
 
     def _delete_waiting(self, txn: Any, id: str, record: _Record) -> bool:
@@ -104,16 +107,16 @@ class _Waiting(_Entries):
         "Put what is due into the queue"
         due = list(islice(self._scan(txn, _DELAYED, before=_TIME.pack(int(now*1e6) + 1)), 1000))
         if not due: return
-        for key, place in due:
+        for key, value in due:
             txn.delete(self._oid + _ENTRY + _DELAYED + key)
-            txn.put(self._oid + _ENTRY + _QUEUED + place + key[8:], b'', freeing=True)
+            txn.put(self._oid + _ENTRY + _QUEUED + value[:_PLACE] + key[8:], value[_PLACE:], freeing=True)
         self._count(txn, 0, -len(due))
 
     def _first(self, txn: Any, zero_copy: bool, environment: bytes) -> str | None:
         at = self._oid + _ENTRY + _QUEUED
         end = at + environment + b'\xff'*9 if environment else at[:-1] + bytes((_QUEUED[0] + 1,))
         key = self._store.first_key(txn, at + environment, end)
-        return None if key is None else key[len(at) + 10:].decode()
+        return None if key is None else key[len(at) + _PLACE:].decode()
 
     def _waits(self, txn: Any, zero_copy: bool, environment: bytes, now: float) -> bool:
         "Whether there is, or may be, a call that can be run now"
@@ -147,6 +150,58 @@ class _Waiting(_Entries):
         return read(self._store, self._read_head).size
 
 # %% ../nbs/04f_ledger.ipynb #cddc1215
+_PATIENCE = 1.0  # seconds for which a worker may pass over the call that is first in line
+_NEAR = 64       # calls among which it looks for one of its context
+_NOWHERE = bytes(16)  # the context of a worker that has run no call yet
+
+class _Choosing(_Waiting):
+    "Which call a worker takes, by the caller's context that it is in"
+    _noted = b''      # in a worker, the key of its entry
+    _first_in_line = b'', 0.0  # the call that this worker has passed over, and since when
+    _left = False   # was a call left to another worker by this process, when it last asked for one?
+
+    def _note_worker(self, txn: Any, process: str, environment: bytes, context: bytes) -> None:
+        "Note the context that a worker is in, where the others see it"
+        at = self._oid + _ENTRY + _WORKER + environment + (context or _NOWHERE) + process.encode()
+        if at == self._noted: return
+        if self._noted: txn.delete(self._noted)
+        txn.put(at, b'', freeing=True)
+        txn.then += (partial(setattr, self, '_noted', at),)
+
+    def _forget_workers(self) -> None:
+        "Remove what dead workers have noted"
+        keys = read(self._store, lambda txn, zero_copy: [key for key, _ in self._scan(txn, _WORKER)])
+        dead = [key for key in keys if not self.site.alive.is_alive(key[24:].decode())]
+        if dead: write(self._store, lambda txn: [txn.delete(self._oid + _ENTRY + _WORKER + key) for key in dead])
+
+    def _next(self, txn: Any, environment: bytes, context: bytes, patient: bool) -> str | None:
+        "The call that a worker in `context` is to take"
+        at = self._oid + _ENTRY + _QUEUED
+        found = self._store.first_key(txn, at + environment, at + environment + b'\xff'*9)
+        if found is None: return None
+        first, wanted = found[len(at):], txn.get(found)
+        if wanted != context:
+            own = self._own(txn, first, context)
+            if own: first = own
+            elif patient and self._suits_another(txn, environment, context, wanted):
+                self._left = True
+                return None
+        return first[_PLACE:].decode()
+
+    def _own(self, txn: Any, first: bytes, context: bytes) -> bytes | None:
+        "A call of a worker's own context that it may take before the `first`; `None` if there is none, or it has done so for long enough"
+        passed, since = self._first_in_line
+        if passed != first: self._first_in_line = first, since = first, time.monotonic()
+        if not context or time.monotonic() - since > _PATIENCE: return None
+        near = islice(self._scan(txn, _QUEUED, first[:_PLACE]), _NEAR)
+        return next((key for key, value in near if value == context), None)
+
+    def _suits_another(self, txn: Any, environment: bytes, context: bytes, wanted: bytes) -> bool:
+        "Whether an idle worker is in the context that is `wanted` or, unless this one has none either, in none"
+        return any(txn.get(self._key(_RUNNING, key[24:].decode())) is None
+                   for place in ([wanted, _NOWHERE] if context else [wanted]) for key, _ in self._scan(txn, _WORKER, environment + place))
+
+# %% ../nbs/04f_ledger.ipynb #62bcb0ce
 _PRUNE_EVERY = 64  # calls after which the process that ends them looks whether there are too many; so with this part of `keep_bytes`
 _BIG = 2**20       # bytes of records for which it does not look: reading the limit costs more than a small call
 
@@ -157,7 +212,7 @@ class _Claimed(NamedTuple):
     call: bytes = b''  # the entry of its arguments
     waiting: int = 0   # how many calls were left in the queue
 
-class _Ledger(_Waiting):
+class _Ledger(_Choosing):
     "The calls of a site: their queue, records, arguments and results"
     keep_traces: int = 100_000  # calls that have ended
     keep_days: float = 30.0    # since they ended
@@ -203,16 +258,26 @@ class _Ledger(_Waiting):
         txn.unlink(txn.get(self._key(_CALL, id)) or b'')
         for kind in (_RECORD, _CALL): txn.delete(self._key(kind, id))
 
-    def claim(self, process: str, environment: bytes, now: float, announced: bool = False) -> str | None:
-        """Take the next call off the queue for `process`, and return its id; one that is `announced` may not be committed yet, so its
-        commit is waited for"""
+    def claim(
+        self,
+        process: str,
+        environment: bytes,
+        now: float,
+        announced: bool = False,       # May a call be about to be committed? Then that is waited for
+        context: bytes | None = None,  # The caller's context that the worker is in, `b''` for none yet; `None` takes the first call
+        patient: bool = True,          # Leave a call to an idle worker that suits it better?
+    ) -> str | None:
+        "Take the next call off the queue for `process`; its id, or `None` if there is none, or it was left to another (`_left`)"
+        self._left = False
         if not announced and not read(self._store, self._waits, environment, now): return None  # the look saves taking the lock
-        return write(self._store, self._claim, process, environment, now)
+        return write(self._store, self._claim, process, environment, now, context, patient)
 
-    def _claim(self, txn: Any, process: str, environment: bytes, now: float) -> str | None:
-        head = self._head(txn)
+    def _claim(self, txn: Any, process: str, environment: bytes, now: float, context: bytes | None = None,
+               patient: bool = True) -> str | None:
+        head, self._left = self._head(txn), False
         if head.first: self._move_due(txn, now)
-        id = self._first(txn, False, environment) if head.size else None
+        if context is not None: self._note_worker(txn, process, environment, context)
+        id = (self._first(txn, False, environment) if context is None else self._next(txn, environment, context, patient)) if head.size else None
         if id is None: return None
         record = _Record(*self._load(txn, False, _RECORD, id))
         self._delete_waiting(txn, id, record)
@@ -239,18 +304,20 @@ class _Ledger(_Waiting):
         return self._claimed.waiting
 
     def finish(self, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None = None, kinds: tuple[str, ...] = (),
-               output: int = 0) -> str | None:
-        "Record how a call ended, after an exception of `kinds`, and claim the next one of the environment `more` in the same commit"
-        next = write(self._store, self._finish, process, id, status, result, more, kinds, output)
+               output: int = 0, context: bytes | None = None) -> str | None:
+        "Record how a call ended, after an exception of `kinds`, and `claim` the next one of the environment `more` in the same commit"
+        next = write(self._store, self._finish, process, id, status, result, more, kinds, output, context)
         self._has_ended()
         return next
 
     def _finish(self, txn: Any, process: str, id: str, status: str, result: bytes | Blob, more: bytes | None, kinds: tuple[str, ...],
-                output: int) -> str | None:
+                output: int, context: bytes | None) -> str | None:
         if txn.get(self._key(_RUNNING, process)) != id.encode(): return None  # someone took us for dead
         record = self.in_hand(id)
         self._end(txn, process, id, record._replace(output=record.output + output), status, result, kinds)
-        return None if more is None else self._claim(txn, process, more, time.time())
+        if more is not None: return self._claim(txn, process, more, time.time(), context)
+        if self._noted: txn.delete(self._noted)  # it leaves
+        return None
 
     def cancel(self, id: str) -> str:
         "End a call that waits, or note that one that runs is to be ended; returns what the status is now. Raises `ObjectNotFoundError`"
@@ -313,6 +380,7 @@ class _Ledger(_Waiting):
         """Mark what dead processes were running as `crashed`, with the reason by pid, in one environment or in all; returns how many
         they were"""
         dead = [p for p in self.running() if not self.site.alive.is_alive(p)]
+        self._forget_workers()
         ended = [id for p in dead if (id := write(self._store, self._sweep, p, reasons, environment))]
         for id in ended: settle(self, id)
         self._has_ended()  # rings also for those who ended their call and died before they rang

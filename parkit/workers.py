@@ -165,6 +165,7 @@ class Worker(_Running):
     max_tasks: int | None = None   # calls after which it leaves
     max_memory: int | None = None  # bytes; if it has more after a call, it leaves
     rested = True  # has it had nothing to do since its last call?
+    choosy = False  # is it one of several, each of which prefers the calls whose context it is in?
     # of a call that is not on record yet: id, status, result, kinds, bytes of output
     outcome: tuple[str, str, Any, tuple[str, ...], int] | None = None
     def __init__(
@@ -188,7 +189,8 @@ class Worker(_Running):
             self.ran += 1
         id, status, result, kinds, output = self.outcome
         leaving = self.leaving or self.is_spent()
-        try: self.claimed = self.ledger.finish(self.process, id, status, result, None if leaving else self.environment, kinds, output)
+        more = None if leaving else self.environment
+        try: self.claimed = self.ledger.finish(self.process, id, status, result, more, kinds, output, self.context if self.choosy else None)
         except StorageFullError as e:
             # which takes up no room; what is small waits for some
             if isinstance(result, Blob): self.outcome = id, *self._unstored(e), output
@@ -202,10 +204,12 @@ class Worker(_Running):
     def take(
         self,
         announced: bool = False,  # May a call be about to be committed, by whoever writes to the ledger now?
+        patient: bool = True,     # Leave a call to an idle worker that suits it better?
     ) -> str | None:
         """Claim the next call; who comes from a rest wakes another worker if more wait, so that to wake one is enough, however many
         calls come"""
-        id = self.ledger.claim(self.process, self.environment, self.clock(), announced)
+        context = self.context if self.choosy else None
+        id = self.ledger.claim(self.process, self.environment, self.clock(), announced, context, patient)
         if id and (self.rested or announced) and self.ledger.waiting: self.call()  # this one has taken the word of the others too
         self.rested = id is None
         return id
@@ -363,6 +367,7 @@ def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, int |
     "The life of a worker process"
     line, signals, watched, supervisor = _line(site), _Signals(signal.SIGTERM), select.poll(), os.getppid()
     worker = Worker(site, call=line.call)
+    worker.choosy = True
     worker.max_tasks, worker.max_memory = limits
     _notes[:] = [notes]
     for fd in (lifeline, signals.fd): watched.register(fd, select.POLLIN)
@@ -391,7 +396,19 @@ def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, int |
 def _rest(worker: Worker, rest: _Rest) -> None:
     "Claim a call, or sleep until there may be one"
     worker.claimed = worker.take(announced=rest.drain())
+    if not worker.claimed and worker.ledger._left: worker.claimed = _leave_to_another(worker)
     if not worker.claimed: rest.wait(worker.pause())
+
+_COURTESY = 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064  # seconds between looks whether the worker that suits a call has taken it
+
+def _leave_to_another(worker: Worker) -> str | None:
+    "Wake another worker, for a call that suits an idle one better; what it has not taken in a moment is claimed after all"
+    worker.call()  # whoever hears it and is not the right one either passes it on
+    for pause in _COURTESY:
+        time.sleep(pause)
+        id = worker.take()
+        if id or not worker.ledger._left: return id
+    return worker.take(patient=False)
 
 # %% ../nbs/06_workers.ipynb #32dd1ad9
 def _replace(site: Site, dead: int) -> None:
