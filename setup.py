@@ -71,5 +71,6 @@ setup(
     entry_points=dict(
         console_scripts=requirements('console_scripts'),
         nbdev=[f'{cfg["lib_path"]}={cfg["lib_path"]}._modidx:d'],
+        pytest11=[f'{cfg["lib_path"]}.testing={cfg["lib_path"]}.testing'],
     ),
 )

@@ -11,8 +11,8 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['BIG', 'OwnModules', 'encode_function', 'big_parts', 'source_of', 'signature_of', 'lines_of', 'kind_of', 'Ingredient',
-           'ingredients', 'is_task_decorator']
+__all__ = ['BIG', 'OwnModules', 'encode_function', 'big_parts', 'source_of', 'signature_of', 'lines_of', 'origin_of', 'are_apart',
+           'kind_of', 'Ingredient', 'ingredients', 'is_task_decorator']
 
 # %% ../nbs/04c_functions.ipynb #39611ca5
 from .by_value import (MISSING, TYPE_NAMES, Anatomy, closure_of, find_definition, globals_of, is_by_value, is_own_module, is_users,
@@ -255,6 +255,49 @@ def lines_of(function: Any) -> tuple[str, list[str]]:
     "The file of a function's code, and that file's lines where other processes cannot read them"
     file = getattr(getattr(function, '__code__', None), 'co_filename', '')
     return file, [] if os.path.exists(file) else linecache.getlines(file)
+
+# %% ../nbs/04c_functions.ipynb #da3313fe
+def origin_of(function: Any) -> str:
+    "The notebook or file in which a function was defined; the working directory where neither is known"
+    while isinstance(function, functools.partial): function = function.func
+    function = inspect.unwrap(function)
+    if not hasattr(function, '__code__'): function = type(function).__call__
+    names, file = getattr(function, '__globals__', {}), getattr(getattr(function, '__code__', None), 'co_filename', '')
+    session = os.environ.get('JPY_SESSION_NAME', '') if names is vars(sys.modules['__main__']) else ''
+    known = ['' if _is_temporary(file) else file, *(names.get(n) or '' for n in ('__file__', '__vsc_ipynb_file__', '__session__')), session]
+    return next((os.path.realpath(f) for f in known if isinstance(f, str) and os.path.isfile(f)), _directory())
+
+def _is_temporary(file: str) -> bool:
+    "Whether a file is the copy that a kernel makes of a cell"
+    return os.path.basename(os.path.dirname(file)).startswith('ipykernel_')
+
+def _directory() -> str:
+    try: return os.path.realpath(os.getcwd())
+    except FileNotFoundError: return ''
+
+# %% ../nbs/04c_functions.ipynb #5349f540
+def are_apart(before: str, now: str) -> bool:
+    "Whether two origins are different notebooks or files, rather than one that was moved or checked out a second time"
+    if before in ('', now) or not now or not os.path.exists(before): return False
+    if any(os.path.isdir(a) and b.startswith(os.path.join(a, '')) for a, b in ((before, now), (now, before))): return False
+    (mine, here), (theirs, there) = _checkout(now), _checkout(before)
+    return here != there or mine.isdisjoint(theirs)
+
+def _checkout(path: str) -> tuple[set[str], str]:
+    "What tells the git repository of a file from others, and the file's place in it; nothing where there is none"
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    top = _git(folder, 'rev-parse', '--show-toplevel')
+    if not top: return set(), ''
+    shared = os.path.realpath(os.path.join(folder, _git(folder, 'rev-parse', '--git-common-dir')))
+    known = {shared.removesuffix('.git'), _git(folder, 'config', '--get', 'remote.origin.url').removesuffix('.git')}
+    return {k.rstrip('/') for k in known if k}, os.path.relpath(path, os.path.realpath(top))
+
+def _git(folder: str, *command: str) -> str:
+    "What git says; nothing if there is no git, or nothing that it could say"
+    import subprocess
+    try: done = subprocess.run(['git', '-C', folder, *command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired): return ''
+    return done.stdout.strip() if not done.returncode else ''
 
 # %% ../nbs/04c_functions.ipynb #f55571c8
 def kind_of(function: Any) -> str:

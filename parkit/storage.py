@@ -1427,8 +1427,15 @@ def set_site(
 ) -> Site:
     "Make the site at `path` the one that this process uses from now on, in all its threads"
     site = path if isinstance(path, Site) else Site(path)
-    _current[:] = [site]
+    _use_site(site)
     return site
+
+def _use_site(site: Site | None) -> None:
+    "Make `site` the one of this process, and tell those who follow it; `None`: whichever is the default when one is next needed"
+    _current[:] = [] if site is None else [site]
+    for switched in _followers: switched(site)
+
+_followers: list[Callable[[Site | None], None]] = []  # called when this process's site is another one
 
 # %% ../nbs/01_storage.ipynb #827bf3ef
 def current_site() -> Site:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from uuid import uuid4
 from weakref import WeakSet
@@ -16,8 +17,8 @@ from .codecs import Buffer, DecodeError, ParkitError
 
 # %% auto #0
 __all__ = ['SAFETY_NET', 'SiteError', 'StorageFullError', 'InvalidNameError', 'ObjectNotFoundError', 'ObjectExistsError',
-           'TransactionError', 'TransactionTimeout', 'open_locked', 'Bell', 'Alarm', 'Listener', 'is_full', 'no_room',
-           'allocate', 'replace_file', 'copy_file']
+           'TransactionError', 'TransactionTimeout', 'is_parkit_frame', 'warn_caller', 'open_locked', 'Bell', 'Alarm',
+           'Listener', 'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file']
 
 # %% ../nbs/00a_system.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -44,6 +45,21 @@ class TransactionTimeout(TransactionError, TimeoutError):
 # %% ../nbs/00a_system.ipynb #0395d8e3
 if sys.platform == 'win32': raise ImportError('parkit needs POSIX locks and memory maps; on Windows, run it under WSL')
 import fcntl
+
+# %% ../nbs/00a_system.ipynb #068d0cec
+def is_parkit_frame(frame: FrameType) -> bool:
+    "Whether a frame runs parkit's code rather than its user's"
+    return str(frame.f_globals.get('__name__')).partition('.')[0] == 'parkit'
+
+def warn_caller(
+    message: str,
+    category: type[Warning] = UserWarning,
+) -> None:
+    "Warn at the innermost line outside parkit"
+    frame = sys._getframe(1)
+    while frame.f_back is not None and (is_parkit_frame(frame) or frame.f_code.co_filename.startswith('<frozen importlib')): frame = frame.f_back
+    warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, frame.f_globals.get('__name__', '<unknown>'),
+                           frame.f_globals.setdefault('__warningregistry__', {}))
 
 # %% ../nbs/00a_system.ipynb #1f15c45f
 class _Fork:

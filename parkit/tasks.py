@@ -4,7 +4,7 @@
 
 # %% ../nbs/05_tasks.ipynb #fcd227e5
 from __future__ import annotations
-import inspect, linecache, os, sys, time, warnings
+import inspect, linecache, os, sys, threading, time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -14,18 +14,19 @@ from queue import Full
 from types import MethodType
 from typing import Any, NamedTuple, overload
 from uuid import uuid4
+from weakref import WeakValueDictionary
 from .codecs import EncodeError, decode, encode, recall, register_opener, register_type
 from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
-from .storage import Blob, Site, Store, current_site
-from .system import InvalidNameError, ObjectNotFoundError, StorageFullError
+from .storage import Blob, Site, Store, _followers, current_site
+from .system import InvalidNameError, ObjectNotFoundError, StorageFullError, warn_caller
 from .calls import TaskError, _attend, _ensure, _environment, _options, _Record
 from .ledger import _ledger, _Ledger
 from .delivery import _post
 from .progress import _inside
 from .tracing import AsyncTrace, _open_stream, traces
 from .by_value import Anatomy, is_by_value, is_filled
-from .functions import (Ingredient, big_parts, encode_function, ingredients, kind_of, lines_of,
-                              signature_of, source_of)
+from .functions import (Ingredient, are_apart, big_parts, encode_function, ingredients, kind_of, lines_of,
+                              origin_of, signature_of, source_of)
 from .transactions import open_transaction, read, wait_until, watch, write, write_new
 
 # %% auto #0
@@ -63,6 +64,7 @@ class _Facts(NamedTuple):
     environment: tuple[bytes, bytes]  # The interpreter it was made with
     path: tuple[str, ...] = ()        # The import path it was made with
     ingredients: tuple[Any, ...] = ()  # What it names, for who writes it out
+    origin: str = ''                   # The notebook or file it was defined in, or else the working directory
 
 # %% ../nbs/05_tasks.ipynb #9102844b
 class Version(NamedTuple):
@@ -100,16 +102,17 @@ class _Definition(Object):
                          'and history() has those there are')
 
     def _define(self, txn: Any, info: _Info, default_sync: bool, facts: _Facts, prepared: list[bytes | Blob], options: tuple[Any, ...] = (),
-                cache: bool = False) -> _State:
-        "Make or renew the task in one commit"
+                cache: bool = False) -> tuple[_State, _Facts | None]:
+        "Make or renew the task in one commit; returns also what was known of the version that this one replaces"
         oid, found, made = self._make(txn, info)
         if found.type != info.type: raise TypeError(f'{TASKS}/{info.name} is a {found.type}, not a {info.type}')
         self._oid, self._uuid = oid, found.uuid
+        before = None if made else self._facts(txn, False)
         state = (_State(False, '', 0, 0, '', None) if made
                  else self._state(txn, False))._replace(default_sync=default_sync, options=options, cache=cache)
         state = self._put_version(txn, state, facts, prepared)
         self._set_metadata(txn, info.metadata)
-        return state
+        return state, before
 
     def _renew(self, txn: Any, facts: _Facts, prepared: list[bytes | Blob]) -> _State:
         state = self._put_version(txn, self._state(txn, False), facts, prepared)
@@ -188,6 +191,28 @@ class _Definer:
 _definers: dict[tuple[str, bytes], _Definer] = {}  # (site, uuid) -> the last one
 
 # %% ../nbs/05_tasks.ipynb #c1a9dede
+class _Meant(NamedTuple):
+    "How a task is defined, on whichever site"
+    function: Callable[..., Any]
+    name: str
+    metadata: Mapping[str, Any] | None
+    default_sync: bool
+    options: tuple[Any, ...]
+    cache: bool
+    places: dict[Site, dict[str, Any]]  # Where it has been defined: what `_PLACE` names
+
+_PLACE = '_store', '_oid', '_uuid', '_name'  # what says which task it is; one that follows has none until it is used on a new site
+_following: WeakValueDictionary[int, Task] = WeakValueDictionary()
+_follow_lock = threading.RLock()
+
+def _switched(site: Site | None) -> None:
+    "Have the tasks that follow the process's site look for their place on it when they are next used"
+    with _follow_lock:
+        for task in list(_following.values()): task._leave(site)
+
+_followers.append(_switched)
+
+# %% ../nbs/05_tasks.ipynb #0f272717
 class Task(_Definition):
     "A shared function; calling it runs its current version, in this process or in a worker"
     def __init__(
@@ -196,6 +221,34 @@ class Task(_Definition):
         /, *,
         site: Site | None = None,  # Where it lies; `None` is this process's site
     ) -> None: self._open(path, False, True, None, site, reserved=_worker[0])  # a worker runs parkit's own tasks too
+
+    _meant: _Meant | None = None  # of one that follows the process's site
+    _first = b''                  # its id on the site where it was defined first
+
+    def _follow(self, meant: _Meant) -> None:
+        "Be the task of whichever site is this process's, from now on"
+        self._meant, self._first = meant, self._uuid
+        _following[id(self)] = self
+
+    def _leave(self, site: Site | None) -> None:
+        "Forget which task it is, if that is one of another site"
+        with _follow_lock:
+            store = vars(self).get('_store')
+            if self._meant is None or store is None or store.site is site: return
+            store.opened.pop(id(self), None)
+            self._meant.places[store.site] = {name: vars(self).pop(name) for name in _PLACE}
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _PLACE or self._meant is None: return super().__getattr__(name)
+        with _follow_lock:
+            site, places = current_site(), self._meant.places
+            if site not in places: places[site] = {k: v for k, v in vars(_define(site.store(TASKS), self._meant)).items() if k in _PLACE}
+            vars(self).update(places[site])
+            self._store.opened[id(self)] = self
+        return vars(self)[name]
+
+    def __eq__(self, other: object) -> bool: return super().__eq__(other)
+    def __hash__(self) -> int: return hash(self._first or self._uuid)  # the same on all sites
 
     def __call__(self, *args: Any, sync: bool | None = None, **kwargs: Any) -> Any:
         "The result if the call is synchronous, else its `AsyncTrace`; `sync=None` leaves that to the task's `default_sync`"
@@ -529,7 +582,6 @@ def task(
 # %% ../nbs/05_tasks.ipynb #90444b4d
 def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping[str, Any] | None, default_sync: bool,
                hidden: Store | None = None, options: tuple[Any, ...] = (), cache: bool = False) -> Task:
-    from parkit.objects import type_name
     if not callable(function):
         raise TypeError(f'@task needs a function, got {type(function).__name__}: {function!r}; a name is given as @task(name=...)')
     name = str(name or _name_of(function))
@@ -538,16 +590,33 @@ def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping
         raise InvalidNameError(f'{name!r} cannot name a task: names that begin with "_" are parkit\'s own; pass name=')
     _check_function(function, name)
     if cache and kind_of(function) == 'generator': raise TypeError(f'cannot cache {name!r}: it is a generator, whose items are read once')
-    store = hidden or current_site().store(TASKS)
-    if _importing(store, name, function): return Task(f'{TASKS}/{name}')
-    made: Task = Task._bound(store, b'', b'', name)
-    info = _Info(uuid4().bytes, type_name(Task), name, time.time(), dict(metadata or {}), {})
-    if not store.env: store.open()
-    anatomy = Anatomy(function)
-    facts, prepared = _prepare(store, anatomy, name)
-    state = write_new(store, made._define, info, default_sync, facts, prepared, options, cache)
-    _definers[store.site.path, made._uuid] = _Definer(anatomy, state.definition)
+    meant = _Meant(function, name, metadata, default_sync, options, cache, {})
+    made = _define(hidden or current_site().store(TASKS), meant)
+    if not hidden: made._follow(meant)
     return made
+
+# %% ../nbs/05_tasks.ipynb #f0bb435f
+def _define(store: Store, meant: _Meant) -> Task:
+    "Store a function as a task, or as a new version of the one that has its name"
+    from parkit.objects import type_name
+    if _importing(store, meant.name, meant.function): return Task(f'{TASKS}/{meant.name}', site=store.site)
+    made: Task = Task._bound(store, b'', b'', meant.name)
+    info = _Info(uuid4().bytes, type_name(Task), meant.name, time.time(), dict(meant.metadata or {}), {})
+    if not store.env: store.open()
+    anatomy = Anatomy(meant.function)
+    facts, prepared = _prepare(store, anatomy, meant.name)
+    state, before = write_new(store, made._define, info, meant.default_sync, facts, prepared, meant.options, meant.cache)
+    _definers[store.site.path, made._uuid] = _Definer(anatomy, state.definition)
+    if before is not None and before.version != facts.version: _warn_of_another(made, before, facts)
+    return made
+
+# %% ../nbs/05_tasks.ipynb #aad99b95
+def _warn_of_another(task: Task, before: _Facts, now: _Facts) -> None:
+    "Warn if a definition replaces one that was made elsewhere: two projects may have meant two tasks"
+    if not are_apart(before.origin, now.origin): return
+    warn_caller(f'the task {task._name!r} of {before.origin} is replaced by this one, of {now.origin}, for all who use the site '
+                f'{task._store.site.path}; if they are two tasks, give one another name, @pk.task(name=...), or its project a site of its '
+                'own, pk.set_site(...)')
 
 # %% ../nbs/05_tasks.ipynb #7b090d1e
 def _name_of(function: Callable[..., Any]) -> str:
@@ -579,11 +648,10 @@ def _prepare(store: Store, anatomy: Anatomy, name: str) -> tuple[_Facts, list[by
     by_value = bool(anatomy.functions) or is_by_value(type(f))
     facts = _Facts(anatomy.version, time.time(), getattr(f, '__name__', name), signature_of(f), inspect.getdoc(f), source_of(f), kind_of(f),
                    sys.version_info[:2] if by_value else None, _environment(), tuple(_import_path()),
-                   tuple(map(tuple, ingredients(anatomy))) if by_value else ())
+                   tuple(map(tuple, ingredients(anatomy))) if by_value else (), origin_of(f))
     record = encode_function(anatomy, name, *lines_of(f))
     for part in big_parts(anatomy, len(record)):
-        warnings.warn(f'{part} is stored with each version of the task {name!r}: put it into a Dict or an Array, or pass it as '
-                      'an argument', stacklevel=4)
+        warn_caller(f'{part} is stored with each version of the task {name!r}: put it into a Dict or an Array, or pass it as an argument')
     return facts, [store.prepare(encode(tuple(facts))), store.prepare(record)]
 
 # %% ../nbs/05_tasks.ipynb #06270535

@@ -3,6 +3,7 @@ import email, json, os, re, shutil, subprocess, sys, zipfile
 
 import pytest
 from kernels import root
+from test_testing import check_run, make_project, run_pytest
 
 _smoke = '''
 import sys
@@ -74,6 +75,12 @@ def test_trap_31_wheel_in_an_empty_environment(wheel, tmp_path):
     shutil.copytree(root/'tools', elsewhere/'tools')
     shutil.copytree(root/'nbs/tutorials', elsewhere/'nbs/tutorials')
     assert re.search(r'demo: (\d+) of \1 cells as the recipes say', _run(python, 'tools/demo.py', cwd=elsewhere, env=env))
+
+    # the plugin, which pytest finds by itself
+    _run(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', 'pytest')
+    (tmp_path/'project').mkdir()
+    make_project(tmp_path/'project')
+    check_run(tmp_path/'project', run_pytest(tmp_path/'project', python=python, plugin=()))
 
 
 def test_metadata_is_complete(wheel):
