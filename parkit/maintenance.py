@@ -424,7 +424,9 @@ class _Collector:
         "The ids of the objects that a namespace refers to: in entries and metadata of objects that have names, and in the code of classes"
         found = self.mentioned(store, store.scan(txn, CLASSES, BLOBS))
         if store is self.store: return found
-        return found | self.mentioned(store, store.scan(txn, bytes(8), NAMES)) | self.mentioned(store, store.scan(txn, OBJECTS, CLASSES))
+        # one by one: to go along all of the table meets the nodes of a long key too, and what is below each of them once more
+        entries = (e for oid in _infos(txn, zero_copy, store) for e in store.scan(txn, oid, _after(oid)))
+        return found | self.mentioned(store, entries) | self.mentioned(store, store.scan(txn, OBJECTS, CLASSES))
 
     def reached(self, txn: Any, zero_copy: bool, oids: set[bytes]) -> set[bytes]:
         "The ids of the objects that these objects without a name refer to"

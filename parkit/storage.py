@@ -598,20 +598,8 @@ class _Scanning(_Reading):
     "Long keys, and entries in order"
     def get(self, txn: Any, key: bytes) -> bytes | None:
         "The entry at `key`, of any length"
-        if len(key) >= KEY_LIMIT:
-            found = self._leaf(txn, key)
-            if found is None: return None
-            key = found
-        value: bytes | None = txn.get(key)
-        return value
-
-    def _leaf(self, txn: Any, key: bytes) -> bytes | None:
-        "The last part of a long key, under its node; `None` if there is no such node"
-        while len(key) >= KEY_LIMIT:
-            node = txn.get(key[:KEY_LIMIT])
-            if node is None: return None
-            key = _node_id(node) + key[KEY_LIMIT:]
-        return key
+        leaf = key if len(key) < KEY_LIMIT else _follow(key, txn.get)
+        return None if leaf is None else txn.get(leaf)  # type: ignore[no-any-return]
 
     def scan(
         self,
@@ -621,12 +609,22 @@ class _Scanning(_Reading):
         reverse: bool = False,  # From the last to the first?
     ) -> Iterator[tuple[bytes, bytes]]:
         "Keys and entries from `lo` up to `hi`; follows changes made through `txn` while it runs"
-        for key, value in self._steps(txn, lo[:KEY_LIMIT], hi[:KEY_LIMIT] + b'\0' if len(hi) >= KEY_LIMIT else hi, reverse):
-            if len(key) == KEY_LIMIT:
-                id = _node_id(value)
-                for rest, v in self.scan(txn, id, _after(id), reverse):
-                    if lo <= key + rest[8:] < hi: yield key + rest[8:], v
-            elif key >= lo: yield key, value
+        levels, parts, ids = [_Level(b'', lo, hi, 0, 0)], [], set()  # those that a long key leads through, and its parts so far
+        while levels:
+            level = levels[-1]
+            for key, value in self._steps(txn, level.start, level.stop, reverse):
+                if len(key) >= KEY_LIMIT: break
+                yield (b''.join((*parts, key[8:])) if parts else key), value
+            else:
+                ids.discard(levels.pop().id)
+                del parts[len(levels) - 1:]
+                continue
+            id = _node_id(value)
+            if id in ids: raise DecodeError(f'a long key of {self.namespace!r} leads back to its part {id.hex()}: it is damaged')
+            ids.add(id)
+            parts.append(key[8:] if parts else key)
+            levels.append(level.below(key, id, lo, hi))
+            level.leave(key, reverse)
 
     def first_key(self, txn: Any, lo: bytes, hi: bytes) -> bytes | None:
         "The first key from `lo` on that is less than `hi`, both short: what `scan` would begin with, at a third of its price"
@@ -665,6 +663,45 @@ def _node_id(node: bytes) -> bytes:
 def _after(prefix: bytes) -> bytes:
     "The first key that is greater than all that begin with the 8-byte id `prefix`"
     return _ID.pack(_ID.unpack(prefix)[0] + 1)
+
+def _follow(key: bytes, node_at: Callable[[bytes], bytes | None]) -> bytes | None:
+    "The last part of a long `key`, under its node; `None` where `node_at` finds no node for a part before"
+    id, at = b'', 0
+    while len(id) + len(key) - at >= KEY_LIMIT:  # by position: to cut the key anew at each part would take time by its square
+        end = at + KEY_LIMIT - len(id)
+        node = node_at(id + key[at:end])
+        if node is None: return None
+        id, at = _node_id(node), end
+    return id + key[at:]
+
+class _Level:
+    "The entries under one node (or under none: `id` is empty) that lie in a range whose ends are two keys of any length"
+    __slots__ = ('id', 'start', 'stop', 'lo_at', 'hi_at')
+    def __init__(
+        self,
+        id: bytes,
+        lo: bytes,           # The ends of the range
+        hi: bytes,
+        lo_at: int | None,   # Where in `lo` this level begins; `None` if all that is here is greater
+        hi_at: int | None,   # Where in `hi` this level begins; `None` if all that is here is less
+    ) -> None:
+        size = KEY_LIMIT - len(id)
+        self.id, self.lo_at, self.hi_at = id, lo_at, hi_at
+        self.start = id if lo_at is None else id + lo[lo_at:lo_at + size]
+        if hi_at is None: self.stop = _after(id)
+        else: self.stop = id + hi[hi_at:hi_at + size] + (b'\0' if len(hi) - hi_at >= size else b'')
+
+    def below(self, key: bytes, id: bytes, lo: bytes, hi: bytes) -> _Level:
+        "The level `id`, to which the node at `key` leads"
+        size = KEY_LIMIT - len(self.id)
+        lo_at = self.lo_at + size if self.lo_at is not None and key == self.start else None
+        hi_at = self.hi_at + size if self.hi_at is not None and key + b'\0' == self.stop else None
+        return _Level(id, lo, hi, lo_at, hi_at)
+
+    def leave(self, key: bytes, reverse: bool) -> None:
+        "Go on beside the node at `key`"
+        if reverse: self.stop = key
+        else: self.start = key + b'\0'
 
 # %% ../nbs/01_storage.ipynb #3f8d3bce
 def _from(cursor: Any, lo: bytes, hi: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
@@ -961,12 +998,7 @@ class _Entries(WriteTxn):
 
     def put_entry(self, key: bytes, value: bytes, id: bytes, head: bytes) -> None:
         "Store `value` at `key`, of any length, and the changed head of its object; `need` or `link` has made sure of the room"
-        while len(key) >= KEY_LIMIT:
-            node = self.get(key[:KEY_LIMIT])
-            if node is None:
-                node = _NODE + self.new_id()
-                self.put(key[:KEY_LIMIT], node, freeing=True)
-            key = _node_id(node) + key[KEY_LIMIT:]
+        if len(key) >= KEY_LIMIT: key = _follow(key, self._node)  # type: ignore[assignment]
         raw = self.raw
         try:
             raw.put(key, value)
@@ -974,16 +1006,25 @@ class _Entries(WriteTxn):
         except lmdb.Error as e: raise self.store.explain(e) from e
         self.writes += 1
 
+    def _node(self, part: bytes) -> bytes:
+        "The node at a part of a long key, made if there is none"
+        node = self.get(part)
+        if node is None: self.put(part, node := _NODE + self.new_id(), freeing=True)
+        return node  # type: ignore[no-any-return]
+
     def delete_entry(self, key: bytes) -> None:
         "Remove the entry at `key`, of any length, and the nodes it leaves empty"
-        if len(key) < KEY_LIMIT:
-            self.delete(key)
-            return
-        node = self.get(key[:KEY_LIMIT])
-        if node is None: return
-        id = _node_id(node)
-        self.delete_entry(id + key[KEY_LIMIT:])
-        if next(self.store.scan(self, id, _after(id)), None) is None: self.delete(key[:KEY_LIMIT])
+        nodes: list[bytes] = []
+        def node_at(part: bytes) -> bytes | None:
+            nodes.append(part)
+            return self.get(part)  # type: ignore[no-any-return]
+        leaf = _follow(key, node_at)
+        if leaf is None: return
+        self.delete(leaf)
+        for part in reversed(nodes):
+            id = leaf[:8]
+            if next(self.store._steps(self, id, _after(id), False), None) is not None: return
+            self.delete(leaf := part)
 
     def delete_keys(self, lo: bytes, hi: bytes) -> None:
         "Remove all keys from `lo` up to `hi`"
@@ -991,11 +1032,12 @@ class _Entries(WriteTxn):
 
     def delete_range(self, lo: bytes, hi: bytes) -> None:
         "Remove all entries from `lo` up to `hi`, with their blobs"
-        store = self.store
-        for key, value in store._steps(self, lo, hi, False):
-            if len(key) == KEY_LIMIT: self.delete_range(id := _node_id(value), _after(id))
-            else: self.unlink(_value_record(value))
-            self.delete(key)
+        ranges = [(lo, hi)]
+        while ranges:
+            for key, value in self.store._steps(self, *ranges.pop(), False):
+                if len(key) == KEY_LIMIT: ranges.append((id := _node_id(value), _after(id)))
+                else: self.unlink(_value_record(value))
+                self.delete(key)
 
 # %% ../nbs/01_storage.ipynb #1c7e2873
 def _value_record(record: bytes) -> bytes:
