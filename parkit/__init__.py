@@ -31,7 +31,7 @@ from .tracing import AsyncTrace, traces
 from .executors import CallFuture, Executor, joblib_backend
 from .workers import Pool, PoolStatus
 from .scheduling import Cron, Frequency, Periodic, Schedule, ScheduleError, schedules, upcoming
-from .notebook import map
+from .notebook import map as map  # not in `__all__`: `import *` must not hide Python's own
 from .maintenance import Finding, Findings, backup, check, compact, doctor, gc, restore
 
 # %% ../nbs/10_parkit.ipynb #403478f2

@@ -8,7 +8,7 @@ import io, operator, os, pickle, queue, shutil, struct, sys, warnings
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, Sequence, ValuesView
 from contextlib import nullcontext
 from itertools import islice
-from typing import Any, Generic, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, IO, NamedTuple, TypeVar, overload
 from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, decode_key, decode_user, encode, encode_key,
                            encode_user,
                            register_type, split_key, with_key)
@@ -19,7 +19,13 @@ from .transactions import (WaitTimeout, _find, _frame, _give_up, in_transaction,
                                  wait_until, wait_until_async, write, write_async, write_whole)
 
 # %% auto #0
-__all__ = ['T', 'K', 'V', 'Dict', 'Array', 'QueueShutDown', 'Queue', 'LifoQueue', 'FileChangedError', 'File']
+__all__ = ['T', 'Dict', 'Array', 'QueueShutDown', 'Queue', 'LifoQueue', 'FileChangedError', 'File']
+
+# %% ../nbs/04_containers.ipynb #e41b6dde
+if TYPE_CHECKING:  # type checkers know these modules; at run time none of them is needed
+    import numpy as np
+    from _typeshed import OpenBinaryModeReading, OpenBinaryModeUpdating, OpenBinaryModeWriting, OpenTextMode
+    from typing_extensions import TypeVar as _TypeVar
 
 # %% ../nbs/04_containers.ipynb #475e5f38
 class _Container(Object):
@@ -102,8 +108,10 @@ class _Container(Object):
 
 # %% ../nbs/04_containers.ipynb #db3a7168
 T = TypeVar('T')
-K = TypeVar('K')
-V = TypeVar('V')
+if TYPE_CHECKING:
+    K = _TypeVar('K', default=Any)
+    V = _TypeVar('V', default=Any)
+else: K, V = TypeVar('K'), TypeVar('V')
 
 # %% ../nbs/04_containers.ipynb #5d717027
 class _DictReading(_Container):
@@ -241,11 +249,11 @@ class Dict(_DictWriting, MutableMapping[K, V]):
     __hash__ = None  # type: ignore[assignment]
     def __repr__(self) -> str: return _shown(self, 'entry', 'entries')
     def _ipython_key_completions_(self) -> list[K]: return list(islice(self._keys(), _COMPLETIONS))
-    def __or__(self, other: Any) -> dict[K, V]:
+    def __or__(self, other: Mapping[K, V]) -> dict[K, V]:
         return dict(self._items()) | dict(other.items()) if isinstance(other, Mapping) else NotImplemented
-    def __ror__(self, other: Any) -> dict[K, V]:
+    def __ror__(self, other: Mapping[K, V]) -> dict[K, V]:
         return dict(other.items()) | dict(self._items()) if isinstance(other, Mapping) else NotImplemented
-    def __ior__(self, other: Any) -> Dict[K, V]:
+    def __ior__(self, other: Mapping[K, V] | Iterable[tuple[K, V]]) -> Dict[K, V]:
         self.update(other)
         return self
 
@@ -257,13 +265,19 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         cls,
         keys: Iterable[K],
         value: Any = None,  # Of each key
-    ) -> Dict[K, V]:
+    ) -> Dict[K, Any]:
         "A new anonymous `Dict` with these `keys`, as `dict.fromkeys`"
         made = cls()
         with transaction(made) if isinstance(made, Dict) else nullcontext():
             for k in keys: made[k] = value  # a subclass may have a `__setitem__` of its own
         return made
 
+    @overload
+    def get(self, key: K, default: None = None) -> V | None: ...
+    @overload
+    def get(self, key: K, default: V) -> V: ...
+    @overload
+    def get(self, key: K, default: T) -> V | T: ...
     def get(self, key: K, default: Any = None) -> Any:
         "The value of `key`, or `default` if there is none"
         value = read(self._store, self._get, key, lambda _: default)
@@ -301,6 +315,12 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         "The item with the greatest key; raises `KeyError` if there is none"
         return read(self._store, self._end_item, True)
 
+    @overload
+    def pop(self, key: K) -> V: ...
+    @overload
+    def pop(self, key: K, default: V) -> V: ...
+    @overload
+    def pop(self, key: K, default: T) -> V | T: ...
     def pop(self, key: K, default: Any = _NOTHING) -> Any:
         "Remove `key` and return its value, or `default` if there is none; without `default` that is a `KeyError`"
         return write(self._store, self._take, key, _missing if default is _NOTHING else lambda _: default)
@@ -316,10 +336,18 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         self._head(txn)
         raise KeyError('popitem(): the Dict is empty')
 
+    @overload
+    def setdefault(self: Dict[K, T | None], key: K, default: None = None) -> T | None: ...
+    @overload
+    def setdefault(self, key: K, default: V) -> V: ...
     def setdefault(self, key: K, default: Any = None) -> Any:
         "The value of `key`, which is set to `default` if there was none"
         return write(self._store, self._set_default, key, default, self._prepare(default))
 
+    @overload
+    def update(self, other: Mapping[K, V] | Iterable[tuple[K, V]] = (), /) -> None: ...
+    @overload
+    def update(self: Dict[str, V], other: Mapping[str, V] | Iterable[tuple[str, V]] = (), /, **named: V) -> None: ...
     def update(self, other: Any = (), /, **named: Any) -> None:
         "Set many entries in one transaction: `other` is a mapping or pairs, `named` are entries whose keys are strings"
         pairs = [*_pairs(other), *named.items()]
@@ -332,17 +360,17 @@ class Dict(_DictWriting, MutableMapping[K, V]):
     def edit(
         self,
         key: K,  # Of an entry that exists
-    ) -> _Edit:
+    ) -> _Edit[V]:
         "A transaction that reads the value of `key`, lets the block change it in place, and stores it; raises `KeyError`"
         return _Edit(self, key)
 
-class _Edit(transaction):
+class _Edit(transaction, Generic[V]):
     "What `edit` returns. A class: a generator's `with` would live on in the traceback of an interrupt"
-    def __init__(self, d: Dict[Any, Any], key: Any) -> None:
+    def __init__(self, d: Dict[Any, V], key: Any) -> None:
         super().__init__(d, zero_copy=False)
         self.d, self.key = d, key
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> V:  # type: ignore[override]
         super().__enter__()
         try: self.value = self.d[self.key]
         except BaseException:
@@ -501,6 +529,11 @@ class Array(_ArrayItems, Sequence[V]):
     def __delitem__(self, i: int) -> None:
         if isinstance(i, slice): raise TypeError('an Array cannot delete a slice: it shrinks at its ends only, by pop() and popleft()')
         self.pop(i)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        import numpy as np
+        if copy is False: raise ValueError(f'{self!r} has no memory of one piece: an ndarray of its items is a copy of them')
+        return np.array(list(self), dtype)
 
     def __add__(self, other: Any) -> list[V]: return [*self, *other] if isinstance(other, (list, Array)) else NotImplemented
     def __radd__(self, other: Any) -> list[V]: return [*other, *self] if isinstance(other, list) else NotImplemented
@@ -929,6 +962,17 @@ class FileChangedError(ParkitError, OSError):
 # %% ../nbs/04_containers.ipynb #1c5a01a9
 class File(_FileContent):
     "Persistent bytes, shared by many processes, that open as a file does"
+    @overload
+    def open(self, mode: OpenTextMode, encoding: str | None = None, errors: str | None = None,
+             newline: str | None = None) -> io.TextIOWrapper: ...
+    @overload
+    def open(self, mode: OpenBinaryModeReading = 'rb') -> io.BufferedReader: ...
+    @overload
+    def open(self, mode: OpenBinaryModeWriting) -> io.BufferedWriter: ...
+    @overload
+    def open(self, mode: OpenBinaryModeUpdating) -> io.BufferedRandom: ...
+    @overload
+    def open(self, mode: str, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> IO[Any]: ...
     def open(
         self,
         mode: str = 'rb',              # As for the builtin `open`; 'r+' and 'a' copy the content first
@@ -957,7 +1001,6 @@ class File(_FileContent):
         return (_Updater if '+' in kind else _Writer)(self, blob, before if keep or 'x' in kind else None, kind)
 
     def __repr__(self) -> str: return _described(self, _counted(self.size, 'byte', 'bytes') if self.exists else 'dropped')
-    def __fspath__(self) -> str: raise TypeError(f'{self!r} has no path in the file system; pass the file object that open() returns')
 
     @property
     def content(self) -> memoryview:

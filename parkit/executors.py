@@ -13,11 +13,11 @@ from itertools import islice
 from typing import Any
 from .calls import TaskError, _attend, _environment, _the_runner
 from .ledger import _ledger, settle
-from .tracing import AsyncTrace
+from .tracing import AsyncTrace, T
 from .objects import _read_if_any
 from .storage import Site, current_site
 from .system import Listener, ObjectNotFoundError
-from .tasks import TASKS, Task, _code_version, _make_task
+from .tasks import TASKS, Q, Task, _code_version, _make_task
 from .transactions import write
 
 # %% auto #0
@@ -38,9 +38,9 @@ def _call_task(site: Site) -> Task:
     return task if task.version == _code_version(_apply) else _make_task(_apply, _CALL_TASK, None, False, store)
 
 # %% ../nbs/05c_executors.ipynb #7bc2fb9b
-class CallFuture(Future):
+class CallFuture(Future[T]):
     "The future of a call in a worker"
-    trace: AsyncTrace | None = None  # of the call; `None` while it waits in this process for one of `max_workers` places
+    trace: AsyncTrace[T] | None = None  # of the call; `None` while it waits in this process for one of `max_workers` places
     _calls: _Calls | None = None
 
     def cancel(self) -> bool:
@@ -64,7 +64,7 @@ class CallFuture(Future):
         try: error, value = self.trace.error, self.trace.result if status == 'finished' else None
         except BaseException as e: error, value = _unreadable(e), None
         if error is not None: self.set_exception(error)
-        else: self.set_result(value)
+        else: self.set_result(value)  # type: ignore[arg-type]
 
 def _unreadable(error: BaseException) -> TaskError:
     made = TaskError(f'the result cannot be read in this process: {type(error).__name__}: {error}')
@@ -83,13 +83,13 @@ class _Calls:
     def __init__(self, site: Site, limit: int | None) -> None:
         self.site, self.limit, self.task, self.ledger = site, limit, _call_task(site), _ledger(site)
         self.lock, self.pid = threading.RLock(), os.getpid()
-        self.waiting: dict[CallFuture, Any] = {}  # beyond the limit, with what is to be called
-        self.futures: dict[str, CallFuture] = {}  # in the ledger, by the id of the trace
+        self.waiting: dict[CallFuture[Any], Any] = {}  # beyond the limit, with what is to be called
+        self.futures: dict[str, CallFuture[Any]] = {}  # in the ledger, by the id of the trace
 
-    def add(self, call: Any) -> CallFuture:
+    def add(self, call: Any) -> CallFuture[Any]:
         "The future of a new call"
         if os.getpid() != self.pid: raise RuntimeError('this executor belongs to the parent process; a forked child must make its own')
-        future = CallFuture()
+        future: CallFuture[Any] = CallFuture()
         future._calls = self
         with self.lock:
             self.waiting[future] = call
@@ -112,7 +112,7 @@ class _Calls:
                     if future.set_running_or_notify_cancel(): future.set_exception(e)
                 else: self.futures[trace.id] = future
 
-    def withdraw(self, futures: list[CallFuture]) -> None:
+    def withdraw(self, futures: list[CallFuture[Any]]) -> None:
         "Cancel those of the calls that have not begun, the last one first"
         with self.lock:
             mine = [f for f in futures if self.waiting.pop(f, None)]
@@ -181,11 +181,11 @@ class Executor(_Executor):
 
     def submit(
         self,
-        fn: Callable[..., Any],  # Any function: by name if the workers can import it, else by value
+        fn: Callable[Q, T],  # Any function: by name if the workers can import it, else by value
         /,
-        *args: Any,
-        **kwargs: Any,
-    ) -> CallFuture:
+        *args: Q.args,
+        **kwargs: Q.kwargs,
+    ) -> CallFuture[T]:
         """Call `fn(*args, **kwargs)` in a worker; what cannot be stored is an `EncodeError` of the future. Raises `RuntimeError` after
         `shutdown`"""
         if self._calls.closed: raise RuntimeError('cannot schedule new futures after shutdown')
@@ -194,11 +194,11 @@ class Executor(_Executor):
 
     def map(  # type: ignore[override]
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,  # Seconds from this call on; `None` waits for ever
         chunksize: int = 1,            # How many calls a worker is given at a time
-    ) -> Iterator[Any]:
+    ) -> Iterator[T]:
         "The results of `map(fn, *iterables)`, in order, all of it submitted at once; raises what `fn` raised, and `TimeoutError`"
         if chunksize < 1: raise ValueError(f'chunksize must be at least 1, got {chunksize}')
         if chunksize == 1: return super().map(fn, *iterables, timeout=timeout)

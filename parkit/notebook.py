@@ -5,14 +5,15 @@
 # %% ../nbs/08_notebook.ipynb #504299bb
 from __future__ import annotations
 import sys, time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from itertools import islice
-from typing import Any
+from typing import Any, overload
 from .calls import _GOING, _attend
 from .ledger import _ledger
 from .progress import Progress, _bars
-from .tracing import AsyncTrace, _Reader, _the_display, set_display
+from .tasks import Task, TaskCall
+from .tracing import AsyncTrace, R, T, _Reader, _the_display, set_display
 from .system import Listener, ObjectNotFoundError
 from .transactions import _check_waiting, transaction
 
@@ -69,6 +70,10 @@ set_display(_Shown())
 # %% ../nbs/08_notebook.ipynb #0af2a34a
 _BATCH = 256  # calls that are queued in one commit
 
+@overload
+def map(task: Task[..., Coroutine[Any, Any, T]] | TaskCall[..., Coroutine[Any, Any, T]], *iterables: Iterable[Any]) -> list[T]: ...
+@overload
+def map(task: Task[..., R] | TaskCall[..., R], *iterables: Iterable[Any]) -> list[R]: ...
 def map(  # noqa: A001  meant to be called as `pk.map`
     task: Any,                 # A task, or `task.options(...)`
     *iterables: Iterable[Any], # As for Python's `map`: one argument of the task from each

@@ -5,14 +5,14 @@
 # %% ../nbs/05_tasks.ipynb #fcd227e5
 from __future__ import annotations
 import inspect, linecache, os, sys, threading, time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import closing
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from hashlib import sha256
 from queue import Full
 from types import MethodType
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, Protocol, overload
 from uuid import uuid4
 from weakref import WeakValueDictionary
 from .codecs import EncodeError, decode, encode, recall, register_opener, register_type
@@ -23,14 +23,17 @@ from .calls import TaskError, _attend, _ensure, _environment, _options, _Record
 from .ledger import _ledger, _Ledger
 from .delivery import _post
 from .progress import _inside
-from .tracing import AsyncTrace, _open_stream, traces
+from .tracing import AsyncTrace, R, T, _open_stream, traces
 from .by_value import Anatomy, is_by_value, is_filled
 from .functions import (Ingredient, are_apart, big_parts, encode_function, ingredients, kind_of, lines_of,
                               origin_of, signature_of, source_of)
 from .transactions import open_transaction, read, wait_until, watch, write, write_new
 
 # %% auto #0
-__all__ = ['TASKS', 'Version', 'Task', 'TaskCall', 'task', 'bind_task', 'bind_symbol']
+__all__ = ['TASKS', 'Q', 'Version', 'Task', 'TaskCall', 'task', 'bind_task', 'bind_symbol']
+
+# %% ../nbs/05_tasks.ipynb #cdd21ca3
+if TYPE_CHECKING: from typing_extensions import ParamSpec as _ParamSpec  # type checkers know it; it is not needed at run time
 
 # %% ../nbs/05_tasks.ipynb #9fe3f465
 _KEPT = 50          # versions of a task that are kept, whatever their age
@@ -190,6 +193,11 @@ class _Definer:
 
 _definers: dict[tuple[str, bytes], _Definer] = {}  # (site, uuid) -> the last one
 
+# %% ../nbs/05_tasks.ipynb #6d8aecc8
+if TYPE_CHECKING: P = _ParamSpec('P', default=...)
+else: P = ParamSpec('P')  # the parameters of a task's function
+Q = ParamSpec('Q')
+
 # %% ../nbs/05_tasks.ipynb #c1a9dede
 class _Meant(NamedTuple):
     "How a task is defined, on whichever site"
@@ -213,7 +221,7 @@ def _switched(site: Site | None) -> None:
 _followers.append(_switched)
 
 # %% ../nbs/05_tasks.ipynb #0f272717
-class Task(_Definition):
+class Task(_Definition, Generic[P, R]):
     "A shared function; calling it runs its current version, in this process or in a worker"
     def __init__(
         self,
@@ -250,6 +258,19 @@ class Task(_Definition):
     def __eq__(self, other: object) -> bool: return super().__eq__(other)
     def __hash__(self) -> int: return hash(self._first or self._uuid)  # the same on all sites
 
+    # what `sync` decides: a checker knows the parameters where it is left out, and the result in any case
+    @overload
+    def __call__(self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> AsyncTrace[T]: ...
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AsyncTrace[R]: ...
+    @overload
+    def __call__(self, *args: Any, sync: Literal[True], **kwargs: Any) -> R: ...
+    @overload
+    def __call__(self: Task[P, Coroutine[Any, Any, T]], *args: Any, sync: Literal[False], **kwargs: Any) -> AsyncTrace[T]: ...
+    @overload
+    def __call__(self, *args: Any, sync: Literal[False], **kwargs: Any) -> AsyncTrace[R]: ...
+    @overload
+    def __call__(self, *args: Any, sync: bool | None, **kwargs: Any) -> Any: ...
     def __call__(self, *args: Any, sync: bool | None = None, **kwargs: Any) -> Any:
         "The result if the call is synchronous, else its `AsyncTrace`; `sync=None` leaves that to the task's `default_sync`"
         state = self._called()
@@ -259,7 +280,7 @@ class Task(_Definition):
             return self._local(state.definition)(*args, **kwargs)
         return self._in_background(state, args, kwargs, state.options)
 
-    def _in_background(self, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...]) -> AsyncTrace:
+    def _in_background(self, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...]) -> AsyncTrace[Any]:
         if state.cache: return recall('cached submit', self, state, args, kwargs, options)  # type: ignore[no-any-return]
         return _submit(self, state, args, kwargs, options)
 
@@ -272,11 +293,15 @@ class Task(_Definition):
         retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,  # Exceptions to run it again after; `None`: all
         priority: int | None = None,   # From -128 to 127; the highest go first
         delay: float | timedelta | None = None,  # Seconds that it waits before it may run
-    ) -> TaskCall:
+    ) -> TaskCall[P, R]:
         """The task, to be called in the background with these options; raises `ValueError` for what cannot be one. What is not given is
         as in `@task`"""
         return TaskCall(self, dict(timeout=timeout, retries=retries, backoff=backoff, retry_on=retry_on, priority=priority, delay=delay))
 
+    @overload
+    def __get__(self, obj: None, cls: type | None = None) -> Task[P, R]: ...
+    @overload
+    def __get__(self: Task[Concatenate[Any, Q], R], obj: object, cls: type | None = None) -> Task[Q, R]: ...
     def __get__(self, obj: Any, cls: type | None = None) -> Any:
         return self if obj is None else MethodType(self, obj)  # a task can be a method
     def __repr__(self) -> str: return super().__repr__() if not self._pinned else f'Task({self.path!r}, version={self.version!r})'
@@ -315,7 +340,7 @@ class Task(_Definition):
         return read(self._store, self._state).default_sync
 
     @property
-    def traces(self) -> list[AsyncTrace]:
+    def traces(self) -> list[AsyncTrace[Any]]:
         "The calls of this task that are kept, the newest first"
         return traces(task=self)
 
@@ -325,7 +350,7 @@ class Task(_Definition):
         `len(task.cache)`"""
         return recall('cache', self)
 
-    def schedule(self, trigger: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def schedule(self, trigger: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         "Call the task with `args` and `kwargs` whenever `trigger`, a `Periodic` or `Cron`, says so; returns the `Schedule`"
         return recall('new schedule', self, trigger, args, kwargs)  # of a layer above this one
 
@@ -456,7 +481,7 @@ def _depth() -> int:
     return _inside[-1][0].in_hand(_inside[-1][1]).depth + 1 if _inside else 0
 
 def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...], id: str = '',
-            key: bytes = b'') -> AsyncTrace:
+            key: bytes = b'') -> AsyncTrace[Any]:
     """Queue a call, whose result is cached under `key`, and see to it that workers are there; a call that cannot be made is a trace that
     says why"""
     ledger, now = _ledger(task.site), time.time_ns()
@@ -487,7 +512,7 @@ def _unstorable(task: str, args: tuple[Any, ...], kwargs: dict[str, Any], error:
     return f'an argument of {task} cannot be stored: {error}'
 
 # %% ../nbs/05_tasks.ipynb #c0ea2581
-def _queue(ledger: _Ledger, id: str, record: _Record, encoded: Any, facts: dict[bytes, bytes]) -> AsyncTrace:
+def _queue(ledger: _Ledger, id: str, record: _Record, encoded: Any, facts: dict[bytes, bytes]) -> AsyncTrace[Any]:
     "Queue a call: in the transaction that the running code has open, if it has one, else at once"
     txn = open_transaction()
     if txn is None or txn.store is ledger._store:
@@ -536,9 +561,9 @@ def _run_coroutine(coroutine: Any) -> Any:
     return asyncio.run(coroutine)
 
 # %% ../nbs/05_tasks.ipynb #4d59774f
-class TaskCall:
+class TaskCall(Generic[P, R]):
     "A task with options for its calls"
-    def __init__(self, task: Task, given: dict[str, Any]) -> None:
+    def __init__(self, task: Task[P, R], given: dict[str, Any]) -> None:
         self.task, self.given = task, given
         _options(**given)
 
@@ -549,22 +574,65 @@ class TaskCall:
 
     def __repr__(self) -> str: return f'{self.task!r}.options({", ".join(f"{k}={v!r}" for k, v in self.given.items() if v is not None)})'
 
-    def options(self, **given: Any) -> TaskCall:
+    def options(self, **given: Any) -> TaskCall[P, R]:
         "The same with further options"
         return TaskCall(self.task, self.given | given)
 
-    def __call__(self, *args: Any, sync: bool | None = None, **kwargs: Any) -> AsyncTrace:
+    @overload
+    def __call__(self: TaskCall[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> AsyncTrace[T]: ...
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AsyncTrace[R]: ...
+    @overload
+    def __call__(self, *args: Any, sync: Literal[False] | None, **kwargs: Any) -> AsyncTrace[Any]: ...
+    def __call__(self, *args: Any, sync: bool | None = None, **kwargs: Any) -> AsyncTrace[Any]:
         "Call the task in the background; its `AsyncTrace`"
         if sync: raise TypeError('options are for calls in the background: leave out sync=True, or call the task without options')
         state = self.task._called()
         return self.task._in_background(state, args, kwargs, _options(state.options, **self.given))
 
 # %% ../nbs/05_tasks.ipynb #7ba916d5
+if TYPE_CHECKING:
+    class _SyncTask(Task[P, R]):
+        "A task whose plain call runs in the calling process"
+        @overload  # type: ignore[override]
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+        @overload
+        def __call__(self, *args: Any, sync: Literal[True], **kwargs: Any) -> R: ...
+        @overload
+        def __call__(self: Task[P, Coroutine[Any, Any, T]], *args: Any, sync: Literal[False], **kwargs: Any) -> AsyncTrace[T]: ...
+        @overload
+        def __call__(self, *args: Any, sync: Literal[False], **kwargs: Any) -> AsyncTrace[R]: ...
+        @overload
+        def __call__(self, *args: Any, sync: bool | None, **kwargs: Any) -> Any: ...
+        def __call__(self, *args: Any, sync: bool | None = None, **kwargs: Any) -> Any: ...  # type: ignore[override]
+
+        @overload  # type: ignore[override]
+        def __get__(self, obj: None, cls: type | None = None) -> _SyncTask[P, R]: ...
+        @overload
+        def __get__(self: _SyncTask[Concatenate[Any, Q], R], obj: object, cls: type | None = None) -> _SyncTask[Q, R]: ...
+        def __get__(self, obj: Any, cls: type | None = None) -> Any: ...
+
+    class _Maker(Protocol):
+        "Makes a task of a function"
+        def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    class _SyncMaker(Protocol):
+        "Makes a task of a function whose plain call runs in the calling process"
+        def __call__(self, function: Callable[P, R], /) -> _SyncTask[P, R]: ...
+else: _SyncTask = Task
+
+# %% ../nbs/05_tasks.ipynb #49f635f5
 @overload
-def task(function: Callable[..., Any], /) -> Task: ...
+def task(function: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def task(*, name: str | None = None, metadata: Mapping[str, Any] | None = None, default_sync: bool = False, cache: bool = False,
-         **options: Any) -> Callable[[Callable[..., Any]], Task]: ...
+def task(*, name: str | None = None, metadata: Mapping[str, Any] | None = None, default_sync: Literal[False] = False, cache: bool = False,
+         **options: Any) -> _Maker: ...
+@overload
+def task(*, name: str | None = None, metadata: Mapping[str, Any] | None = None, default_sync: Literal[True], cache: bool = False,
+         **options: Any) -> _SyncMaker: ...
+@overload
+def task(*, name: str | None = None, metadata: Mapping[str, Any] | None = None, default_sync: bool, cache: bool = False,
+         **options: Any) -> Callable[[Callable[..., Any]], _SyncTask[..., Any]]: ...
 def task(
     function: Callable[..., Any] | None = None,  # When used as a bare `@task`
     /, *,
@@ -672,12 +740,16 @@ def _importing(store: Store, name: str, function: Callable[..., Any]) -> bool:
     return _worker[0] and function.__module__ != '__main__' and store.exists() and read(store, Task._lookup, name) is not None
 
 # %% ../nbs/05_tasks.ipynb #9e4099ae
+@overload  # a checker does not know whether its plain call runs here, nor its parameters
+def bind_task(name: str, *, site: Site | None = None) -> _SyncTask[..., Any]: ...
+@overload
+def bind_task(name: str, *, version: str | None, site: Site | None = None) -> _SyncTask[..., Any]: ...
 def bind_task(
     name: str,                    # Of a task; `task/name` means the same
     *,
     version: str | None = None,   # One that its `history` has, or its first digits; `None` is whichever is current at each call
     site: Site | None = None,     # Where it lies; `None` is this process's site
-) -> Task:
+) -> Task[..., Any]:
     "The task called `name`; raises `ObjectNotFoundError` if there is none, or no such version"
     try: task = Task(name if name.startswith(f'{TASKS}/') else f'{TASKS}/{name}', site=site)
     except ObjectNotFoundError:

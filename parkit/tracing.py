@@ -6,14 +6,14 @@
 from __future__ import annotations
 import sys, threading, time
 from codecs import getincrementaldecoder
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from queue import Empty
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from .codecs import decode, recall, register_opener, register_type
 from .objects import Namespace, NamespacePath
-from .containers import Queue
+from .containers import Queue, T
 from .system import SAFETY_NET, Listener, ObjectNotFoundError, TransactionError, _fork
 from .storage import Site, current_site
 from .transactions import WaitTimeout, is_interactive, open_transaction, read, unwatched, wait_until, wait_until_async, watch
@@ -27,10 +27,17 @@ from .progress import Progress, _inside
 # %% auto #0
 __all__ = ['Display', 'set_display', 'AsyncTrace', 'Stream', 'traces', 'TraceFuture']
 
+# %% ../nbs/04i_tracing.ipynb #f44bf0d6
+if TYPE_CHECKING: from typing_extensions import TypeVar as _TypeVar  # type checkers know it; it is not needed at run time
+
+# %% ../nbs/04i_tracing.ipynb #4d47f03f
+if TYPE_CHECKING: R = _TypeVar('R', covariant=True, default=Any)
+else: R = TypeVar('R', covariant=True)  # what a call returns
+
 # %% ../nbs/04i_tracing.ipynb #b256df65
 class Display(Protocol):
     "Shows calls to whoever waits for them"
-    def show(self, trace: AsyncTrace, timeout: float | None) -> bool:
+    def show(self, trace: AsyncTrace[Any], timeout: float | None) -> bool:
         "Wait until the call has ended or `timeout` seconds are over, showing what it writes; returns whether it has ended"
         raise NotImplementedError
 
@@ -115,7 +122,7 @@ class _Facts:
         return self._record.attempt
 
     @property
-    def parent(self) -> AsyncTrace | None:
+    def parent(self) -> AsyncTrace[Any] | None:
         "The call inside which this one was made"
         parent = self._record.parent
         return AsyncTrace(self._ledger, parent) if parent else None
@@ -147,12 +154,12 @@ class _Facts:
 # %% ../nbs/04i_tracing.ipynb #871fbcbd
 _MOMENT = 150e-6  # seconds that a wait looks again and again before it sleeps
 
-class AsyncTrace(_Facts):
+class AsyncTrace(_Facts, Generic[R]):
     "The record of one call of a task in the background; opens in any process, also after the caller is gone"
     def __reduce__(self) -> Any: return recall, ('trace', self._ledger.site.path, self.id, self._outbox)
     def __eq__(self, other: object) -> bool: return isinstance(other, AsyncTrace) and other.id == self.id
     def __hash__(self) -> int: return hash(self.id)
-    def __iter__(self) -> Stream:
+    def __iter__(self: AsyncTrace[Iterable[T]]) -> Stream[T]:
         if not self._record.stream: raise TypeError(f'{self.task} is not a generator: its call has one result, and nothing to iterate over')
         return Stream(self)
     def __repr__(self) -> str:
@@ -207,27 +214,27 @@ class AsyncTrace(_Facts):
         return False
 
     @property
-    def result(self) -> Any:
+    def result(self) -> R:
         """What the task returned, waiting for it; raises what the task raised, the worker's traceback its cause. Of a generator, an
         iterator over what it yields"""
         record = self._record
-        if record.stream: return Stream(self)
+        if record.stream: return Stream(self)  # type: ignore[return-value]
         if record.status in _GOING: self.wait()
         return self._result()
 
-    def _result(self) -> Any:
+    def _result(self) -> R:
         error = None if self.status == 'finished' else self.error
         if error is not None: raise error
-        return self._ledger.load(_RESULT, self.id)
+        return self._ledger.load(_RESULT, self.id)  # type: ignore[no-any-return]
 
-    async def _await(self) -> Any:
-        if self._record.stream: return Stream(self)
+    async def _await(self) -> R:
+        if self._record.stream: return Stream(self)  # type: ignore[return-value]
         await wait_until_async(lambda: self.done)
         return self._result()
 
-    def __await__(self) -> Any: return self._await().__await__()
+    def __await__(self) -> Generator[Any, None, R]: return self._await().__await__()
 
-    def as_future(self) -> TraceFuture:
+    def as_future(self) -> TraceFuture[R]:
         "A `concurrent.futures.Future` of the result"
         if self._outbox and open_transaction() is not None:
             raise TransactionError('a call that was made in a transaction has a future only when that has ended; ask for it afterwards')
@@ -275,7 +282,7 @@ class AsyncTrace(_Facts):
 # %% ../nbs/04i_tracing.ipynb #426094d3
 class _Reader:
     "Reads what a call writes"
-    def __init__(self, trace: AsyncTrace) -> None:
+    def __init__(self, trace: AsyncTrace[Any]) -> None:
         self.trace, self.seen, self.ended, self.decoder = trace, 0, False, getincrementaldecoder('utf-8')('replace')
 
     def read(self) -> str:
@@ -294,7 +301,7 @@ class _Reader:
 # %% ../nbs/04i_tracing.ipynb #f91ccf6c
 def _local(seconds: float | None) -> datetime | None: return None if seconds is None else datetime.fromtimestamp(seconds)
 
-def _recall_trace(site: str, id: str, outbox: str = '') -> AsyncTrace: return AsyncTrace(_ledger(Site(site)), id, outbox)
+def _recall_trace(site: str, id: str, outbox: str = '') -> AsyncTrace[Any]: return AsyncTrace(_ledger(Site(site)), id, outbox)
 
 register_opener('trace', _recall_trace)
 
@@ -329,16 +336,16 @@ def _drop_stream(ledger: _Ledger, id: str) -> None:
     except ObjectNotFoundError: pass  # someone was quicker
 
 # %% ../nbs/04i_tracing.ipynb #7d2689e3
-class Stream:
+class Stream(Generic[T]):
     "What the generator of a call yields, as it comes; of several readers each gets other items"
-    def __init__(self, trace: AsyncTrace) -> None: self._trace, self._over = trace, False
-    def __iter__(self) -> Stream: return self
+    def __init__(self, trace: AsyncTrace[Any]) -> None: self._trace, self._over = trace, False
+    def __iter__(self) -> Stream[T]: return self
     def __repr__(self) -> str: return f'Stream({self._trace!r})'
 
-    def __next__(self) -> Any:
+    def __next__(self) -> T:
         while not self._over:
             ended = self._trace.done  # looked at first: what it put before it ended is then in the queue
-            try: return (items := _open_stream(self._trace._ledger, self._trace.id, False)).get(block=False)
+            try: return (items := _open_stream(self._trace._ledger, self._trace.id, False)).get(block=False)  # type: ignore[no-any-return]
             except Empty:
                 if ended: self._over = True
                 else: wait_until(lambda: items.qsize() or self._trace.done)
@@ -348,7 +355,7 @@ class Stream:
         raise StopIteration if error is None else error
 
 # %% ../nbs/04i_tracing.ipynb #2c6764cc
-class _Traces(list[AsyncTrace]):
+class _Traces(list[AsyncTrace[Any]]):
     "A list of calls, shown one a line, ten at most"
     def __repr__(self) -> str:
         return '[' + ',\n '.join([*map(repr, self[:10]), *([f'… {len(self)} in all'] if len(self) > 10 else [])]) + ']'
@@ -359,7 +366,7 @@ def traces(
     since: datetime | timedelta | float | None = None,  # Made after this moment, or at most so long (or so many seconds) ago; `None`: all
     *,
     site: Site | None = None,              # Whose calls; `None` is this process's site
-) -> list[AsyncTrace]:
+) -> list[AsyncTrace[Any]]:
     "The calls that are kept, the newest first"
     if status is not None and status not in STATUSES:
         raise ValueError(f'{status!r} is not a status; the statuses are {", ".join(STATUSES)}')
@@ -374,9 +381,9 @@ def _moment(since: datetime | timedelta | float | None) -> float:
     return time.time() - (since.total_seconds() if isinstance(since, timedelta) else since)
 
 # %% ../nbs/04i_tracing.ipynb #4795c3ea
-class TraceFuture(Future[Any]):
+class TraceFuture(Future[T]):
     "The future result of a call"
-    def __init__(self, trace: AsyncTrace) -> None:
+    def __init__(self, trace: AsyncTrace[T]) -> None:
         super().__init__()
         self.trace, self._resolving = trace, threading.Lock()
 
@@ -401,7 +408,7 @@ class TraceFuture(Future[Any]):
                 super().cancel()
                 self.set_running_or_notify_cancel()
             elif error: self.set_exception(error)
-            else: self.set_result(value)
+            else: self.set_result(value)  # type: ignore[arg-type]
 
     def _give_up(self, error: Exception) -> None:
         with self._resolving:
@@ -417,9 +424,9 @@ class _Futures:
 
     def _forget(self) -> None:
         self.lock, self.running = threading.Lock(), False
-        self.open: dict[str, list[TraceFuture]] = {}
+        self.open: dict[str, list[TraceFuture[Any]]] = {}
 
-    def add(self, trace: AsyncTrace) -> TraceFuture:
+    def add(self, trace: AsyncTrace[T]) -> TraceFuture[T]:
         "The future of `trace`"
         future, _ = TraceFuture(trace), trace.done  # which raises if it is not kept any longer
         with self.lock:

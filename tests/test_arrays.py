@@ -313,3 +313,18 @@ def test_arrays_inside_a_dict_are_mapped(d):
     mine[0] = 5
     assert d['x']['big'][0] == 0
 
+
+
+def test_ndarray_of_an_array_is_one_read_of_it(site):
+    "Item by item, each would be a snapshot of its own: slow, and torn where another process writes"
+    a = pk.Array('numbers')
+    a.extend(range(1000))
+    reads, real = [], pk.Array.__getitem__
+    class Counted(pk.Array):
+        def __getitem__(self, i): reads.append(i); return real(self, i)
+    b = Counted()
+    b.extend(a)
+    for made in (np.asarray(a), np.array(b), np.asarray(b, dtype='f4'), np.add(a, 0), np.concatenate([a, b])[:1000]):
+        assert type(made) is np.ndarray and made.tolist() == list(range(1000)) and made.flags.writeable
+    assert reads == [] and np.asarray(b, 'f4').dtype == 'f4' and np.asarray(pk.Array()).shape == (0,)
+    with pytest.raises(ValueError, match='has no memory of one piece'): np.array(a, copy=False)
