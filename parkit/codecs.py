@@ -219,7 +219,10 @@ def _load_class(version: tuple[int, ...], identity: str, module: str, qualname: 
     found = find_class(identity, module, qualname)
     if found is not None: return found
     _check_python(version)
-    with _making: return find_class(identity, module, qualname) or pickle.loads(definition)
+    with _making:
+        found = find_class(identity, module, qualname) or pickle.loads(definition)
+        _definitions.setdefault(found, (identity, definition))  # as it is stored again
+        return found
 
 _making = threading.RLock()  # two threads that meet a class at once get one class
 

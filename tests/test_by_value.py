@@ -1,0 +1,516 @@
+"""A class by value is one class: in the process that defined it, in others that ran the same cell, in those that did not, and in workers."""
+import json, os, subprocess, sys, textwrap
+
+import parkit as pk, pytest
+from helpers import wait_for
+from parkit.by_value import Content, find_class, identity_of
+from parkit.codecs import decode, encode
+from task_helpers import event_loop, interpreters  # noqa: F401  a fixture
+
+# each defines a class P and what it needs, and makes an instance that is equal to its like
+KINDS = {
+    'plain': ('''
+class P:
+    def __init__(self, x): self.x = x
+    def __eq__(self, o): return type(o) is type(self) and o.x == self.x
+''', 'P(5)'),
+    'dataclass': ('''
+from dataclasses import dataclass, field
+@dataclass
+class P:
+    x: int
+    y: list = field(default_factory=list)
+''', 'P(5)'),
+    'slots': ('''
+from dataclasses import dataclass
+@dataclass(slots=True, frozen=True)
+class P:
+    x: int
+    y: float = 1.5
+''', 'P(5)'),
+    'slot_str': ('''
+class P:
+    __slots__ = 'a'
+    def __init__(self, a): self.a = a
+    def __eq__(self, o): return isinstance(o, P) and o.a == self.a
+''', 'P(5)'),
+    'slot_private': ('''
+class P:
+    __slots__ = ('__a', 'b')
+    def __init__(self, a): self.__a = a
+    def __eq__(self, o): return isinstance(o, P) and o.__a == self.__a
+''', 'P(5)'),
+    'slot_dict': ('''
+class P:
+    __slots__ = {'a': 'doc', '__dict__': ''}
+    def __init__(self, a): self.a = a; self.z = 3
+    def __eq__(self, o): return isinstance(o, P) and (o.a, o.z) == (self.a, self.z)
+''', 'P(5)'),
+    'enum': ('''
+import enum
+class P(enum.Enum):
+    A = 1
+    B = "b"
+    C = A
+    def twice(self): return self.value*2
+''', 'P.B'),
+    'flag': ('''
+import enum
+class P(enum.Flag):
+    A = 1
+    B = 2
+''', 'P.A | P.B'),
+    'intenum': ('''
+import enum
+class P(enum.IntEnum):
+    A = 1
+    @property
+    def up(self): return self + 1
+''', 'P.A'),
+    'strenum': ('''
+import enum
+class P(str, enum.Enum):
+    A = "a"
+    @classmethod
+    def _missing_(cls, v): return cls.A
+''', 'P.A'),
+    'auto_enum': ('''
+import enum
+class P(enum.Enum):
+    def _generate_next_value_(n, s, c, l): return n.lower()
+    A = enum.auto()
+''', 'P.A'),
+    'namedtuple': ('''
+from collections import namedtuple
+P = namedtuple("P", "x y", defaults=[1])
+''', 'P(5)'),
+    'NamedTuple': ('''
+from typing import NamedTuple
+class P(NamedTuple):
+    x: int
+    y: str = "q"
+    def both(self): return (self.x, self.y)
+''', 'P(5)'),
+    'generic': ('''
+from typing import Generic, TypeVar
+T = TypeVar("T")
+class P(Generic[T]):
+    def __init__(self, x: T): self.x = x
+    def __eq__(self, o): return isinstance(o, P) and self.x == o.x
+''', 'P[int](5)'),
+    'meta': ('''
+class M(type):
+    def __call__(cls, *a): o = super().__call__(*a); o.tag = 1; return o
+class P(metaclass=M):
+    def __init__(self, x): self.x = x
+    def __eq__(self, o): return isinstance(o, P) and vars(o) == vars(self)
+''', 'P(5)'),
+    'nested': ('''
+class Outer:
+    class P:
+        def __init__(self, x): self.x = x
+        def __eq__(self, o): return isinstance(o, Outer.P) and o.x == self.x
+''', 'Outer.P(5)'),
+    'recursive': ('''
+class P:
+    kids: "list[P]"
+    def __init__(self, *k): self.k = k
+    def leaf(self): return P()
+    def __eq__(self, o): return isinstance(o, P) and o.k == self.k
+''', 'P(P(), P(P()))'),
+    'mutual': ('''
+class A:
+    def b(self): return B()
+class B(A):
+    def a(self): return A()
+    def __eq__(self, o): return type(o) is B
+''', 'B()'),
+    'abc': ('''
+import abc
+class I(abc.ABC):
+    @abc.abstractmethod
+    def f(self): ...
+class P(I):
+    def f(self): return 1
+    def __eq__(self, o): return isinstance(o, I) and isinstance(o, P)
+''', 'P()'),
+    'abc_registered': ('''
+import abc
+class I(abc.ABC): pass
+@I.register
+class P:
+    def __eq__(self, o): return isinstance(o, I) and type(o) is P
+''', 'P()'),
+    'exception': ('''
+class P(ValueError):
+    def __init__(self, a, b): super().__init__(a); self.b = b
+    def __reduce__(self): return P, (self.args[0], self.b)
+    def __eq__(self, o): return type(o) is P and o.b == self.b
+''', 'P(1, 2)'),
+    'subclass_dict': ('''
+class P(dict):
+    def hi(self): return 1
+''', 'P(a=1)'),
+    'subclass_int': ('''
+class P(int):
+    def __add__(self, o): return P(int(self) + o)
+''', 'P(3)'),
+    'counting': ('''
+class P:
+    n = 0
+    def __init__(self): P.n += 1; self.i = 7
+    def __eq__(self, o): return type(o) is P and o.i == self.i
+''', 'P()'),
+    'counting_cls': ('''
+class P:
+    n = 0
+    @classmethod
+    def make(cls): cls.n += 1; return cls()
+    def __eq__(self, o): return type(o) is P
+''', 'P.make()'),
+    'property': ('''
+import functools
+class P:
+    def __init__(self): self.a = 2
+    @property
+    def b(self): return self.a
+    @functools.cached_property
+    def c(self): return self.b + 1
+    @staticmethod
+    def s(): return 1
+    def __eq__(self, o): return type(o) is P and o.c == self.c
+''', 'P()'),
+    'super': ('''
+class B:
+    def f(self): return 1
+class P(B):
+    def f(self): return super().f() + 1
+    def __eq__(self, o): return type(o) is P and o.f() == self.f()
+''', 'P()'),
+    'global': ('''
+LIMIT = {1, 2, "a", "b", ("x", 3)}
+import json
+def helper(x): return json.dumps(sorted(map(str, LIMIT)))
+class P:
+    def f(self): return helper(1)
+    def __eq__(self, o): return type(o) is P and o.f() == self.f()
+''', 'P()'),
+    'set_of_members': ('''
+import enum
+class E(enum.Enum):
+    A = 1; B = 2; C = 3
+    D = 4
+GOOD = frozenset((E.A, E.B, E.C, E.D))
+class P:
+    good = GOOD
+    def f(self): return E.A in GOOD
+    def __eq__(self, o): return type(o) is P and o.f()
+''', 'P()'),
+    'local': ('''
+def make(n):
+    class P:
+        def f(self): return n
+        def __eq__(self, o): return type(o) is type(self) and o.f() == self.f()
+    return P
+L = make(3)
+''', 'L()'),
+    'lambda_attr': ('''
+class P:
+    key = staticmethod(lambda x: x + 1)
+    table = {"a": lambda: 1}
+    def __eq__(self, o): return type(o) is P
+''', 'P()'),
+    'protocol': ('''
+from typing import Protocol, runtime_checkable
+@runtime_checkable
+class I(Protocol):
+    def f(self) -> int: ...
+class P:
+    def f(self) -> int: return 1
+    def __eq__(self, o): return isinstance(o, I) and type(o) is P
+''', 'P()'),
+    'typeddict': ('''
+from typing import TypedDict
+class T(TypedDict, total=False):
+    a: int
+class P:
+    shape: T = T(a=1)
+    def __eq__(self, o): return type(o) is P
+''', 'P()'),
+    'init_subclass': ('''
+class B:
+    kinds = []
+    def __init_subclass__(cls, kind="x", **k): super().__init_subclass__(**k); cls.kind = kind
+class P(B, kind="y"):
+    def __eq__(self, o): return type(o) is P and o.kind == self.kind == "y"
+''', 'P()'),
+    'descriptor': ('''
+class D:
+    def __set_name__(self, o, n): self.n = "_" + n
+    def __get__(self, o, t=None): return self if o is None else getattr(o, self.n, None)
+    def __set__(self, o, v): setattr(o, self.n, v)
+class P:
+    a = D()
+    def __init__(self): self.a = 4
+    def __eq__(self, o): return type(o) is P and o.a == self.a
+''', 'P()'),
+    'dataclass_meta': ('''
+from dataclasses import dataclass, field, KW_ONLY, InitVar
+from typing import ClassVar, Annotated
+class Unit:
+    def __init__(self, n): self.n = n
+@dataclass(order=True)
+class P:
+    x: Annotated[int, Unit("m")] = field(metadata={"u": 1})
+    _: KW_ONLY
+    y: int = 3
+    z: InitVar[int] = 1
+    c: ClassVar[int] = 4
+    def __post_init__(self, z): self.w = z
+''', 'P(5)'),
+    'total_ordering': ('''
+import functools
+@functools.total_ordering
+class P:
+    def __init__(self): self.x = 1
+    def __eq__(self, o): return type(o) is P and self.x == o.x
+    def __lt__(self, o): return self.x < o.x
+''', 'P()'),
+}
+
+
+# --- each kind of class, in three processes that share nothing but the site, and not even the seed of their hashes
+
+_PROLOGUE = '''
+import json, sys, parkit as pk
+from parkit.by_value import identity_of
+KINDS = json.loads(sys.argv[1])
+found = {}
+def attempt(kind):
+    keep = dict(globals())
+    d = pk.Dict('kinds/' + kind)
+    try:
+        work(d, *KINDS[kind])
+        found[kind] = identity_of(type(v))
+    except Exception as e: found[kind] = f'{type(e).__name__}: {e}'
+    finally:
+        for name in set(globals()) - set(keep): del globals()[name]
+'''
+_ROLES = {
+    'writer': '''
+def work(d, definition, make):
+    exec(definition, globals())
+    globals()['v'] = eval(make)
+    d['v'], d['many'] = v, [eval(make), {'k': eval(make)}]
+    assert type(d['v']) is type(v) and d['v'] == v == d['many'][1]['k'], 'it reads back something else'
+''',
+    'same cell': '''
+def work(d, definition, make):
+    exec(definition, globals())
+    globals()['v'] = eval(make)
+    assert type(d['v']) is type(v) is type(d['many'][0]), 'another class'
+    assert d['v'] == v and v == d['v'] and d['many'][1]['k'] == v, 'not equal'
+''',
+    'no cell': '''
+def work(d, definition, make):
+    globals()['v'] = d['v']
+    assert type(d['v']) is type(v) is type(d['many'][0]), 'two classes'
+    assert d['v'] == v == d['many'][1]['k'], 'not equal'
+    d['again'] = v
+    assert type(d['again']) is type(v), 'another class after it was stored again'
+'''}
+
+
+def _told(site, role, seed):
+    code = _PROLOGUE + _ROLES[role] + '\nfor kind in KINDS: attempt(kind)\nprint(json.dumps(found))'
+    env = dict(os.environ, PARKIT_SITE=str(site), PYTHONHASHSEED=str(seed))
+    done = subprocess.run([sys.executable, '-c', code, json.dumps(KINDS)], capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+@pytest.fixture(scope='module')
+def answers(tmp_path_factory):
+    site = tmp_path_factory.mktemp('kinds')/'site'
+    return {role: _told(site, role, seed) for seed, role in enumerate(_ROLES, 1)}
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_one_class_in_every_process(answers, kind):
+    said = {role: found[kind] for role, found in answers.items()}
+    assert len(set(said.values())) == 1 and len(said['writer']) == 32, said
+
+
+# --- in tasks
+
+CLASSES = '''
+import enum
+from dataclasses import dataclass
+class Colour(enum.Enum): RED = 1; BLUE = 2
+class MyError(Exception):
+    def __init__(self, a, b): super().__init__(a, b); self.b = b
+@dataclass(slots=True)
+class Point: x: int; y: object = None
+class Plain:
+    def __init__(self, x): self.x = x
+    def __eq__(self, o): return isinstance(o, Plain) and o.x == self.x
+'''
+TASK = '''
+@pk.task
+def look(p, c, plain, e):
+    try: raise e
+    except MyError as caught: right = caught.b
+    return isinstance(p, Point), c is Colour.RED, p == Point(5, Colour.BLUE), plain == Plain(1), right
+@pk.task
+def give(): return Point(5, Colour.RED), Plain(1)
+@pk.task
+def fail(): raise MyError(1, 2)
+'''
+LOOK = '''
+assert look(Point(5, Colour.BLUE), Colour.RED, Plain(1), MyError(1, 2)).result == (True, True, True, True, 2), look.traces[0].result
+p, plain = give().result
+assert isinstance(p, Point) and p.y is Colour.RED and p == Point(5, Colour.RED) and plain == Plain(1)
+try: fail().result
+except MyError as e: assert e.b == 2
+with pk.Executor() as executor:
+    assert executor.submit(lambda p: isinstance(p, Point) and p.y is Colour.RED, Point(1, Colour.RED)).result()
+    assert list(executor.map(lambda p: p == Point(1), [Point(1), Point(2)])) == [True, False]
+'''
+
+def test_cells_run_again_restarted_kernels_and_second_kernels_meet_one_class_in_workers(single):
+    with interpreters(2, single.site) as (one, two):
+        one.run(CLASSES + TASK + LOOK)
+        one.run(CLASSES + LOOK)                  # the cell of the classes again, unchanged; the workers live on
+        one.run(TASK + LOOK)
+        two.run(CLASSES + LOOK.replace('look(', 'pk.bind_task("look")(').replace('give(', 'pk.bind_task("give")(')
+                .replace('fail(', 'pk.bind_task("fail")(').replace('look.traces', 'pk.bind_task("look").traces'))
+        two.run(CLASSES + TASK + LOOK)           # it runs all the cells of the first
+    with interpreters(1, single.site) as (three,): three.run(CLASSES + TASK + LOOK)
+
+
+def test_containers_and_queues_meet_one_class(site):
+    with interpreters(2, site) as (one, two):
+        for o in (one, two): o.run(CLASSES)
+        one.run('pk.Dict("d")["k"] = {"p": [Point(1, Colour.RED)]}; pk.Array("a").append(Plain(3)); pk.Queue("q").put(Colour.BLUE)')
+        assert two.value('pk.Dict("d")["k"]["p"][0] == Point(1, Colour.RED), pk.Array("a")[0] == Plain(3), pk.Queue("q").get() is Colour.BLUE') \
+            == (True, True, True)
+
+
+# --- nothing is written over
+
+def test_a_class_that_is_there_stays_as_it_is(site):
+    "test: its methods count in a global, and see a helper that is defined later"
+    with interpreters(1, site) as (one,):
+        one.run('count = 0\ndef helper(): return "old"\nclass P:\n    def tick(self):\n        global count\n        count += 1\n        return helper()')
+        one.run('d, p = pk.Dict("d"), P()\nbefore = dict(vars(P))\nd["p"] = p\nq = d["p"]')
+        assert one.value('type(q) is P and dict(vars(P)) == before | {"__slotnames__": []} or (dict(vars(P)), before)') is True
+        one.run('q.tick(); p.tick(); d["p"].tick()\nassert count == 3\ndef helper(): return "new"')
+        assert one.value('d["p"].tick(), count') == ('new', 4)
+
+
+def test_ones_own_redefinition_wins(site):
+    with interpreters(2, site) as (one, two):
+        one.run('class P:\n    def name(self): return "first"\nd = pk.Dict("d"); d["p"] = P()')
+        one.run('class P:\n    def name(self): return "second"')
+        assert one.value('d["p"].name(), type(d["p"]) is P') == ('second', True)
+        two.run('d = pk.Dict("d"); p = d["p"]')
+        assert two.value('p.name()') == 'first'
+        two.run('class P:\n    def name(self): return "mine"')
+        assert two.value('d["p"].name(), isinstance(d["p"], P), p.name()') == ('mine', True, 'first')
+
+
+def test_a_changed_helper_makes_another_class_where_there_is_no_definition(site):
+    with interpreters(2, site) as (one, two):
+        one.run('def helper(): return 1\nclass P:\n    def get(self): return helper()\nd = pk.Dict("d"); d["a"] = P()')
+        one.run('def helper(): return 2\nd["b"] = P()')
+        one.run('P.get = lambda self: 3\nd["c"] = P()\nP.more = 4\nd["d"] = P()')
+        two.run('d = pk.Dict("d")')
+        assert two.value('[d[k].get() for k in "abcd"], d["d"].more') == ([1, 2, 3, 3], 4)
+        assert two.value('type(d["a"]) is type(d["b"]), hasattr(d["c"], "more")') == (False, False)
+
+
+def test_two_classes_of_one_name_from_a_function_stay_two(site):
+    with interpreters(2, site) as (one, two):
+        one.run('def make(n):\n    class P:\n        def get(self): return n\n    return P\nA, B = make(1), make(2)\npk.Dict("d")["v"] = [A(), B(), A()]')
+        assert one.value('[type(o) for o in pk.Dict("d")["v"]] == [A, B, A]') is True
+        assert two.value('[o.get() for o in pk.Dict("d")["v"]]') == [1, 2, 1]
+
+
+def test_a_function_and_a_class_share_a_global_in_a_worker(single):
+    "The classes of a task lie amid its functions: what one of them writes to a global, the other reads"
+    with interpreters(1, single.site) as (one,):
+        one.run('found = []\ncount = 0\nclass Visitor:\n    def visit(self, x):\n        global count\n        count += 1\n        found.append(x)')
+        one.run('@pk.task\ndef visits(n):\n    global count\n    count = 0\n    found.clear()\n    for i in range(n): Visitor().visit(i)\n    return found, count')
+        assert one.value('visits(3).result') == ([0, 1, 2], 3) == one.value('visits(3).result')
+
+
+# --- identities
+
+def test_lines_do_not_matter():
+    "From Python 3.13 on a class notes its first line, in its namespace and in the code of the function that it lies in"
+    source = 'def make():\n    class P:\n        def get(self): return 1\n    return P\nP = make()\nclass Q:\n    def get(self): return make'
+    found = []
+    for lines in (0, 20):
+        names = {'__name__': '__main__'}
+        exec(compile('\n'*lines + source, f'cell{lines}', 'exec'), names)
+        found.append([Content(names[k]).digest for k in ('make', 'P', 'Q')])
+    assert found[0] == found[1]
+
+
+def test_what_a_class_keeps_about_itself_is_no_part_of_it():
+    names = {'__name__': '__main__'}
+    exec('import enum, abc\nclass F(enum.Flag): A = 1; B = 2\nclass C(abc.ABC):\n    n = 0\n    def __init__(self): C.n += 1', names)
+    F, C = names['F'], names['C']
+    before = [Content(c).digest for c in (F, C)]
+    F(3), C(), isinstance(1, C), encode(C())
+    assert [Content(c).digest for c in (F, C)] == before
+    C.register(int)
+    assert Content(C).digest != before[1]
+
+
+def test_the_content_of_a_set_has_no_order():
+    code = ('import enum, sys\nfrom parkit.by_value import Content\nclass E(enum.Enum): A = "a"; B = "b"; C = "c"\n'
+            'S = frozenset(E)\nT = ({("a", 1), ("b", 2), ("c", 3)}, S)\ndef f(x): return x in {"a", "b", "c"} and S and T\nprint(Content(f).digest)')
+    found = {subprocess.run([sys.executable, '-c', code], env=dict(os.environ, PYTHONHASHSEED=str(seed)), capture_output=True, text=True,
+                            check=True).stdout for seed in range(5)}
+    assert len(found) == 1
+
+
+def test_what_a_class_names_is_not_kept_for_it():
+    import gc, weakref, numpy as np
+    names = {'__name__': '__main__', 'frame': np.zeros(1000)}
+    exec('class P:\n    def get(self): return frame', names)
+    identity_of(names['P'])
+    array, cls = weakref.ref(names['frame']), weakref.ref(names['P'])
+    del names['frame']
+    gc.collect()
+    assert array() is None
+    names.clear()
+    gc.collect()
+    assert cls() is None
+
+
+def test_threads_that_meet_a_class_at_once_get_one(site):
+    with interpreters(2, site) as (one, two):
+        one.run(CLASSES + 'd = pk.Dict("d")\nfor i in range(50): exec(f"class C{i}: x = {i}", globals()); d[i] = eval(f"C{i}()")')
+        two.run('''
+from concurrent.futures import ThreadPoolExecutor
+import threading
+d, gate, found = pk.Dict("d"), threading.Barrier(8), []
+def read(n):
+    for i in range(50):
+        gate.wait()
+        found.append((i, d[i]))
+with ThreadPoolExecutor(8) as threads: list(threads.map(read, range(8)))
+''')
+        assert two.value('len({type(o) for _, o in found}), len(found)') == (50, 400)
+
+
+def test_a_class_of_another_python_is_told_before_anything_of_it_is_looked_at(monkeypatch):
+    "The version stands before the class: what comes after it may need modules that this Python does not have"
+    names = {'__name__': '__main__'}
+    exec('from dataclasses import dataclass\n@dataclass\nclass Elsewhere: x: int\ndef f(): return Elsewhere', names)
+    for value in (names['Elsewhere'](1), names['f']):
+        record = encode(value)
+        theirs = record.replace(b'K\x03K' + bytes([sys.version_info[1]]), b'K\x03K\x63')
+        assert theirs != record
+        monkeypatch.setattr('parkit.codecs.find_class', lambda *name: None)
+        with pytest.raises(pk.DecodeError, match='3.99'): decode(theirs.replace(b'dataclasses', b'datxclasses'))
