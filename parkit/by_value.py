@@ -10,13 +10,13 @@ from enum import Enum
 from functools import lru_cache
 from hashlib import sha256
 from types import (CellType, CodeType, FunctionType, GetSetDescriptorType, MappingProxyType, MemberDescriptorType, MethodType, ModuleType)
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 # %% auto #0
 __all__ = ['TYPE_NAMES', 'MISSING', 'is_own_module', 'find_definition', 'find_named', 'is_by_value', 'globals_of', 'is_filled',
            'closure_of', 'is_users', 'used_of', 'annotations_of', 'Bindings', 'slots_of', 'Content', 'registered_with',
-           'module_of', 'Anatomy', 'identity_of', 'find_class', 'keep_class']
+           'module_of', 'Anatomy', 'identity_of', 'refers_to_objects', 'find_class', 'keep_class']
 
 # %% ../nbs/00_by_value.ipynb #30e6f4ac
 @lru_cache(1)
@@ -219,6 +219,7 @@ class Content:
         own: str = '',  # A global of `root` that does not count, such as the name of a recursive function
     ) -> None:
         self.bindings, self.functions = Bindings(), list[FunctionType]()
+        self.refers = False  # is an object of parkit among it, which has to know who holds it?
         self.root, self.own, self._hash, self._seen = root, own, sha256(), dict[int, tuple[int, Any]]()
         try: self._add(root)
         except RecursionError: self._note('deep')
@@ -251,7 +252,9 @@ class Content:
         if cls is CellType: return self._add(o.cell_contents if is_filled(o) else MISSING)
         if isinstance(o, type): return self._add_class(o)
         if isinstance(o, ModuleType): return self._note('module', o.__name__)
-        if identity := getattr(cls, '__parkit_identity__', None): return self._note('object', identity(o))
+        if identity := getattr(cls, '__parkit_identity__', None):
+            self.refers = True
+            return self._note('object', identity(o))
         self._add_other(o)
 
     def _add_all(self, many: Iterable[Any]) -> None:
@@ -339,7 +342,14 @@ class Anatomy(Content):
         return self.bindings.changed()
 
 # %% ../nbs/00_by_value.ipynb #31e4c527
-_identities: WeakKeyDictionary[type, list[Any]] = WeakKeyDictionary()  # class -> its identity, and bindings or `None`
+class _Identity(NamedTuple):
+    "The identity of a class, as long as its bindings do not change"
+    identity: str
+    bindings: Bindings
+    refers: bool  # Is an object of parkit among its content?
+
+_identities: WeakKeyDictionary[type, _Identity] = WeakKeyDictionary()  # of classes that were stored
+_given: WeakKeyDictionary[type, str] = WeakKeyDictionary()             # of classes that came from another process
 _known: WeakValueDictionary[str, type] = WeakValueDictionary()         # identity -> the class that has it here
 
 # %% ../nbs/00_by_value.ipynb #906ec2aa
@@ -348,12 +358,17 @@ def identity_of(
 ) -> str:
     "Return the identity of a class: 32 hexadecimal digits that are the same in every process that runs the same code"
     found = _identities.get(cls)
-    if found is not None and found[1] is None: found[1] = Content(cls).bindings  # it came from another process
-    if found is None or found[1].changed():
-        content = Content(cls)
-        found = _identities[cls] = [content.digest[:32], content.bindings]
-    _known[found[0]] = cls  # the last one, where a function has made several
-    return found[0]
+    if found is None or found.bindings.changed():
+        content, given = Content(cls), None if found else _given.get(cls)
+        found = _identities[cls] = _Identity(given or content.digest[:32], content.bindings, content.refers)
+    _known[found.identity] = cls  # the last one, where a function has made several
+    return found.identity
+
+def refers_to_objects(
+    cls: type,  # Whose identity was asked for
+) -> bool:
+    "Tell whether an object of parkit is among the content of a class: then storing the class has to tell that object"
+    return _identities[cls].refers
 
 # %% ../nbs/00_by_value.ipynb #59479dd5
 def find_class(
@@ -377,5 +392,5 @@ def _find_bound(identity: str, module: str, qualname: str) -> type | None:
 def keep_class(identity: str, cls: type) -> type:
     "Let a class that was made here stand for an identity, unless another thread was quicker; return the one that does"
     found = _known.setdefault(identity, cls)
-    if found is cls: _identities[cls] = [identity, None]
+    if found is cls: _given[cls] = identity
     return found

@@ -14,7 +14,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Union
 from uuid import UUID
 from weakref import WeakKeyDictionary
-from .by_value import TYPE_NAMES, find_class, identity_of, keep_class, module_of, slots_of
+from .by_value import TYPE_NAMES, find_class, identity_of, keep_class, module_of, refers_to_objects, slots_of
 
 # %% auto #0
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
@@ -252,9 +252,10 @@ class _ThisPython:
 _definitions: WeakKeyDictionary[type, tuple[str, bytes]] = WeakKeyDictionary()  # class -> its identity and its definition
 
 def _definition(cls: type, identity: str) -> bytes:
-    "The pickle of a class, made once for each identity that it has had"
+    "Return the pickle of a class, made once for each identity that it has had"
     found = _definitions.get(cls)
-    if found is None or found[0] != identity: found = _definitions[cls] = identity, _cloud_dumps(cls, None, apart=False)
+    if found is None or found[0] != identity or refers_to_objects(cls):
+        found = _definitions[cls] = identity, _cloud_dumps(cls, None, apart=False)
     return found[1]
 
 # %% ../nbs/00_codecs.ipynb #5bd7095a

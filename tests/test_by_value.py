@@ -514,3 +514,12 @@ def test_a_class_of_another_python_is_told_before_anything_of_it_is_looked_at(mo
         assert theirs != record
         monkeypatch.setattr('parkit.codecs.find_class', lambda *name: None)
         with pytest.raises(pk.DecodeError, match='3.99'): decode(theirs.replace(b'dataclasses', b'datxclasses'))
+
+
+def test_an_object_without_a_name_that_a_class_names_is_held_for_each_value_that_holds_the_class(site):
+    "Also if the class was an argument of a call before"
+    with interpreters(1, site) as (one,):
+        one.run('from parkit.objects import encode_arguments\nlog = pk.Dict()\nclass P:\n    def get(self): return log')
+        assert [one.value('encode_arguments(P())[1] == [log]') for _ in range(2)] == [True, True]
+        one.run('pk.Dict("d")["p"] = P()')
+        assert one.value('log._hold.kept') is True
