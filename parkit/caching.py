@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from .calls import _environment, _Record
 from .ledger import _ledger
 from .tracing import AsyncTrace
+from .by_value import identity_of, is_by_value
 from .codecs import EncodeError, _array_data, _dtype_spec, decode, encode, register_opener, register_type, type_name
-from .objects import _ENTRY, Object, _counted, _Identity, _is_by_value, _join
+from .objects import _ENTRY, Object, _counted, _Identity, _join
 from .storage import Blob, Site
 from .system import ObjectNotFoundError, StorageFullError
 from .tasks import Task, _code_version, _submit
@@ -62,7 +63,7 @@ class _Digester:
             self.met = True
             return _tagged('object', value._uuid, self.digest(value.version) if self.versions else b'')  # type: ignore[attr-defined]
         if isinstance(value, AsyncTrace): return _tagged('trace', value.id.encode())
-        if isinstance(value, Enum): return _tagged('enum', type_name(cls).encode(), value.name.encode())
+        if isinstance(value, Enum): return _tagged('enum', self.type(cls), self.digest(value._value_))
         if isinstance(value, ModuleType): return _tagged('module', value.__name__.encode())
         if isinstance(value, PurePath):  # a pickle says how it was put together
             return _tagged('path', type_name(cls).encode(), str(value).encode('utf-8', 'surrogatepass'))
@@ -84,11 +85,8 @@ class _Digester:
         return h.digest()
 
     def type(self, cls: type) -> bytes:
-        "A class by its name and, if it is the notebook's, by its methods and attributes"
-        name = type_name(cls).encode()
-        if not _is_by_value(cls): return _tagged('type', name)
-        own = ((k, v) for k, v in vars(cls).items() if k not in _OF_CLASSES)
-        return _tagged('type', name, *map(self.digest, cls.__bases__), *self.pairs(own))
+        "A class by its name and, if it is the notebook's, by its identity"
+        return _tagged('type', type_name(cls).encode(), identity_of(cls).encode() if is_by_value(cls) else b'')
 
     def function(self, f: Any) -> bytes:
         "A function by its code, defaults and closure"
@@ -108,8 +106,6 @@ class _Digester:
         return _tagged('reduced', type_name(cls).encode(), self.digest(make), self.digest(args), self.digest(state), *seen)
 
 # %% ../nbs/05b_caching.ipynb #cb00d764
-_OF_CLASSES = frozenset(('__dict__', '__weakref__', '__module__', '__qualname__', '__doc__', '__firstlineno__', '__static_attributes__',
-                         '__annotations__', '__dataclass_fields__', '_abc_impl'))
 _MEMBERS = property, staticmethod, classmethod, cached_property  # which cannot be pickled
 _WRAPPED = 'fget', 'fset', 'fdel', '__func__', 'func'            # what they are made of
 _LARGE = 10**4000  # digits of more would be refused
