@@ -65,10 +65,13 @@ class _Record(NamedTuple):
 # %% ../nbs/04b_calls.ipynb #5a6b5f6d
 @lru_cache(1)
 def _environment() -> tuple[bytes, bytes]:
-    "A hash of the interpreter of this process, and the record of its executable, prefix and version"
-    version = sys.version.split()[0]
-    return (sha256(repr((os.path.realpath(sys.executable), sys.prefix, version)).encode()).digest()[:8],
-            _join(encode((sys.executable, sys.prefix, version))))
+    """A hash of the interpreter of this process, the same by whatever path it was started, and the record of its executable, prefix,
+    version and, where that is in use, `PYTHONHOME`"""
+    executable, version = os.path.abspath(sys.executable) if sys.executable else '', sys.version.split()[0]
+    home = os.pathsep.join(map(os.path.realpath, (sys.base_prefix, sys.base_exec_prefix)))
+    if sys.flags.ignore_environment or not os.environ.get('PYTHONHOME'): home = ''
+    known = executable and os.path.realpath(executable), os.path.realpath(sys.prefix), version
+    return sha256(repr(known).encode()).digest()[:8], _join(encode((executable, sys.prefix, version, home)))
 
 # %% ../nbs/04b_calls.ipynb #253b6601
 def _name_of(cls: type) -> str: return f'{cls.__module__}.{cls.__qualname__}'

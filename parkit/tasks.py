@@ -169,7 +169,7 @@ class _Definition(Object):
 def _foreign(name: str, facts: _Facts) -> str:
     theirs, mine = ('.'.join(map(str, v)) for v in (facts.python or (), sys.version_info[:2]))
     return (f'{TASKS}/{name} was defined with Python {theirs}, whose code Python {mine} cannot run; call it with sync=False, and a '
-            f'worker with Python {theirs} runs it')
+            f'worker with Python {theirs} runs it, where that is still there; else define it anew with Python {mine}')
 
 # %% ../nbs/05_tasks.ipynb #89800f35
 def _with_itself(function: Callable[..., Any], task: Any) -> Callable[..., Any]:

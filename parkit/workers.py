@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Union
-from .codecs import encode
+from .codecs import decode, encode
 from .objects import _ATTRIBUTE, Object, _counted, register_type
 from .system import SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, Listener, _try_lock, open_locked
 from .storage import INTERNAL, Blob, Site, current_site, set_site
@@ -768,8 +768,8 @@ def _main(path: str, environment: str, ready: int) -> None:
     if os.fork(): os._exit(0)  # not the caller's child, so that the caller need not collect it
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # whatever the thread that has started it keeps away from itself
     if _environment()[0].hex() != environment:
-        raise TaskError(f'the interpreter {sys.executable} is no longer the one that the calls were made with; it is Python '
-                        f'{sys.version.split()[0]} now')
+        raise TaskError(f'the interpreter {sys.executable} is no longer the one that the calls were made with: it is Python '
+                        f'{sys.version.split()[0]} in {sys.prefix} now; define the task anew with an interpreter that is here, and call it')
     import cloudpickle, parkit.scheduling  # noqa: F401  workers are forked with the one loaded; the other adds a duty
     site = set_site(Site(path, create=False))  # one that was removed meanwhile must not come back
     lock = _take_lock(site)
@@ -779,13 +779,15 @@ def _main(path: str, environment: str, ready: int) -> None:
     if supervisor: supervisor.loop()
 
 # %% ../nbs/06_workers.ipynb #a9bdc711
-def _interpreter(site: Site, environment: bytes) -> tuple[str, list[str]]:
-    "The executable of an environment, and where it finds modules"
-    if environment == _environment()[0]: return sys.executable, _import_path()
+def _interpreter(site: Site, environment: bytes) -> tuple[str, list[str], str]:
+    "The executable of an environment, where it finds modules, and its `PYTHONHOME`"
+    digest, fact = _environment()
+    if environment == digest: return (own := decode(fact))[0], _import_path(), own[3]
     ledger = _ledger(site)
     queued = ledger.queued(environment)
     records = [ledger.record(queued)] if queued else [r for r in ledger.running_records() if r.environment == environment]
-    return ledger.fact(environment)[0], ledger.fact(records[0].context)[1] if records else []
+    executable, _, _, *home = ledger.fact(environment)
+    return executable, ledger.fact(records[0].context)[1] if records else [], home[0] if home else ''
 
 # %% ../nbs/06_workers.ipynb #2214f3ef
 _START_LIMIT = 60_000  # milliseconds a supervisor may take to start
@@ -797,10 +799,14 @@ def _start(site: Site, environment: bytes, resume: bool = True) -> None:
     if resume and control.wanted != 'run': control.wanted = 'run'
     before = log.stat().st_size if log.exists() else 0
     reader, writer = os.pipe()
-    executable, path = _interpreter(site, environment)
+    executable, path, home = _interpreter(site, environment)
+    if not executable:
+        raise TaskError('the workers could not be started: sys.executable is empty, so it is not known which interpreter runs this process; '
+                        'set it to that before parkit is used')
     program = (f'import sys; sys.path[:] = {path!a} or sys.path; from parkit.workers import _main; '
                f'_main({site.path!a}, {environment.hex()!r}, {writer})')
-    env = None if environment == _environment()[0] else {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME')}
+    unwanted = ('PYTHONHOME',) if environment == _environment()[0] else ('PYTHONHOME', 'PYTHONPATH')
+    env = {k: v for k, v in os.environ.items() if k not in unwanted} | ({'PYTHONHOME': home} if home else {})
     try:
         with open(log, 'ab') as out:
             process = subprocess.Popen([executable, '-c', program], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd='/', env=env,
@@ -812,13 +818,19 @@ def _start(site: Site, environment: bytes, resume: bool = True) -> None:
         answer = os.read(reader, 100) if poll.poll(_START_LIMIT) else b''
         if not answer: process.kill()
         code = process.wait()
-    except OSError as e: raise TaskError(f'the workers could not be started: {e}; their log is {log}') from e
+    except OSError as e:
+        if not os.path.exists(executable): raise TaskError(_gone(executable)) from e
+        raise TaskError(f'the workers could not be started: {e}; their log is {log}') from e
     finally:
         os.close(reader)
         if writer >= 0: os.close(writer)
     if answer: return
     said = log.read_bytes()[before:][-500:].decode(errors='replace').strip() or 'nothing'
     raise TaskError(f'the workers could not be started: {executable} ended with exit code {code}; its log, {log}, says: {said}')
+
+def _gone(executable: str) -> str:
+    return (f'the workers could not be started: the interpreter {executable}, which the task was defined or called with, is gone; define '
+            'the task anew with an interpreter that is here, and call it')
 
 # %% ../nbs/06_workers.ipynb #2eeb9ae0
 class _Processes(Runner):

@@ -306,7 +306,16 @@ def test_waiting_for_a_call_of_another_environment_starts_its_workers(single, tm
 def test_environment_that_is_gone_is_an_error_that_names_it(single, tmp_path):
     trace = _call_from(_environment_with(tmp_path/'other', 'only_here'), single.site)
     shutil.rmtree(tmp_path/'other')
-    with pytest.raises(pk.TaskError, match='could not be started.*other/bin/python'): trace.result
+    with pytest.raises(pk.TaskError, match='could not be started.*other/bin/python.*is gone; define the task anew'): trace.result
+
+def test_environment_that_was_replaced_says_what_to_do(single, tmp_path):
+    "By another Python, or by one that finds its packages elsewhere"
+    python = _environment_with(tmp_path/'other', 'only_here')
+    trace = _call_from(python, single.site)
+    python.unlink()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with pytest.raises(pk.TaskError, match='is no longer the one that the calls were made with.*define the task anew'): trace.result
 
 
 # --- rest

@@ -1,7 +1,7 @@
 """Where parkit is used is not always a notebook on one's own machine: a daemon without streams, a script of cron, a container without a home, a shell with limits.
 
 Each test starts a process in surroundings of its own; what cannot work says what to do."""
-import errno, os, signal, subprocess, sys
+import errno, os, signal, subprocess, sys, zipapp
 from pathlib import Path
 from textwrap import dedent
 
@@ -152,3 +152,63 @@ main()
     done = subprocess.run([sys.executable, *flags, script, site.path], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert done.stdout.endswith('[2, 4, 6] 0.0 nothing found\n') and done.returncode == 0, (done.stdout, done.stderr)
     assert not [line for line in done.stderr.splitlines() if 'Warning' in line and f'{root}/parkit/' in line], done.stderr
+
+_started = '''import sys, parkit as pk
+from parkit.calls import _environment
+
+def main():
+    pk.set_site(sys.argv[1])
+    @pk.task
+    def where(): return sys.prefix, __import__('os').getpid()
+    print(where().result[1], _environment()[0].hex(), pk.Pool().status.supervisor)
+
+main()
+'''
+
+@pytest.fixture(scope='module')
+def environment(tmp_path_factory):
+    "A virtual environment with parkit's packages"
+    folder = tmp_path_factory.mktemp('environments')/'one'
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
+    [packages] = folder.glob('lib/python*/site-packages')
+    (packages/'ours.pth').write_text('\n'.join([str(root), *(p for p in sys.path if p.endswith('site-packages'))]) + '\n')
+    (folder/'script.py').write_text(_started)
+    (folder/'app').mkdir()
+    (folder/'app/__main__.py').write_text(_started)
+    zipapp.create_archive(folder/'app', folder/'app.pyz')
+    return folder
+
+def _start(command, folder, site, **env):
+    "Run a program that makes a call; the worker, the hash of the interpreter, and the supervisor"
+    env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')} | env
+    done = subprocess.run([*map(str, command), site.path], cwd=folder, env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+def test_interpreter_is_one_by_whatever_path_it_is_started(site, environment):
+    "So that calls of all are run by the same workers: `..` in its path, a link to the environment, relative, another name, a zip file"
+    (environment.parent/'link').symlink_to(environment)
+    version = f'python3.{sys.version_info[1]}'
+    commands = [(environment/'bin/python', 'script.py'), (environment/'bin/../bin/python3', 'script.py'), (environment/'../one/bin/python', 'script.py'),
+                (environment/'../link/bin'/version, 'script.py'), ('bin/python', 'script.py'), ('../link/../one/bin/python', '../one/script.py'),
+                (environment/'bin/python', 'app.pyz'), (environment/'../one/bin/python', '-E', '-s', 'script.py')]
+    found = {' '.join(map(str, c)): _start(c, environment, site) for c in commands}
+    assert len({hash for _, hash, _ in found.values()}) == 1 and len({supervisor for *_, supervisor in found.values()}) == 1, found
+
+@pytest.mark.parametrize('first', [True, False], ids=['starts the workers', 'finds workers'])
+def test_interpreter_whose_home_is_set(site, first):
+    "By `PYTHONHOME`, with a path that is not the shortest one; the same interpreter without needs none"
+    base, packages = os.path.realpath(sys._base_executable), os.pathsep.join([str(root), *(p for p in sys.path if p.endswith('site-packages'))])
+    home = f'{sys.base_prefix}/lib/..:{sys.base_exec_prefix}/lib/..'
+    calls = [lambda: _start([base, '-c', _started], site.path, site, PYTHONHOME=home, PYTHONPATH=packages),
+             lambda: _start([base, '-c', _started], site.path, site, PYTHONPATH=packages)]
+    assert len({tuple(call()[1:]) for call in (calls if first else calls[::-1])}) == 1
+
+def test_home_that_is_ignored_is_not_the_workers(site, environment):
+    "`python -E` takes no notice of it; nor does the worker"
+    assert len(_start([environment/'bin/python', '-E', 'script.py'], environment, site, PYTHONHOME='/nowhere')) == 3
+
+def test_process_that_does_not_know_its_interpreter(site):
+    "As some that embed Python: what to do is said"
+    said = run(site, "sys.executable = ''" + _task + "t = double(1); t.wait(60); say(failure(lambda: t.result))")
+    assert said['type'] == 'TaskError' and 'sys.executable is empty' in said['message'] and 'set it to that' in said['message']
