@@ -109,6 +109,26 @@ class _Fork:
 _fork = _Fork()
 _open_files: set[Any] = set()  # stands in for the set below until an environment is open
 
+# %% ../nbs/00a_system.ipynb #e3485675
+class _ParentOnly:
+    """A block that is left only in the process that has entered it. A child forked inside, which would run on in its parent's code, ends
+    there as a program does: 0 for a return, the code of `sys.exit`, 1 and a traceback for any other exception"""
+    def __enter__(self) -> None: self.epoch = _fork.epoch
+
+    def __exit__(self, kind: Any, error: BaseException | None, tb: Any) -> None:
+        if self.epoch != _fork.epoch: _end_child(error)
+
+def _end_child(error: BaseException | None) -> None:
+    "End this process without the clean-up of its parent: no `finally` further out, nothing of `atexit`"
+    code = 0 if error is None else 1
+    try:
+        given = error.code if isinstance(error, SystemExit) else error
+        if isinstance(error, SystemExit) and (given is None or isinstance(given, int)): code = given or 0
+        elif isinstance(error, SystemExit): print(given, file=sys.stderr)
+        elif error is not None: sys.excepthook(type(error), error, error.__traceback__)
+        for stream in (sys.stdout, sys.stderr): stream.flush()
+    finally: os._exit(code & 0xff)
+
 # %% ../nbs/00a_system.ipynb #f2199925
 def _leak(o: Any) -> None:
     "Never free `o`: in a child, freeing an environment of the parent's would take the parent's reader slots"

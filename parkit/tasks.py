@@ -5,7 +5,7 @@
 # %% ../nbs/05_tasks.ipynb #fcd227e5
 from __future__ import annotations
 import inspect, linecache, os, sys, threading, time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from .codecs import EncodeError, decode, encode, recall, register_opener, register_type
 from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
 from .storage import Blob, Site, Store, _followers, current_site
-from .system import InvalidNameError, ObjectNotFoundError, StorageFullError, warn_caller
+from .system import InvalidNameError, ObjectNotFoundError, StorageFullError, _ParentOnly, warn_caller
 from .calls import TaskError, _attend, _ensure, _environment, _options, _Record
 from .ledger import _ledger, _Ledger
 from .delivery import _post
@@ -549,16 +549,26 @@ def _perform(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     if record.key:
         return recall('cached run', ledger.site, record, id,
                       partial(_perform, function, args, kwargs, record._replace(key=b''), ledger, id))
-    value = function(*args, **kwargs)
+    with _ParentOnly(): value = function(*args, **kwargs)  # what a child of it comes back with is no result
     if inspect.iscoroutine(value): return _run_coroutine(value)
     if not record.stream: return value
     items = _open_stream(ledger, id, False)
     with closing(value):
-        for item in value: _give(items, item, record, ledger)
+        for item in _in_parent(value): _give(items, item, record, ledger)
+
+def _in_parent(items: Iterator[Any]) -> Iterator[Any]:
+    "The same items; a child that is forked to make one ends with it"
+    while True:
+        with _ParentOnly():
+            try: item = next(items)
+            except StopIteration: return
+        yield item
 
 def _run_coroutine(coroutine: Any) -> Any:
     import asyncio
-    return asyncio.run(coroutine)
+    async def run() -> Any:
+        with _ParentOnly(): return await coroutine  # the loop is the parent's
+    return asyncio.run(run())
 
 # %% ../nbs/05_tasks.ipynb #4d59774f
 class TaskCall(Generic[P, R]):

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Union
 from .codecs import decode, encode
 from .objects import _ATTRIBUTE, Object, _counted, register_type
-from .system import SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, Listener, _try_lock, open_locked
+from .system import SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, Listener, _ParentOnly, _try_lock, open_locked
 from .storage import INTERNAL, Blob, Site, current_site, set_site
 from .transactions import transaction, write
 from .functions import OwnModules
@@ -104,6 +104,9 @@ class _Running(_Surroundings):
 
     def _run(self, id: str) -> tuple[str, Any, tuple[str, ...]]:
         "The status and the record of what the call came to, and of which classes an exception is"
+        with _ParentOnly(): return self._outcome(id)  # modules, arguments and results run code of the user's too
+
+    def _outcome(self, id: str) -> tuple[str, Any, tuple[str, ...]]:
         self.record = self.ledger.in_hand(id)
         try:
             try: value = self._call(id)
@@ -371,7 +374,7 @@ def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, int |
     worker.max_tasks, worker.max_memory = limits
     _notes[:] = [notes]
     for fd in (lifeline, signals.fd): watched.register(fd, select.POLLIN)
-    signal.signal(signal.SIGINT, worker.interrupt)
+    signals.before[signal.SIGINT] = signal.signal(signal.SIGINT, worker.interrupt)
     signal.signal(signal.SIGTERM, lambda number, frame: (signals._note(number, frame), worker.interrupt(number, frame)))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     orphaned = False
