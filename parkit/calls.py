@@ -58,6 +58,7 @@ class _Record(NamedTuple):
     stream: bool = False          # Does it yield its result, item by item?
     key: bytes = b''              # Under which its result is cached
     depth: int = 0                # How many calls are about it, each made inside the one before
+    variables: bytes = b''        # Where in the ledger the caller's environment variables lie, until it has begun for the last time
 
     @property
     def how(self) -> _Options: return _Options(*self.options)

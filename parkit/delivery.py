@@ -15,6 +15,7 @@ from .system import ObjectNotFoundError, TransactionError
 from .storage import MAKING, OUTBOX, OUTBOX_CALLS, Blob, Site, Store, on_open
 from .transactions import read, transaction, write
 from .calls import _ensure, _Record
+from .variables import sent_as
 from .outbox import _BRIEF, _mark, _marks, _posted, _remove_posts, _unmark, _write_if_free
 from .ledger import TRACES, _Ledger, _ledger, prune
 
@@ -29,10 +30,14 @@ def _warn_of(store: Store, e: ParkitError) -> None:
 
 class _Delivery:
     "Brings to the ledger what one transaction has put into the outbox, once it has committed"
-    def __init__(self, store: Store) -> None: self.store, self.ids = store, list[str]()
+    def __init__(self, store: Store) -> None: self.store, self.ids, self.sent = store, list[str](), list[Any]()
     def __call__(self) -> None:
         try: deliver(self.store, self.ids)
-        except ParkitError as e: _warn_of(self.store, e)  # what was committed is committed
+        except ParkitError as e:
+            _undelivered.append(self.sent)
+            _warn_of(self.store, e)  # what was committed is committed
+
+_undelivered: list[Any] = []  # variables of calls in outboxes, kept in case it is this process that delivers them later
 
 # %% ../nbs/04g_delivery.ipynb #153e5bac
 def _post(txn: Any, id: str, record: _Record, call: bytes | Blob, facts: Mapping[bytes, bytes]) -> None:
@@ -43,6 +48,7 @@ def _post(txn: Any, id: str, record: _Record, call: bytes | Blob, facts: Mapping
     found = next((work for work in txn.then if isinstance(work, _Delivery)), None)
     if found is None: txn.then += (found := _Delivery(txn.store),)
     found.ids.append(id)
+    found.sent.append(sent_as(record.variables))  # which lie in no outbox: it may be durable, and in a backup
 
 # %% ../nbs/04g_delivery.ipynb #7f741530
 def deliver(
@@ -90,6 +96,8 @@ on_open.append(_look_into)
 
 # %% ../nbs/04g_delivery.ipynb #ed3fd33b
 def keep_house(ledger: _Ledger) -> None:
-    "What a supervisor does from time to time: remove old calls, and bring those that a dead process has left in an outbox"
+    """Do what a supervisor does from time to time: remove old calls and what nobody needs any longer to read variables, and bring the
+    calls that a dead process has left in an outbox"""
     prune(ledger)
+    ledger.sweep_variables()
     deliver_all(ledger.site)

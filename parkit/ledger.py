@@ -15,9 +15,10 @@ from .objects import _ENTRY, _HEAD, Object, _join, release_trace
 from .system import Bell, ObjectNotFoundError, StorageFullError
 from .storage import Blob, Site, check_current
 from .transactions import open_transaction, read, write
-from .calls import _GOING, _Record, _announce, _cancelled, _death, _encode_error, _is_retried, _kinds, _size_of
+from .calls import _GOING, _Record, TaskError, _announce, _cancelled, _death, _encode_error, _is_retried, _kinds, _size_of
 from .outbox import _is_posted, _Post, _remove_posts, _write_if_free
 from .output import _keep_output, _output_path
+from .variables import EXCLUDED, mask, sent_as
 
 # %% auto #0
 __all__ = ['TRACES', 'settle', 'prune', 'sweep_output']
@@ -25,7 +26,7 @@ __all__ = ['TRACES', 'settle', 'prune', 'sweep_output']
 # %% ../nbs/04f_ledger.ipynb #5af64256
 # in the order in which they lie on disk, those that each commit changes together, so that it writes few pages
 (_RUNNING, _TOTAL, _CANCEL, _DELAYED, _QUEUED, _RECORD, _CALL, _RESULT, _ENDED, _PROGRESS, _CONTEXT,
- _WORKER) = (bytes((c,)) for c in b'abcdefghijkl')
+ _WORKER, _VARIABLES, _MASKED) = (bytes((c,)) for c in b'abcdefghijklmn')
 TRACES = '_traces'  # the namespace of the ledger
 _TIME, _TOTALS = struct.Struct('>Q'), struct.Struct('>QQ')  # microseconds since the epoch; calls and bytes
 
@@ -201,6 +202,87 @@ class _Choosing(_Waiting):
         return any(txn.get(self._key(_RUNNING, key[24:].decode())) is None
                    for place in ([wanted, _NOWHERE] if context else [wanted]) for key, _ in self._scan(txn, _WORKER, environment + place))
 
+# %% ../nbs/04f_ledger.ipynb #324380df
+_NOISE = 64  # files of noise that a process makes before it looks which are needed no longer
+
+class _Noise:
+    "The files with the other half of the variables"
+    def __init__(self, folder: str) -> None: self.folder, self.known, self.made = folder, dict[bytes, bytes](), 0
+    def close(self) -> None: self.known.clear()
+
+    def _path(self, token: bytes) -> str: return os.path.join(self.folder, token.hex())
+
+    def put(self, token: bytes, noise: bytes) -> None:
+        "Have the file be there"
+        if os.path.exists(self._path(token)): return
+        os.makedirs(self.folder, 0o700, exist_ok=True)
+        self.made += 1
+        try:
+            with open(os.open(self._path(token), os.O_CREAT | os.O_WRONLY, 0o600), 'wb') as f: f.write(noise)
+        except OSError:
+            self.remove(token)  # a part of it would be taken for the whole
+            raise
+
+    def read(self, token: bytes) -> None:
+        "Have this process know it, if it is there"
+        if token in self.known: return
+        if len(self.known) >= _NOISE: self.known.clear()
+        with suppress(FileNotFoundError), open(self._path(token), 'rb') as f: self.known[token] = f.read()
+
+    def get(self, token: bytes) -> bytes | None: return self.known.get(token)
+
+    def tokens(self) -> list[bytes]:
+        "Those that there are files of"
+        try: return [bytes.fromhex(name) for name in os.listdir(self.folder)]
+        except FileNotFoundError: return []
+
+    def remove(self, token: bytes) -> None:
+        with suppress(FileNotFoundError): os.unlink(self._path(token))
+
+class _Carrying(_Choosing):
+    "The environment variables of callers"
+    @property
+    def _noise(self) -> _Noise: return self.site.keep('variables', _Noise)  # type: ignore[no-any-return]
+
+    def _at_variables(self, kind: bytes, token: bytes) -> bytes: return self._oid + _ENTRY + kind + token
+
+    def _hold_variables(self, txn: Any, record: _Record) -> _Record:
+        "Keep the variables of one more call; the record, without them if this process does not know them"
+        at, sent = self._at_variables(_VARIABLES, record.variables), sent_as(record.variables)
+        held = txn.get(at)
+        if held is None and sent is None: return record._replace(variables=b'')
+        if held is None and sent is not None:
+            try: self._noise.put(sent.token, sent.noise)
+            except OSError as e: raise self._store.explain(e) from e
+            txn.put(self._at_variables(_MASKED, sent.token), sent.masked)
+            if self._noise.made >= _NOISE: self._sweep_variables(txn)
+        txn.put(at, _TIME.pack(_TIME.unpack(held)[0] + 1 if held else 1))
+        return record
+
+    def _load_variables(self, txn: Any, token: bytes) -> bytes:
+        "Half of the variables of a call that begins, while the other half cannot be removed"
+        if not token: return b''
+        self._noise.read(token)
+        return txn.get(self._at_variables(_MASKED, token)) or b''
+
+    def _release_variables(self, txn: Any, token: bytes) -> None:
+        "Keep them for one call less"
+        at = self._at_variables(_VARIABLES, token)
+        held = txn.get(at)
+        left = _TIME.unpack(held)[0] - 1 if held else 0
+        if left: txn.put(at, _TIME.pack(left), freeing=True)
+        else:
+            for kind in (_VARIABLES, _MASKED): txn.delete(self._at_variables(kind, token))
+
+    def sweep_variables(self) -> None:
+        "Remove the noise of variables that are not kept any longer"
+        if self._noise.tokens(): write(self._store, self._sweep_variables)
+
+    def _sweep_variables(self, txn: Any) -> None:
+        self._noise.made = 0
+        for token in self._noise.tokens():
+            if txn.get(self._at_variables(_MASKED, token)) is None: self._noise.remove(token)
+
 # %% ../nbs/04f_ledger.ipynb #62bcb0ce
 _PRUNE_EVERY = 64  # calls after which the process that ends them looks whether there are too many; so with this part of `keep_bytes`
 _BIG = 2**20       # bytes of records for which it does not look: reading the limit costs more than a small call
@@ -211,12 +293,15 @@ class _Claimed(NamedTuple):
     record: _Record | None = None
     call: bytes = b''  # the entry of its arguments
     waiting: int = 0   # how many calls were left in the queue
+    variables: bytes = b''  # where those of its caller have lain
+    masked: bytes = b''     # half of each of their bytes
 
-class _Ledger(_Choosing):
+class _Ledger(_Carrying):
     "The calls of a site: their queue, records, arguments and results"
     keep_traces: int = 100_000  # calls that have ended
     keep_days: float = 30.0    # since they ended
     keep_bytes: int = 2**30    # of arguments, results and output of calls that have ended
+    excluded_variables: tuple[str, ...] = EXCLUDED  # patterns of the environment variables that do not travel with calls
 
     def submit(self, id: str, record: _Record, call: bytes | Blob, facts: Mapping[bytes, bytes]) -> None:
         "Queue a call"
@@ -226,6 +311,7 @@ class _Ledger(_Choosing):
         for digest, fact in facts.items():
             at = self._oid + _ENTRY + _CONTEXT + digest
             if txn.get(at) is None: txn.put(at, fact)
+        if record.variables: record = self._hold_variables(txn, record)
         self._put_record(txn, id, record)
         txn.put(self._key(_CALL, id), txn.link(call))
         self._put_waiting(txn, id, record)
@@ -247,6 +333,7 @@ class _Ledger(_Choosing):
 
     def _refuse(self, txn: Any, id: str, record: _Record, result: bytes | Blob) -> None:
         queued, known = self._delete_waiting(txn, id, record), txn.get(self._key(_RECORD, id)) is not None
+        if not queued: record = record._replace(variables=b'')  # the ledger does not have them
         if queued or not known: self._end(txn, '', id, record, 'failed', result)  # else: some worker has taken it after all
 
     def withdraw(self, id: str, record: _Record) -> None:
@@ -255,6 +342,7 @@ class _Ledger(_Choosing):
 
     def _withdraw(self, txn: Any, id: str, record: _Record) -> None:
         if not self._delete_waiting(txn, id, record): return
+        if record.variables: self._release_variables(txn, record.variables)
         txn.unlink(txn.get(self._key(_CALL, id)) or b'')
         for kind in (_RECORD, _CALL): txn.delete(self._key(kind, id))
 
@@ -281,10 +369,13 @@ class _Ledger(_Choosing):
         if id is None: return None
         record = _Record(*self._load(txn, False, _RECORD, id))
         self._delete_waiting(txn, id, record)
-        record = record._replace(status='running', pid=os.getpid(), process=process, start=now)
+        variables, masked = record.variables, self._load_variables(txn, record.variables)
+        again = variables if record.options and record.attempt <= record.how.retries else b''
+        if variables and not again: self._release_variables(txn, variables)  # it will not begin again
+        record = record._replace(status='running', pid=os.getpid(), process=process, start=now, variables=again)
         self._put_record(txn, id, record)
         txn.put(self._key(_RUNNING, process), id.encode())
-        self._claimed = _Claimed(id, record, txn.get(self._key(_CALL, id)), head.size - 1)
+        self._claimed = _Claimed(id, record, txn.get(self._key(_CALL, id)), head.size - 1, variables, masked)
         return id
 
     _claimed = _Claimed()
@@ -297,6 +388,17 @@ class _Ledger(_Choosing):
         "What a call was given; raises `KeyError` if that could not be stored"
         if self._claimed.id != id: return self.load(_CALL, id)  # type: ignore[no-any-return]
         return decode(self._store.load(self._claimed.call, True))  # type: ignore[no-any-return]
+
+    def variables(self) -> bytes:
+        "The record of its caller's environment variables, of the call that this process has claimed"
+        noise = self._noise.get(self._claimed.variables)
+        if noise is None: raise TaskError("the environment variables of the call's caller are gone: half of them lay in a file that was removed")
+        return mask(self._claimed.masked, noise)
+
+    @property
+    def variables_of_claimed(self) -> bytes:
+        "Where they have lain; empty if the call has none"
+        return self._claimed.variables
 
     @property
     def waiting(self) -> int:
@@ -346,7 +448,8 @@ class _Ledger(_Choosing):
         if txn.delete(self._key(_CANCEL, id)) and status != 'finished': status, result = 'cancelled', _cancelled(record)
         if status in ('failed', 'crashed', 'timeout') and kinds and _is_retried(record, kinds): return self._retry(txn, id, record)
         now = time.time()
-        self._put_record(txn, id, record._replace(status=status, end=now))
+        if record.variables: self._release_variables(txn, record.variables)
+        self._put_record(txn, id, record._replace(status=status, end=now, variables=b''))
         stored = txn.link(result)
         txn.put(self._key(_RESULT, id), stored)
         size = _size_of(txn.get(self._key(_CALL, id))) + _size_of(stored) + record.output

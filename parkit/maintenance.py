@@ -17,7 +17,7 @@ from .system import (_file_system, _fork, _try_lock, is_full, no_room, _file_loc
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
     MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current, current_site, reading, verify_pages)
 from .synchronization import Lock
-from .ledger import _CANCEL, _DELAYED, _ENDED, _QUEUED, _RUNNING, _TOTAL, _WORKER, _ledger
+from .ledger import _CANCEL, _DELAYED, _ENDED, _QUEUED, _RUNNING, _TOTAL, _WORKER, _VARIABLES, _MASKED, _ledger
 from .transactions import read, store_of, write
 from .workers import Pool
 
@@ -267,7 +267,7 @@ class _Checker:
         for oid in owners - set(infos) - nodes: self.report('', f'there are entries of {oid.hex()}, which is no object', 'no value is lost')
 
 # %% ../nbs/06a_maintenance.ipynb #5dba60a2
-_PLAIN = _QUEUED, _DELAYED, _RUNNING, _CANCEL, _ENDED, _TOTAL, _WORKER  # the ledger's entries that are no records
+_PLAIN = _QUEUED, _DELAYED, _RUNNING, _CANCEL, _ENDED, _TOTAL, _WORKER, _VARIABLES, _MASKED  # the ledger's entries that are no records
 _INDEXED = 'parkit.Array', 'parkit.Queue'  # which have all their items from the head's `first` to its `next`
 _SUMS, _SUM = META + b'sum', struct.Struct('>QI')  # what the keys of checksums begin with; the version of an object, or 0, and a CRC-32
 

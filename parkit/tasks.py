@@ -24,6 +24,7 @@ from .ledger import _ledger, _Ledger
 from .delivery import _post
 from .progress import _inside
 from .tracing import AsyncTrace, R, T, _open_stream, traces
+from .variables import current_variables
 from .by_value import Anatomy, is_by_value, is_filled
 from .functions import (Ingredient, are_apart, big_parts, encode_function, ingredients, kind_of, lines_of,
                               origin_of, signature_of, source_of)
@@ -487,8 +488,10 @@ def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, 
     ledger, now = _ledger(task.site), time.time_ns()
     id = id or f'{now:016x}{os.urandom(4).hex()}'  # sorts by time
     (digest, context), (environment, interpreter) = _place_for(task, state)
+    sent = current_variables(ledger.excluded_variables)
     record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options,
-                     parent=_inside[-1][1] if _inside else '', depth=_depth(), stream=state.kind == 'generator', key=key)
+                     parent=_inside[-1][1] if _inside else '', depth=_depth(), stream=state.kind == 'generator', key=key,
+                     variables=sent.token)
     if options and record.how.delay: record = record._replace(due=now/1e9 + record.how.delay)
     try: encoded, given = encode_arguments((args, kwargs))
     except EncodeError as e:

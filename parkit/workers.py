@@ -22,6 +22,7 @@ from .output import _keep_output, _output_path
 from .ledger import _ledger, prune, settle, sweep_output
 from .delivery import keep_house
 from .progress import _inside, _watch_tqdm
+from .variables import WorkerVariables, is_excluded, note_changes, note_inherited
 
 # %% auto #0
 __all__ = ['IDLE_TIMEOUT', 'Duty', 'Worker', 'add_duty', 'Supervisor', 'is_supervised', 'use_workers', 'PoolStatus', 'Pool']
@@ -30,7 +31,7 @@ __all__ = ['IDLE_TIMEOUT', 'Duty', 'Worker', 'add_duty', 'Supervisor', 'is_super
 class _Surroundings:
     "The working directory and the import path of the caller whose call is run"
     ledger: Any
-    def __init__(self) -> None: self.context, self.modules = b'', OwnModules()
+    def __init__(self) -> None: self.context, self.modules, self.variables = b'', OwnModules(), WorkerVariables()
 
     def _enter_context(self, digest: bytes) -> None:
         "Use the caller's import path and working directory, if it is still there"
@@ -127,6 +128,7 @@ class _Running(_Surroundings):
     def _call(self, id: str) -> Any:
         record = self.record
         self.given = record.given
+        self.variables.enter(self.ledger.variables_of_claimed, self.ledger.variables)
         if record.context != self.context: self._enter_context(record.context)
         else: self._refresh()
         function = Task(record.task)._function(record.definition)
@@ -148,6 +150,7 @@ class _Running(_Surroundings):
     def _rest(self) -> None:
         self.running = ''
         _inside.clear()
+        self.variables.restore()
         if not (self.record.options and self.record.how.timeout): return
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
@@ -369,6 +372,7 @@ class _Signals:
 def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, int | None]) -> None:
     "The life of a worker process"
     line, signals, watched, supervisor = _line(site), _Signals(signal.SIGTERM), select.poll(), os.getppid()
+    note_changes()
     worker = Worker(site, call=line.call)
     worker.choosy = True
     worker.max_tasks, worker.max_memory = limits
@@ -773,6 +777,7 @@ def _main(path: str, environment: str, ready: int) -> None:
     if _environment()[0].hex() != environment:
         raise TaskError(f'the interpreter {sys.executable} is no longer the one that the calls were made with: it is Python '
                         f'{sys.version.split()[0]} in {sys.prefix} now; define the task anew with an interpreter that is here, and call it')
+    note_inherited()
     import cloudpickle, parkit.scheduling  # noqa: F401  workers are forked with the one loaded; the other adds a duty
     site = set_site(Site(path, create=False))  # one that was removed meanwhile must not come back
     lock = _take_lock(site)
@@ -793,6 +798,12 @@ def _interpreter(site: Site, environment: bytes) -> tuple[str, list[str], str]:
     return executable, ledger.fact(records[0].context)[1] if records else [], home[0] if home else ''
 
 # %% ../nbs/06_workers.ipynb #2214f3ef
+def _inheritable(excluded: tuple[str, ...], same: bool) -> dict[str, str]:
+    "The variables for a new supervisor: what does not travel with calls does not come by this way either, but for what configures it"
+    kept = ('PYTHON*', 'PARKIT_*')
+    return {k: v for k, v in os.environ.items() if k != 'PYTHONHOME' and (same or k != 'PYTHONPATH')
+            and (is_excluded(k, kept) or not is_excluded(k, excluded))}
+
 _START_LIMIT = 60_000  # milliseconds a supervisor may take to start
 
 def _start(site: Site, environment: bytes, resume: bool = True) -> None:
@@ -808,8 +819,7 @@ def _start(site: Site, environment: bytes, resume: bool = True) -> None:
                         'set it to that before parkit is used')
     program = (f'import sys; sys.path[:] = {path!a} or sys.path; from parkit.workers import _main; '
                f'_main({site.path!a}, {environment.hex()!r}, {writer})')
-    unwanted = ('PYTHONHOME',) if environment == _environment()[0] else ('PYTHONHOME', 'PYTHONPATH')
-    env = {k: v for k, v in os.environ.items() if k not in unwanted} | ({'PYTHONHOME': home} if home else {})
+    env = _inheritable(_ledger(site).excluded_variables, environment == _environment()[0]) | ({'PYTHONHOME': home} if home else {})
     try:
         with open(log, 'ab') as out:
             process = subprocess.Popen([executable, '-c', program], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd='/', env=env,
@@ -942,6 +952,19 @@ class Pool:
 
     @keep_bytes.setter
     def keep_bytes(self, n: int) -> None: _ledger(self.site).keep_bytes = int(n)
+
+    @property
+    def excluded_variables(self) -> tuple[str, ...]:
+        """Environment variables that do not travel with calls, as patterns of `fnmatch`: unless assigned to, those of a process, terminal
+        or session, and those that configure Python and parkit. To add one, `pool.excluded_variables += ('AWS_*',)`"""
+        return _ledger(self.site).excluded_variables
+
+    @excluded_variables.setter
+    def excluded_variables(self, patterns: Iterable[str]) -> None:
+        found = () if isinstance(patterns, str) else tuple(patterns)
+        if isinstance(patterns, str) or not all(isinstance(p, str) for p in found):
+            raise TypeError(f'excluded_variables are patterns such as ("AWS_*",), got {patterns!r}')
+        _ledger(self.site).excluded_variables = found
 
     def start(self) -> None:
         "Start the workers now rather than at the first call"
