@@ -17,7 +17,7 @@ from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, ObjectExistsError, ObjectNotFoundError, open_locked,
                            replace_file, SiteError, StorageFullError, TransactionError, _Alive, _boot_id, _check_directory,
-                           _check_exchange, _exchange, _Exit, _file_lock, _find_open_files, _fork, _guard_streams, _leak, _link_all,
+                           _check_exchange, _exchange, _Exit, _file_lock, _find_open_files, _fork, _guard_streams, _hold_lmdb_locks, _leak, _link_all,
                            _make_private, _map_file, _RECORD_SIZE, _reserve, _sync, _watchers, _write_all, _write_new, _WriteLock)
 
 # %% auto #0
@@ -140,13 +140,14 @@ class _Files:
         self.active: list[int] = []     # one element for each read transaction of this process that is beginning or is implicit
         self.reads: list[ReadTxn] = []  # those that may last
         self.prepared: WeakSet[Blob] = WeakSet()  # blobs on their way in, and others not yet forgotten
-        self._bell = -1
+        self._bell = self._lmdb_locks = -1
         self._reset_files()
 
     def _reset_files(self) -> None:
-        bell, self._bell = self._bell, -1
+        (bell, self._bell), (locks, self._lmdb_locks) = (self._bell, -1), (self._lmdb_locks, -1)
         self.env: lmdb.Environment | None = None
         if bell >= 0: os.close(bell)
+        if locks >= 0: _fork.close(locks)
         self.generation += 1
         self.registered = False         # is it open, or being opened, so that this process must stay registered?
         self.begin: Callable[[], ReadTxn] = self._open_and_begin
@@ -162,7 +163,7 @@ class _Files:
         if self.env: _leak(self.env)
         self.later.clear()  # the parent will do it
         if self._bell >= 0: os.close(self._bell)
-        self._reset()
+        self._reset()  # the other descriptors are closed already
 
     def is_durable(self) -> bool:
         "Whether each commit is synced to disk; of a namespace that does not exist, whether it will be"
@@ -316,13 +317,15 @@ class _Opening(_Making):
     def _open_current(self, facts: dict[str, Any]) -> None:
         """Open the files that `facts` are about, unless these have been dropped or replaced; if by a process that could not end its
         work, end that"""
-        heir, env, bell, fd = None, None, -1, -1
+        heir, env, bell, fd, locks = None, None, -1, -1, -1
         try:
             env = self._environment(facts)
             bell = os.open(self.bell_path, os.O_WRONLY)
             record, fd = self.lock.open()
-            with env.begin() as txn: heir = txn.get(_RETIRED)
-            if heir is None and self._facts() == facts: self._use(env, bell, record, fd, facts)  # else: some of them may be of other files
+            with env.begin() as txn: heir = txn.get(_RETIRED)  # from now on LMDB has the lock of a reader
+            locks = _hold_lmdb_locks(os.path.join(self.path, 'lock.mdb'))
+            # else: some of them may be of other files
+            if heir is None and self._facts() == facts: self._use(env, bell, record, fd, locks, facts)
         except (lmdb.Error, OSError) as e:
             if self._facts() == facts: raise self.explain(e) from e
         finally:
@@ -330,16 +333,17 @@ class _Opening(_Making):
                 if fd >= 0: _fork.close(fd)
                 if bell >= 0: os.close(bell)
                 env.close()
+                if locks >= 0: _fork.close(locks)
         if heir is not None: self._end_retired(heir, facts)
 
-    def _use(self, env: lmdb.Environment, bell: int, record: mmap.mmap, fd: int, facts: dict[str, Any]) -> None:
+    def _use(self, env: lmdb.Environment, bell: int, record: mmap.mmap, fd: int, locks: int, facts: dict[str, Any]) -> None:
         lineage = facts['lineage']
         if self.lineage not in ('', lineage):
             for o in list(self.opened.values()): o._lose()  # their ids may mean other objects here
         lock, durable = self.lock, bool(facts['durable'])
         # at once: no interrupt comes in between
-        (self.lineage, self.durable, self._bell, lock.record, lock.fd, self.env,
-         self.begin) = lineage, durable, bell, record, fd, env, env.begin
+        (self.lineage, self.durable, self._bell, self._lmdb_locks, lock.record, lock.fd, self.env,
+         self.begin) = lineage, durable, bell, locks, record, fd, env, env.begin
 
     def _end_retired(self, heir: bytes, facts: dict[str, Any]) -> None:
         with self.site.setting_up():

@@ -146,6 +146,24 @@ def _find_open_files(path: str) -> None:
     _open_files = next((o for o in gc.get_objects() if type(o) is set and any(k in o for k in keys)), _open_files)
     if frozen: gc.freeze()
 
+# %% ../nbs/00a_system.ipynb #c4caca33
+_FLOCK = struct.Struct('@hhqqi0q')  # the system's `struct flock`: kind, whence, start, length, pid
+
+def _hold_lmdb_locks(path: str) -> int:
+    """A descriptor that holds, while it is open, the locks that LMDB has on its file at `path`: that it is in use, and that the reader
+    with this pid lives; -1 where the system has no such locks. Close it after the environment: closing it drops LMDB's own"""
+    if not hasattr(fcntl, 'F_OFD_SETLK'): return -1
+    fd, pid = _fork.open(path), os.getpid()
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0))
+        # LMDB's own makes way, since it excludes the other; nothing is read yet
+        fcntl.fcntl(fd, fcntl.F_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, pid, 1, 0))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, pid, 1, 0))
+    except BaseException:
+        _fork.close(fd)
+        raise
+    return fd
+
 # %% ../nbs/00a_system.ipynb #f4fde9e2
 def _try_lock(fd: int, mode: int = fcntl.LOCK_EX) -> bool:
     "Take the `flock` on `fd` if it is free"

@@ -1,7 +1,7 @@
 """Sites on disks that are full, foreign, remote or damaged, limits reached, and machines that were restarted.
 
 A notebook has no second user, no small disk to mount, and no second process to stand in the way."""
-import json, os, re, shutil, subprocess, threading, warnings
+import hashlib, json, os, re, shutil, signal, subprocess, sys, threading, warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -621,6 +621,56 @@ def test_trap_33_nothing_drops_the_locks_of_lmdb(site):
     pk.Pool().status
     with pytest.raises(pk.ObjectTypeError): pk.Array('n/d')
     assert _locks(f'{d._store.path}/lock.mdb') == before
+
+
+def _hash(folder):
+    for path in Path(folder).rglob('*'):
+        if path.is_file(): hashlib.sha256(path.read_bytes())
+
+_look_at_files = {
+    'zip': lambda folder, out: shutil.make_archive(out, 'zip', folder),
+    'tar': lambda folder, out: shutil.make_archive(out, 'tar', folder),
+    'copytree': lambda folder, out: shutil.copytree(folder, out),
+    'hash': lambda folder, out: _hash(folder),
+    'open and close': lambda folder, out: [os.close(os.open(p, os.O_RDONLY)) for p in Path(folder).rglob('*.mdb')],
+}
+
+_overwrite = """
+d = pk.Dict('n/d')
+for n in range(20):
+    with pk.transaction(d):
+        for i in range(200): d[i] = ('new', i, 'y'*1000)
+say()
+"""
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux has locks that belong to an open file')
+@pytest.mark.parametrize('look', _look_at_files)
+def test_trap_33_files_of_the_site_are_read_by_other_means(site, tmp_path, look):
+    "Another process opens the site and writes; a snapshot, and the process's own place among the readers, stay"
+    pk.Namespace('n', durable=False)
+    d = pk.Dict('n/d')
+    d.update({i: ('old', i, 'x'*1000) for i in range(200)})
+    with pk.snapshot(d):
+        assert d[0][0] == 'old'
+        _look_at_files[look](site.path, tmp_path/'out')
+        run(site, _overwrite)
+        assert {d[i][:2] for i in range(200)} == {('old', i) for i in range(200)}
+    assert {v[0] for v in d.values()} == {'new'}
+    with pk.snapshot(d):  # nothing is opened anew: the locks last
+        run(site, _overwrite)
+        assert d[0][0] == 'new' and len(list(d.values())) == 200
+
+def test_trap_33_reader_that_is_killed_is_forgotten(site):
+    "The locks that stay end with the process, though it leaves a forked child"
+    d = pk.Dict('n/d')
+    d['a'] = 1
+    with Child(site, "d = pk.Dict('n/d'); s = pk.snapshot(d); s.__enter__(); d['a']; say(fork_and_stay())") as reader:
+        child = reader.hear()
+        assert str(reader.pid) in d._store.env.readers()
+        reader.kill()
+        d._store.env.reader_check()
+        assert str(reader.pid) not in d._store.env.readers()
+        os.kill(child, signal.SIGKILL)
 
 
 _unshare = ('unshare', '--pid', '--fork', '--mount-proc', '--kill-child')
