@@ -12,10 +12,12 @@ __all__ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'Obj
            'TaskError', 'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task', 'export_library',
            'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'CallFuture', 'Executor',
            'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError',
-           'schedules', 'upcoming', 'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore']
+           'schedules', 'upcoming', 'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore',
+           'register_codec']
 
 # %% ../nbs/10_parkit.ipynb #c0bb7c4f
-from .codecs import DecodeError, EncodeError, ParkitError
+from . import arrays  # noqa: F401  whose codecs are registered
+from .codecs import DecodeError, EncodeError, ParkitError, register_codec
 from .system import (InvalidNameError, ObjectExistsError, ObjectNotFoundError, SiteError, StorageFullError, TransactionError,
                            TransactionTimeout)
 from .storage import Site, set_site
@@ -42,7 +44,7 @@ _all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'Objec
          'Task', 'TaskCancelledError', 'TaskError', 'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task',
          'export_library', 'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'CallFuture', 'Executor',
          'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError', 'schedules', 'upcoming',
-         'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore']
+         'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore', 'register_codec']
 
 # %% ../nbs/10_parkit.ipynb #f7374563
 __doc__ = """Shared Python objects and shared functions for notebooks, with no server
@@ -52,4 +54,5 @@ transactions: transaction, snapshot, wait_until
 functions: task, bind_task, bind_symbol, libraries
 calls: map, track, traces, Pool, Executor, Periodic, Cron, schedules
 places: Site, set_site, Namespace, namespaces
-maintenance: doctor, check, backup, restore, compact, gc"""
+maintenance: doctor, check, backup, restore, compact, gc
+extension: register_codec"""

@@ -4,23 +4,24 @@
 
 # %% ../nbs/00_codecs.ipynb #b0b4ae15
 from __future__ import annotations
-import functools, math, pickle, struct, sys, threading
+import copyreg, functools, io, math, pickle, struct, sys, threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
+from operator import methodcaller
 from pathlib import PosixPath, PurePosixPath
 from types import CodeType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from uuid import UUID
 from weakref import WeakKeyDictionary
 from .by_value import TYPE_NAMES, find_class, identity_of, keep_class, module_of, refers_to_objects, slots_of
 
 # %% auto #0
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
-           'DecodeError', 'Chunks', 'as_bytes', 'damaged', 'register_type', 'registered_type', 'type_name',
-           'register_opener', 'recall', 'encode', 'decode', 'encode_user', 'decode_user', 'verify', 'encode_key',
-           'is_canonical', 'decode_key', 'verify_key', 'with_key', 'split_key']
+           'DecodeError', 'Chunks', 'as_bytes', 'damaged', 'register_codec', 'register_type', 'registered_type',
+           'type_name', 'register_opener', 'recall', 'encode', 'decode', 'encode_user', 'decode_user', 'verify',
+           'encode_key', 'is_canonical', 'decode_key', 'verify_key', 'with_key', 'split_key']
 
 # %% ../nbs/00_codecs.ipynb #abce6dda
 if TYPE_CHECKING: import numpy as np
@@ -69,6 +70,9 @@ class Chunks:
 # %% ../nbs/00_codecs.ipynb #9ac877c2
 Record = Union[bytes, Chunks]
 
+# %% ../nbs/00_codecs.ipynb #2dbdacf6
+def _join(record: Record) -> bytes: return record if isinstance(record, bytes) else record.join()
+
 # %% ../nbs/00_codecs.ipynb #c05b2cc5
 def _padding(n: int) -> bytes: return bytes(-n % ALIGNMENT)
 
@@ -86,19 +90,66 @@ def as_bytes(
     return view.tobytes()
 
 # %% ../nbs/00_codecs.ipynb #751a79a3
-@lru_cache(1024)
 def _dtype_spec(dtype: np.dtype[Any]) -> bytes:
-    "A dtype as its array-protocol string where that says everything, else as a pickle"
-    import numpy as np
-    spec = dtype.str
-    return spec.encode() if np.dtype(spec) == dtype else pickle.dumps(dtype, 5)
+    "A dtype as its array-protocol string where that says everything, else as a pickle; raises `EncodeError` for what cannot be kept"
+    known = _specs.get(id(dtype))
+    if known is not None and known[0] is dtype and known[1] == dtype.names: return known[2]
+    spec = dtype.str.encode() if _is_named(dtype) else _join(_encode_pickle(_dtype_parts(dtype)))
+    if not _is_same_dtype(dtype, _dtype(spec)): raise EncodeError(f'cannot store the dtype {dtype!r}: it would come back as {_dtype(spec)!r}')
+    if _is_settled(dtype):
+        if len(_specs) > 1000: _specs.clear()
+        _specs[id(dtype)] = dtype, dtype.names, spec
+    return spec
+
+# by the identity of the dtype, which is held so that no other takes its place; with its names, which may be changed
+_specs: dict[int, tuple[np.dtype[Any], Any, bytes]] = {}
+
+def _is_settled(dtype: np.dtype[Any]) -> bool:
+    "Can nothing of `dtype` change but its own names?"
+    parts = [dtype.base] if dtype.subdtype else [f[0] for f in (dtype.fields or {}).values()]
+    return dtype.metadata is None and all(p.names is None and _is_settled(p) for p in parts)
+
+def _is_named(dtype: np.dtype[Any]) -> bool:
+    "Is `dtype.str` all there is to say?"
+    try: return _is_same_dtype(dtype, _named_dtype(dtype.str.encode()))
+    except TypeError: return False  # `<f1`, by which `float8_e5m2` goes
+
+def _dtype_parts(dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    "What the dtype's own pickling makes of it, with the letter by which C calls the type where that differs (`long long`)"
+    parts: Any = dtype.__reduce__()
+    make, args, *state = parts
+    if isinstance(args[0], str) and dtype.names is None and dtype.subdtype is None and make(args[0]).char != dtype.char:
+        args = dtype.char, *args[1:]
+    return make, args, *state
 
 # %% ../nbs/00_codecs.ipynb #175dd877
-@lru_cache(1024)
 def _dtype(spec: bytes) -> np.dtype[Any]:
-    import numpy as np
-    return pickle.loads(spec) if spec[:1] == b'\x80' else np.dtype(spec.decode())
+    "The dtype that `_dtype_spec` has described"
+    if spec[0] not in (PICKLE, BUFFERS): return _named_dtype(spec)
+    found = decode(spec)
+    if not isinstance(found, tuple): return found  # type: ignore[no-any-return]  # as parkit stored it at first
+    make, args, *state = found
+    dtype = make(*args)
+    if state: dtype.__setstate__(*state)
+    return dtype  # type: ignore[no-any-return]
 
+@lru_cache(1024)
+def _named_dtype(spec: bytes) -> np.dtype[Any]:
+    import numpy as np
+    return np.dtype(spec.decode())
+
+# %% ../nbs/00_codecs.ipynb #f520e5a8
+def _is_same_dtype(a: np.dtype[Any], b: np.dtype[Any]) -> bool:
+    "Whether two dtypes are alike in all that can be asked of them, not only equal"
+    if a is b: return True
+    if (type(a), a.char, a.kind, a.itemsize, a.alignment, a.flags, a.isalignedstruct, a.names) != \
+       (type(b), b.char, b.kind, b.itemsize, b.alignment, b.flags, b.isalignedstruct, b.names) or a != b: return False
+    if type_name(a.type) != type_name(b.type) or {*(a.metadata or ())} != {*(b.metadata or ())}: return False
+    if a.subdtype and b.subdtype: return a.shape == b.shape and _is_same_dtype(a.base, b.base)
+    return not a.fields or not b.fields or [*a.fields] == [*b.fields] and all(
+        f[1:] == b.fields[name][1:] and _is_same_dtype(f[0], b.fields[name][0]) for name, f in a.fields.items())
+
+# %% ../nbs/00_codecs.ipynb #030a8574
 def damaged(record: Buffer, e: BaseException) -> DecodeError:
     "The error for a record that could not be read because of `e`"
     return DecodeError(f'a record of {len(record)} bytes is damaged: {e}')
@@ -152,12 +203,112 @@ def _decode_array(
 _BY_VALUE = b'_main__'  # ends `__main__` and `__mp_main__`, the modules whose content other processes cannot import
 
 # %% ../nbs/00_codecs.ipynb #4930dcc0
+class _Codec(NamedTuple):
+    "How a type is taken apart and put together"
+    encode: Callable[[Any], tuple[Any, Sequence[Any]]]
+    decode: Callable[[Any, list[memoryview]], Any]
+    private: bool
+
+_codecs: dict[type | str, _Codec] = {}  # by the class, or by its name while nobody may have imported it
+
+def register_codec(
+    cls: type | str,  # A class, or its name as users write it (`'torch.Tensor'`), which does not import the library. Subclasses are included
+    encode: Callable[[Any], tuple[Any, Sequence[Any]]],     # From a value to (state, buffers); `NotImplemented` leaves it to `pickle`
+    decode: Callable[[Any, list[memoryview]], Any],  # From the state and as many flat memoryviews back to the value
+    *,
+    private: bool = False,  # Must the memory accept writes, even for a read-only view in a snapshot? It is copied on write then
+) -> None:
+    """Store values of type `cls` from now on as `encode` takes them apart, wherever they lie in what is stored: a small state that can be
+    pickled, and buffers or arrays in C order, which are mapped when read as those of a numpy array are. `decode` is stored by reference, as a
+    function in a pickle is, so readers need not register anything"""
+    _codecs.pop(cls, None)
+    _codecs[cls] = _Codec(encode, decode, private)
+    _codec_of.cache_clear()
+    _reducers.clear()
+
+def _class_if_imported(name: str) -> Any:
+    module, _, cls = name.rpartition('.')
+    return getattr(sys.modules.get(module), cls, None)
+
+@lru_cache(1000)
+def _codec_of(cls: type) -> _Codec | None:
+    "The codec of the nearest base of `cls` that has one"
+    mro, found = cls.__mro__, list[tuple[int, _Codec]]()
+    for registered, codec in reversed(_codecs.items()):  # the newest first
+        base = registered if isinstance(registered, type) else _class_if_imported(registered)
+        if isinstance(base, type) and issubclass(cls, base): found.append((mro.index(base) if base in mro else len(mro), codec))
+    return min(found, key=lambda f: f[0])[1] if found else None
+
+# %% ../nbs/00_codecs.ipynb #d1b00f36
+class _Reducers(dict[type, Callable[[Any], Any]]):
+    "The pickler's table of how to take a type apart: by a codec, else as `copyreg` or the type itself has it; worked out once for each type"
+    registered = 0  # in `copyreg`
+
+    def refresh(self) -> None:
+        "Forget what is known if `copyreg` has learned more since"
+        if self.registered == len(copyreg.dispatch_table) and len(self) < 1000: return
+        self.clear()
+        self.registered = len(copyreg.dispatch_table)
+
+    def __missing__(self, cls: type) -> Callable[[Any], Any]:
+        codec, reduce = _codec_of(cls), _by_itself
+        if codec is not None: self[cls] = reduce = partial(_reduce, codec)
+        elif cls in copyreg.dispatch_table: return copyreg.dispatch_table[cls]
+        elif issubclass(cls, type): raise KeyError(cls)  # a class with a metaclass, which goes by its name
+        else: self[cls] = reduce
+        return reduce
+
+_by_itself: Callable[[Any], Any] = methodcaller('__reduce_ex__', 5)
+_reducers = _Reducers()
+
+class _Pickler(pickle.Pickler): dispatch_table = _reducers
+
+# %% ../nbs/00_codecs.ipynb #9d5d9380
+def _reduce(codec: _Codec, value: Any) -> Any:
+    "What the pickler is told of a value whose type has a codec"
+    found = codec.encode(value)
+    if found is not NotImplemented:
+        state, buffers = found
+        return _decoded, (codec.decode, codec.private, state, *(pickle.PickleBuffer(_Lent(b)) for b in buffers))
+    return copyreg.dispatch_table.get(type(value), _by_itself)(value)
+
+def _decoded(decode: Callable[..., Any], private: bool, state: Any, *buffers: Buffer) -> Any:
+    views = [memoryview(b) for b in buffers]
+    return decode(state, [_private(v) for v in views] if private else views)
+
+# %% ../nbs/00_codecs.ipynb #234a6578
+class _Lent(bytearray):
+    "A buffer of nothing, writable, in the place of `content`"
+    content: Any
+    def __init__(self, content: Any) -> None: self.content = content
+
+def _content(buffer: pickle.PickleBuffer) -> Buffer:
+    "The bytes of an out-of-band buffer"
+    raw = buffer.raw()
+    if type(raw.obj) is not _Lent: return as_bytes(raw)
+    content = raw.obj.content
+    if not hasattr(content, 'dtype'): return as_bytes(content)
+    return next(_array_data(content), b'') if content.flags.c_contiguous else content.tobytes()
+
+# %% ../nbs/00_codecs.ipynb #cbbef467
+_SMALL = 2**18  # bytes up to which a copy costs less than a map
+
+def _private(buffer: memoryview) -> memoryview:
+    "`buffer` itself if it accepts writes, else its content in memory that does"
+    if not buffer.readonly: return buffer
+    remap = getattr(buffer.obj, 'copy_on_write', None)
+    return memoryview(bytearray(buffer)) if remap is None or buffer.nbytes <= _SMALL else remap(buffer)
+
+# %% ../nbs/00_codecs.ipynb #89ce1d7e
 def _plain_pickle(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes | None:
     "A pickle by plain `pickle`, or `None` where cloudpickle has to do it"
     cloudpickle: ModuleType | None = sys.modules.get('cloudpickle')
     if cloudpickle and cloudpickle.list_registry_pickle_by_value(): return None  # the user ships some module by value
-    try: data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    _reducers.refresh()
+    file = io.BytesIO()
+    try: _Pickler(file, 5, buffer_callback=buffers.append).dump(value)
     except Exception: return None  # cloudpickle knows more types, or says why not
+    data = file.getvalue()
     return data if data.find(_BY_VALUE) < 0 else None  # twice as fast as `in`
 
 # %% ../nbs/00_codecs.ipynb #50805948
@@ -220,7 +371,7 @@ def _load_class(version: tuple[int, ...], identity: str, module: str, qualname: 
     if found is not None: return found
     _check_python(version)
     with _making:
-        found = find_class(identity, module, qualname) or pickle.loads(definition)
+        found = find_class(identity, module, qualname) or decode(definition)
         _definitions.setdefault(found, (identity, definition))  # as it is stored again
         return found
 
@@ -248,14 +399,17 @@ class _ThisPython:
     def __reduce__(self) -> Any: return _check_python, (sys.version_info[:2],)
 
 
+
 # %% ../nbs/00_codecs.ipynb #d2f2c089
 _definitions: WeakKeyDictionary[type, tuple[str, bytes]] = WeakKeyDictionary()  # class -> its identity and its definition
 
 def _definition(cls: type, identity: str) -> bytes:
-    "Return the pickle of a class, made once for each identity that it has had"
+    "Return the record of a class, made once for each identity that it has had"
     found = _definitions.get(cls)
     if found is None or found[0] != identity or refers_to_objects(cls):
-        found = _definitions[cls] = identity, _cloud_dumps(cls, None, apart=False)
+        buffers: list[pickle.PickleBuffer] = []
+        data = _cloud_dumps(cls, buffers, apart=False)
+        found = _definitions[cls] = identity, _join(_record_of(data, buffers))
     return found[1]
 
 # %% ../nbs/00_codecs.ipynb #5bd7095a
@@ -278,7 +432,7 @@ class _HasFunctions(Exception):
 def _cloud_pickler() -> type[pickle.Pickler]:
     "cloudpickle's pickler, taught to name registered types and to identify classes (made at first use: the import takes 30 ms)"
     import cloudpickle
-    makers = _check_python, _code, _load_class, _begin_class, _fill_class, _cached_property
+    makers = _check_python, _code, _load_class, _begin_class, _fill_class, _cached_property, _decoded
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         apart = False  # Does each class lie in a pickle of its own?
         def reducer_override(self, obj: Any) -> Any:
@@ -290,6 +444,8 @@ def _cloud_pickler() -> type[pickle.Pickler]:
             if cls is functools.cached_property: return _cached_property, (obj.func, obj.attrname)
             if cls is CodeType:
                 return _code, (sys.version_info[:2], *self.dispatch_table[CodeType](obj)[1])
+            codec = _codec_of(cls)
+            if codec is not None: return _reduce(codec, obj)
             parts = super().reducer_override(obj)
             if self.apart and cls is FunctionType and parts is not NotImplemented: raise _HasFunctions
             return parts
@@ -308,20 +464,19 @@ def _cloud_pickler() -> type[pickle.Pickler]:
     return Pickler
 
 # %% ../nbs/00_codecs.ipynb #60d1e835
-def _cloud_dumps(value: Any, callback: Callable[[pickle.PickleBuffer], Any] | None, apart: bool) -> bytes:
-    import io
+def _cloud_dumps(value: Any, buffers: list[pickle.PickleBuffer], apart: bool) -> bytes:
     file = io.BytesIO()
-    pickler: Any = _cloud_pickler()(file, 5, buffer_callback=callback)
+    pickler: Any = _cloud_pickler()(file, 5, buffer_callback=buffers.append)
     pickler.apart = apart
     pickler.dump(value)
     return file.getvalue()
 
 def _cloud_pickle(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
     try:
-        try: return _cloud_dumps(value, buffers.append, apart=True)
+        try: return _cloud_dumps(value, buffers, apart=True)
         except _HasFunctions:
             buffers.clear()
-            return _cloud_dumps(value, buffers.append, apart=False)
+            return _cloud_dumps(value, buffers, apart=False)
     except Exception as e:
         raise EncodeError(f'cannot store a value of type {type(value).__qualname__!r}: {e}') from e
 
@@ -332,9 +487,11 @@ def _encode_pickle(value: Any) -> Record:
     if data is None:
         buffers.clear()
         data = _cloud_pickle(value, buffers)
-    if not buffers: return data
-    views = [as_bytes(b.raw()) for b in buffers]
-    return _with_buffers(data, views)
+    return _record_of(data, buffers)
+
+def _record_of(data: bytes, buffers: Sequence[pickle.PickleBuffer]) -> Record:
+    "The record of pickle `data` and what its pickler has called back with"
+    return _with_buffers(data, [_content(b) for b in buffers]) if buffers else data
 
 # %% ../nbs/00_codecs.ipynb #2360ea76
 def _with_buffers(data: bytes, views: Sequence[Buffer]) -> Chunks:
@@ -383,12 +540,22 @@ def encode(
 ) -> Record:      # `bytes`, or `Chunks` where there are buffers to write from where they lie
     "Turn `value` into a record; raises `EncodeError` naming the reason if it cannot be stored"
     cls = type(value)
-    if cls in _SCALARS: return pickle.dumps(value, 5)
+    if cls in _SCALARS or cls in _PLAIN and len(value) < 20 and _is_flat(value): return pickle.dumps(value, 5)
     if cls not in _PLAIN and cls.__name__ == 'ndarray' and cls.__module__ == 'numpy' and not value.dtype.hasobject:
         return _encode_array(value)
     return _encode_pickle(value)
 
 # %% ../nbs/00_codecs.ipynb #820990e7
+def _is_flat(value: Any) -> bool:
+    "Whether a plain collection holds nothing but scalars"
+    return _SCALARS.issuperset(map(type, value)) and (type(value) is not dict or _SCALARS.issuperset(map(type, value.values())))
+
+# %% ../nbs/00_codecs.ipynb #d7ab0208
+def _not_importable(e: ImportError) -> DecodeError:
+    "The error for a value whose classes this Python does not have"
+    return DecodeError(f'reading this value takes the module {e.name!r}, which {sys.executable} cannot import ({e}); install it')
+
+# %% ../nbs/00_codecs.ipynb #b6a9316f
 def decode(
     record: Buffer,          # A record made by `encode`
     writable: bool = True,   # Must arrays accept writes? A read-only `record` is copied then
@@ -398,10 +565,12 @@ def decode(
     try:
         if kind == PICKLE: return pickle.loads(record)
         if kind == BUFFERS: return _decode_buffers(memoryview(record), writable)
+        if kind == ARRAY: return _decode_array(memoryview(record), writable)
     except (pickle.UnpicklingError, EOFError) as e: raise damaged(record, e) from e
-    if kind == ARRAY:
-        try: return _decode_array(memoryview(record), writable)
-        except _DAMAGE as e: raise damaged(record, e) from e
+    except ImportError as e: raise _not_importable(e) from e
+    except _DAMAGE as e:
+        if kind != ARRAY or isinstance(e, DecodeError): raise
+        raise damaged(record, e) from e
     raise DecodeError(f'a record of {len(record)} bytes has the unknown kind {kind}: it is damaged, or of a newer parkit')
 
 # %% ../nbs/00_codecs.ipynb #d1643cfd
@@ -506,7 +675,6 @@ def _naive(micros: int) -> datetime:
 
 # %% ../nbs/00_codecs.ipynb #8e51e40b
 def _key_other(key: Hashable) -> bytes:
-    import io
     hash(key)  # TypeError for what could not be a key of a dict either
     file = io.BytesIO()
     pickler = pickle.Pickler(file, 5)

@@ -17,7 +17,7 @@ __all__ = ['BIG', 'OwnModules', 'encode_function', 'big_parts', 'source_of', 'si
 # %% ../nbs/04c_functions.ipynb #39611ca5
 from .by_value import (MISSING, TYPE_NAMES, Anatomy, closure_of, find_definition, globals_of, is_by_value, is_own_module, is_users,
                              used_of)
-from .codecs import EncodeError, Record, _cloud_pickler, _with_buffers, as_bytes
+from .codecs import EncodeError, Record, _cloud_pickler, _record_of
 from .objects import Object
 
 # %% ../nbs/04c_functions.ipynb #f33f1ebc
@@ -130,7 +130,7 @@ def _pickled(value: Any, root: Any, own: str, by_name: frozenset[tuple[str, str]
     pickler = _function_pickler()(file, 5, buffer_callback=buffers.append)
     pickler.root, pickler.own, pickler.by_name, pickler.stand_ins = root, own, by_name, {}
     pickler.dump(value)
-    return _with_buffers(file.getvalue(), [as_bytes(b.raw()) for b in buffers]) if buffers else file.getvalue()
+    return _record_of(file.getvalue(), buffers)
 
 # %% ../nbs/04c_functions.ipynb #0c3eddb7
 class _Culprit(NamedTuple):

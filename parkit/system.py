@@ -506,7 +506,22 @@ def _map_file(
         raise SiteError(e, f'cannot map {size} bytes ({os.strerror(e)}); a process may hold 65,530 maps (vm.max_map_count)', path)
     array = (ctypes.c_char*size).from_address(address)
     array._mapping = _Mapping(address, size)  # type: ignore[attr-defined]
+    if not writable: array.copy_on_write = partial(_copy_on_write, path, address)  # type: ignore[attr-defined]
     return array
+
+def _copy_on_write(path: str, address: int, part: memoryview) -> memoryview:
+    "The content of `part`, which lies in the shared map of `path` at `address`, in memory of one's own: mapped once more, and copied where it is written to"
+    import numpy as np
+    start = np.frombuffer(part, np.uint8).__array_interface__['data'][0] - address
+    before = start % mmap.ALLOCATIONGRANULARITY
+    try: fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError: return memoryview(bytearray(part))  # its last entry has gone since
+    try: found = _libc.mmap(None, before + part.nbytes, 3, mmap.MAP_PRIVATE | _NORESERVE, fd, start - before)
+    finally: os.close(fd)
+    if found == _MAP_FAILED: return memoryview(bytearray(part))
+    array = (ctypes.c_char*part.nbytes).from_address(found + before)
+    array._mapping = _Mapping(found, before + part.nbytes)  # type: ignore[attr-defined]
+    return memoryview(array).cast('B')
 
 # %% ../nbs/00a_system.ipynb #0406027a
 _IN_MODIFY, _IN_ATTRIB, _IN_FLAGS = 0x2, 0x4, os.O_NONBLOCK | os.O_CLOEXEC
