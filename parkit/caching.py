@@ -335,7 +335,7 @@ def _cached_submit(task: Task, state: Any, args: tuple[Any, ...], kwargs: dict[s
     entry = _Entry(state.version, arguments, 'queued', task.site.alive.enter(), id, id)
     inside = open_transaction() is not None
     found = (results.find(key) or entry) if inside else results.claim(key, entry)
-    if found.state == 'done' and (trace := _trace_of(task, state, results, key, found)): return trace
+    if found.state == 'done' and (trace := _trace_of(task, state, results, key, found)) is not None: return trace
     if not inside and found != entry and found.trace and _is_known(results, found): return AsyncTrace(_ledger(task.site), found.trace)
     # else it is ours or, if it runs in some process without a trace, our call will wait there for it
     return _submit(task, state, args, kwargs, options, id, key)

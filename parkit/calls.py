@@ -10,15 +10,16 @@ from datetime import timedelta
 from functools import lru_cache
 from hashlib import sha256
 from numbers import Real
+from types import TracebackType
 from typing import Any, NamedTuple
 from .codecs import BLOB, ParkitError, decode, encode
 from .objects import _join
-from .system import Alarm
+from .system import Alarm, is_parkit_frame
 from .storage import Site, _blob_of
 
 # %% auto #0
-__all__ = ['STATUSES', 'TaskError', 'WorkerCrashedError', 'TaskCancelledError', 'TaskTimeoutError', 'RemoteTraceback', 'Runner',
-           'set_runner']
+__all__ = ['STATUSES', 'TaskError', 'WorkerCrashedError', 'TaskCancelledError', 'TaskTimeoutError', 'RemoteTraceback',
+           'hide_frames', 'Runner', 'set_runner']
 
 # %% ../nbs/04b_calls.ipynb #68fb7cb9
 STATUSES = ('submitted', 'running', 'finished', 'failed', 'crashed', 'cancelled', 'timeout')
@@ -128,6 +129,27 @@ class RemoteTraceback(Exception):
     def __str__(self) -> str: return '\n' + self.text
     def __reduce__(self) -> Any: return RemoteTraceback, (self.text,)
 
+# %% ../nbs/04b_calls.ipynb #3d9536c9
+def hide_frames(error: BaseException) -> None:
+    "Take parkit's frames above the last frame of the user's out of the traceback of an exception, and of those that led to it"
+    seen, left = set[int](), [error]
+    while left:
+        e = left.pop()
+        if id(e) in seen: continue
+        seen.add(id(e))
+        e.__traceback__ = _users_frames(e.__traceback__)
+        left += [other for other in (e.__cause__, e.__context__) if other is not None]
+
+def _users_frames(traceback: TracebackType | None) -> TracebackType | None:
+    found: list[TracebackType] = []
+    while traceback is not None:
+        found.append(traceback)
+        traceback = traceback.tb_next
+    last = max((i for i, t in enumerate(found) if not is_parkit_frame(t.tb_frame)), default=0)
+    for t in reversed([t for i, t in enumerate(found) if i >= last or not is_parkit_frame(t.tb_frame)]):
+        traceback = TracebackType(traceback, t.tb_frame, t.tb_lasti, t.tb_lineno)
+    return traceback
+
 # %% ../nbs/04b_calls.ipynb #e42b9fd7
 class _Remade:
     "Stands for an exception that pickle cannot make anew, and is unpickled as that exception"
@@ -144,6 +166,7 @@ def _remake(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, An
 def _encode_error(error: BaseException) -> Any:
     "The record of an exception and its traceback"
     import traceback
+    hide_frames(error)
     text = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
     shown = traceback.format_exception_only(type(error), error)[-1].strip()  # also of those that cannot be shown
     # raised again it would end the process that reads it

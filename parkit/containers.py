@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, IO, NamedTuple, TypeVar, overloa
 from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, decode_key, decode_user, encode, encode_key,
                            encode_user,
                            register_type, split_key, with_key)
-from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _join
+from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _join, explains
 from .system import TransactionError, _fork
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, _after
 from .transactions import (WaitTimeout, _find, _frame, _give_up, in_transaction, noting, read, read_apart, transaction,
@@ -230,6 +230,7 @@ class _Items(ItemsView[K, V]):
 # %% ../nbs/04_containers.ipynb #08015d56
 class Dict(_DictWriting, MutableMapping[K, V]):
     "A persistent dictionary, shared by many processes, that iterates in the order of its keys"
+    _usage = "entries are set afterwards: d = pk.Dict('name'); d.update(a=1)"
     def __getitem__(self, key: K) -> V:
         if _frame.get() is None: return read_apart(self._store, self._get, key, _missing)  # type: ignore[no-any-return]
         value = read(self._store, self._get, key, _missing)
@@ -497,6 +498,8 @@ def _as_index(i: Any) -> int:
 # %% ../nbs/04_containers.ipynb #038e29de
 class Array(_ArrayItems, Sequence[V]):
     "A persistent list, shared by many processes, that grows at its end"
+    _usage = "items are added afterwards: a = pk.Array('name'); a.extend([1, 2])"
+    @explains
     def __init__(
         self,
         path: str | None = None,  # `namespace/name`, or a name in the namespace `default`; `None` makes an anonymous array
@@ -674,6 +677,8 @@ _STATE = b'\x01_state'  # follows the id in the key of a queue's state
 # %% ../nbs/04_containers.ipynb #514725ce
 class Queue(_QueueItems, Generic[V]):
     "A persistent queue, shared by many processes: first in, first out"
+    _usage = "a limit has a name, and items are put afterwards: q = pk.Queue('name', maxsize=10); q.put(1)"
+    @explains
     def __init__(
         self,
         path: str | None = None,  # `namespace/name`, or a name in the namespace `default`; `None` makes an anonymous queue
@@ -825,6 +830,7 @@ def _check_timeout(block: bool, timeout: float | None) -> None:
 # %% ../nbs/04_containers.ipynb #5ca58efc
 class LifoQueue(Queue[V]):
     "A persistent queue, shared by many processes: last in, first out"
+    _usage = Queue._usage.replace('Queue', 'LifoQueue')
     def _next_keys(self, txn: Any, head: Any, n: int) -> list[bytes]:
         return [key for key, _ in islice(self._store.scan(txn, self._oid + _ENTRY, _after(self._oid), True), n)]
 
@@ -962,6 +968,7 @@ class FileChangedError(ParkitError, OSError):
 # %% ../nbs/04_containers.ipynb #1c5a01a9
 class File(_FileContent):
     "Persistent bytes, shared by many processes, that open as a file does"
+    _usage = "it is opened afterwards, with a mode: f = pk.File('name'); f.open('wb')"
     @overload
     def open(self, mode: OpenTextMode, encoding: str | None = None, errors: str | None = None,
              newline: str | None = None) -> io.TextIOWrapper: ...

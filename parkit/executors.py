@@ -116,7 +116,7 @@ class _Calls:
         "Cancel those of the calls that have not begun, the last one first"
         with self.lock:
             mine = [f for f in futures if self.waiting.pop(f, None)]
-            ids = [f.trace.id for f in futures if f.trace and f.trace.id in self.futures]
+            ids = [f.trace.id for f in futures if f.trace is not None and f.trace.id in self.futures]
         withdrawn = write(self.ledger._store, self._withdraw, ids[::-1]) if ids else []
         for id in withdrawn: settle(self.ledger, id)
         for future in [*mine, *filter(None, (self.futures.pop(id, None) for id in withdrawn))]: future._cancelled()

@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from itertools import islice
 from typing import Any, overload
-from .calls import _GOING, _attend
+from .calls import _GOING, RemoteTraceback, _attend
 from .ledger import _ledger
 from .progress import Progress, _bars
 from .tasks import Task, TaskCall
@@ -84,10 +84,11 @@ def map(  # noqa: A001  meant to be called as `pk.map`
     _check_waiting()
     calls = _Mapped(_ledger(task.site))
     try: calls.run(task, list(zip(*iterables)))
-    except BaseException:
+    except BaseException as e:
         for trace in calls.traces:
             with suppress(ObjectNotFoundError): trace.cancel()  # it has ended and is not kept any longer
-        raise
+        if isinstance(e.__cause__, RemoteTraceback): e.__traceback__ = None  # where it was met here tells nothing
+        raise e
     return [calls.results[t.id] for t in calls.traces]
 
 # %% ../nbs/08_notebook.ipynb #1a8a98a2

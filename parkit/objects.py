@@ -5,13 +5,13 @@
 # %% ../nbs/03_objects.ipynb #41f17212
 from __future__ import annotations
 import importlib, inspect, os, struct, sys, time, warnings
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
-from functools import partial
+from functools import partial, wraps
 from itertools import groupby, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 from .by_value import identity_of
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type,
@@ -22,9 +22,9 @@ from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CA
 from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write, write_new, write_whole
 
 # %% auto #0
-__all__ = ['ANONYMOUS', 'KEPT', 'AttributeNameError', 'NamespacePath', 'remove_holder', 'encode_arguments', 'hold_for_trace',
-           'release_trace', 'sweep_holders', 'ObjectTypeError', 'Object', 'Change', 'Unknown', 'Namespace',
-           'namespaces']
+__all__ = ['ANONYMOUS', 'KEPT', 'Init', 'AttributeNameError', 'NamespacePath', 'remove_holder', 'encode_arguments',
+           'hold_for_trace', 'release_trace', 'sweep_holders', 'ObjectTypeError', 'explains', 'Object', 'Change',
+           'Unknown', 'Namespace', 'namespaces']
 
 # %% ../nbs/03_objects.ipynb #bc874faa
 class _Info(NamedTuple):
@@ -573,8 +573,32 @@ class _Writing(_Reading):
         self._changed(txn, head, freeing=True)
 
 # %% ../nbs/03_objects.ipynb #5e7c1a90
+Init = TypeVar('Init', bound=Callable[..., None])
+
+def explains(init: Init) -> Init:
+    "Have `init` say what was meant, with the class's `_usage`, where arguments do not fit"
+    @wraps(init)
+    def explained(self: Any, *args: Any, **kwargs: Any) -> None:
+        try: init(self, *args, **kwargs)
+        except TypeError as e:
+            inside = e.__traceback__ is not None and e.__traceback__.tb_next is not None  # the arguments did fit
+            if inside and (not args or args[0] is None or isinstance(args[0], str)): raise
+            raise TypeError(_misuse(type(self), init, args, kwargs)) from None
+    return explained  # type: ignore[return-value]
+
+def _misuse(cls: type, init: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    "What is wrong with the arguments of a constructor, and how it is called"
+    parameters = list(inspect.signature(init).parameters.values())[1:]
+    by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    given = ', '.join([*(type(a).__name__ for a in args), *(f'{k}=' for k in kwargs)])
+    takes = 'the path of an object, a str, and ' if len(by_name) < len(parameters) else ''
+    return f'{cls.__name__}({given}): it takes {takes}by name {", ".join(by_name)}; {getattr(cls, "_usage", "")}'
+
+# %% ../nbs/03_objects.ipynb #065d12cb
 class Object(_Writing):
     "A persistent object in a namespace; a subclass adds attributes and methods"
+    _usage = "attributes are set afterwards: o = pk.Object('name'); o.x = 1"
+    @explains
     def __init__(
         self,
         path: str | None = None,  # `namespace/name`, or a name in the namespace `default`; `None` makes an anonymous object

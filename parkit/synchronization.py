@@ -24,6 +24,7 @@ _FREE = -1, 0, 0  # what an object holds that does not hold its lock
 # %% ../nbs/04a_synchronization.ipynb #aa9fd343
 class Lock(Object):
     "A lock that one thread of one process can hold at a time; it is released when its holder ends"
+    _usage = "how long to wait is said where it is taken: lock = pk.Lock('name'); lock.acquire(timeout=1)"
     # the descriptor that holds the lock, the epoch of the process that opened it, and the thread: one value, since others may read it
     # at any moment
     _held = _FREE
@@ -168,6 +169,7 @@ _SET = _ENTRY + b'set'  # follows the id in the key of the entry that says that 
 # %% ../nbs/04a_synchronization.ipynb #369b71af
 class Event(Object):
     "A flag that any process can set, and any can wait for"
+    _usage = "it is set afterwards: e = pk.Event('name'); e.set()"
     def is_set(self) -> bool:
         "Whether the event is set"
         return bool(read(self._store, self._read_head).size)

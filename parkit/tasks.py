@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NamedTuple
 from uuid import uuid4
 from weakref import WeakValueDictionary
 from .codecs import EncodeError, decode, encode, recall, register_opener, register_type
-from .objects import _ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, hold_for_trace, release_trace
+from .objects import (_ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, explains, hold_for_trace,
+                            release_trace)
 from .storage import Blob, Site, Store, _followers, current_site
 from .system import InvalidNameError, ObjectNotFoundError, StorageFullError, _ParentOnly, warn_caller
-from .calls import TaskError, _attend, _ensure, _environment, _options, _Record
+from .calls import TaskError, _attend, _ensure, _environment, _options, _Record, hide_frames
 from .ledger import _ledger, _Ledger
 from .delivery import _post
 from .progress import _inside
@@ -224,6 +225,8 @@ _followers.append(_switched)
 # %% ../nbs/05_tasks.ipynb #0f272717
 class Task(_Definition, Generic[P, R]):
     "A shared function; calling it runs its current version, in this process or in a worker"
+    _usage = '@pk.task above a function makes one, and pk.bind_task(name) finds it'
+    @explains
     def __init__(
         self,
         path: str,                 # `task/name`
@@ -276,9 +279,14 @@ class Task(_Definition, Generic[P, R]):
         "The result if the call is synchronous, else its `AsyncTrace`; `sync=None` leaves that to the task's `default_sync`"
         state = self._called()
         if sync or sync is None and state.default_sync:
-            # of a layer above this one
-            if state.cache and state.kind == 'function': return recall('cached call', self, state, args, kwargs)
-            return self._local(state.definition)(*args, **kwargs)
+            __tracebackhide__ = True  # IPython and pytest leave this frame out
+            try:
+                # of a layer above this one
+                if state.cache and state.kind == 'function': return recall('cached call', self, state, args, kwargs)
+                return self._local(state.definition)(*args, **kwargs)
+            except BaseException as e:
+                hide_frames(e)
+                raise e
         return self._in_background(state, args, kwargs, state.options)
 
     def _in_background(self, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...]) -> AsyncTrace[Any]:
@@ -569,9 +577,14 @@ def _in_parent(items: Iterator[Any]) -> Iterator[Any]:
 
 def _run_coroutine(coroutine: Any) -> Any:
     import asyncio
+    code = getattr(coroutine, 'cr_code', None)
     async def run() -> Any:
         with _ParentOnly(): return await coroutine  # the loop is the parent's
-    return asyncio.run(run())
+    try: return asyncio.run(run())
+    except BaseException as e:
+        traceback = e.__traceback__
+        while traceback is not None and traceback.tb_frame.f_code is not code: traceback = traceback.tb_next
+        raise e.with_traceback(traceback or e.__traceback__)
 
 # %% ../nbs/05_tasks.ipynb #4d59774f
 class TaskCall(Generic[P, R]):

@@ -4,12 +4,15 @@
 
 # %% ../nbs/04i_tracing.ipynb #8f2364e8
 from __future__ import annotations
-import sys, threading, time
+import dis, sys, threading, time
 from codecs import getincrementaldecoder
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from datetime import datetime, timedelta
+from functools import lru_cache, partial
+from numbers import Real
 from queue import Empty
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from .codecs import decode, recall, register_opener, register_type
 from .objects import Namespace, NamespacePath
@@ -152,15 +155,79 @@ class _Facts:
         except KeyError: return None
 
 # %% ../nbs/04i_tracing.ipynb #871fbcbd
+_OPERATORS = ('add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor or lt le gt ge neg pos abs invert '
+              'int float complex index round trunc floor ceil bool len getitem setitem delitem').split()
+_OPERATORS += [f'r{name}' for name in _OPERATORS[:_OPERATORS.index('lt')]]
+
+class _NotTheResult:
+    "Refuses what is meant for the result of a call"
+    def _meant(self) -> str:
+        return (f'{self!r} is the record of a call in the background, not what the task returns: .result waits for that, and a call with '
+                'sync=True returns it')
+
+    def _lookup(self, name: str) -> Any:
+        # a property has raised this, with the error of a task for instance: once more, without this frame in between
+        if name.startswith('_') or hasattr(type(self), name): return object.__getattribute__(self, name)
+        raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}; {self._meant()}', name=name, obj=self)
+
+    if not TYPE_CHECKING: __getattr__ = _lookup  # a type checker is to see that there is no such attribute
+
+    def __contains__(self, item: Any) -> bool: return any(item == other for other in iter(self))  # type: ignore[call-overload]
+
+    def __format__(self, how: str) -> str:
+        if how: raise TypeError(self._meant())
+        return str(self)
+
+def _refusing(name: str) -> Callable[..., Any]:
+    def method(self: _NotTheResult, *args: Any) -> Any: raise TypeError(self._meant())
+    method.__name__, method.__qualname__ = name, f'_NotTheResult.{name}'
+    return method
+
+for _name in _OPERATORS: setattr(_NotTheResult, f'__{_name}__', _refusing(f'__{_name}__'))
+
+# %% ../nbs/04i_tracing.ipynb #489ba449
+def _is_called(frame: FrameType) -> bool:
+    "Whether what `frame` looks up is then called at once, as in `trace.result(...)`"
+    return _is_call(frame.f_code, frame.f_lasti)
+
+@lru_cache(1024)
+def _is_call(code: CodeType, at: int) -> bool:
+    "Whether the attribute that is looked up there is then called"
+    steps = list(dis.get_instructions(code))  # test_mistakes.py::test_result_and_done_can_be_called_as_those_of_a_future
+    here = max(n for n, step in enumerate(steps) if step.offset <= at)
+    while steps[here].opname == 'EXTENDED_ARG': here += 1
+    if steps[here].opname == 'LOAD_METHOD': return True
+    if steps[here].opname != 'LOAD_ATTR': return False
+    if sys.version_info >= (3, 12) and (steps[here].arg or 0) & 1: return True
+    kept = _variables(steps[here + 1])[0]
+    if not kept.startswith('@py_assert'): return sys.version_info < (3, 11) and _calls(steps[here + 1:])
+    here = next((n for n, s in enumerate(steps) if n > here and 'LOAD_' in s.opname and kept in _variables(s)), 0)
+    if sys.version_info < (3, 11): return _calls(steps[here + 1:])
+    return steps[here - 1 if sys.version_info < (3, 13) else here + 1].opname == 'PUSH_NULL'
+
+def _variables(step: dis.Instruction) -> tuple[str, ...]:
+    "The variables that an instruction stores or loads"
+    return tuple(map(str, step.argval)) if isinstance(step.argval, tuple) and step.argval else (str(step.argval),)
+
+def _calls(steps: list[dis.Instruction]) -> bool:
+    "Whether Python 3.10 next calls what has been looked up: follows the height of the stack from there on"
+    height = 1
+    for step in steps:
+        if height == (step.arg or 0) + dict(CALL_FUNCTION=1, CALL_FUNCTION_KW=2).get(step.opname, height + 1): return True
+        height += dis.stack_effect(step.opcode, step.arg, jump=False)
+        if height < 2: return False
+    return False
+
+# %% ../nbs/04i_tracing.ipynb #349d7795
 _MOMENT = 150e-6  # seconds that a wait looks again and again before it sleeps
 
-class AsyncTrace(_Facts, Generic[R]):
+class AsyncTrace(_NotTheResult, _Facts, Generic[R]):
     "The record of one call of a task in the background; opens in any process, also after the caller is gone"
     def __reduce__(self) -> Any: return recall, ('trace', self._ledger.site.path, self.id, self._outbox)
     def __eq__(self, other: object) -> bool: return isinstance(other, AsyncTrace) and other.id == self.id
     def __hash__(self) -> int: return hash(self.id)
     def __iter__(self: AsyncTrace[Iterable[T]]) -> Stream[T]:
-        if not self._record.stream: raise TypeError(f'{self.task} is not a generator: its call has one result, and nothing to iterate over')
+        if not self._record.stream: raise TypeError(f'{self.task} is not a generator, whose items could be iterated over; {self._meant()}')
         return Stream(self)
     def __repr__(self) -> str:
         try: return f'AsyncTrace({self.task}, {self.status})'
@@ -173,6 +240,7 @@ class AsyncTrace(_Facts, Generic[R]):
     @property
     def done(self) -> bool:
         "Whether the call has ended, in whatever way; while it has not, sees to it that workers are there"
+        if _is_called(sys._getframe(1)): return lambda: self.done  # type: ignore[return-value]
         watch(self._ledger.end_bell)
         record = unwatched(lambda: self._record)
         if record.status not in _GOING: return True
@@ -216,21 +284,28 @@ class AsyncTrace(_Facts, Generic[R]):
     @property
     def result(self) -> R:
         """What the task returned, waiting for it; raises what the task raised, the worker's traceback its cause. Of a generator, an
-        iterator over what it yields"""
+        iterator over what it yields. `trace.result(timeout=1)` raises `WaitTimeout` if the call has not ended after so many seconds"""
+        if _is_called(sys._getframe(1)): return partial(_result_within, self)
         record = self._record
         if record.stream: return Stream(self)  # type: ignore[return-value]
         if record.status in _GOING: self.wait()
-        return self._result()
+        error = self._failure()
+        if error is not None: raise error
+        return self._ledger.load(_RESULT, self.id)
+
+    def _failure(self) -> BaseException | None: return None if self.status == 'finished' else self.error
 
     def _result(self) -> R:
-        error = None if self.status == 'finished' else self.error
+        error = self._failure()
         if error is not None: raise error
         return self._ledger.load(_RESULT, self.id)  # type: ignore[no-any-return]
 
     async def _await(self) -> R:
         if self._record.stream: return Stream(self)  # type: ignore[return-value]
         await wait_until_async(lambda: self.done)
-        return self._result()
+        error = self._failure()
+        if error is not None: raise error
+        return self._ledger.load(_RESULT, self.id)
 
     def __await__(self) -> Generator[Any, None, R]: return self._await().__await__()
 
@@ -278,6 +353,20 @@ class AsyncTrace(_Facts, Generic[R]):
                 for line in lines: yield line + '\n'
                 if not text and not reader.ended and not reader.listen(listener): listener.wait()
         if begun: yield begun
+
+# %% ../nbs/04i_tracing.ipynb #4e0def36
+def _result_within(trace: AsyncTrace, *args: Any, **kwargs: Any) -> Any:
+    "What `trace.result(...)` means: the result, waiting for a time at most; or a call of what the task returned"
+    limit = (args or (kwargs.get('timeout'),))[0]
+    is_limit = len(args) + len(kwargs) < 2 and kwargs.keys() <= {'timeout'} and (limit is None or isinstance(limit, Real))
+    if is_limit and not trace._record.stream and not trace.wait(limit):
+        raise WaitTimeout(f'{trace!r} has not ended within {limit:g} s; it goes on, and trace.result waits until it has')
+    error = None if trace._record.stream else trace._failure()
+    if error is not None: raise error
+    value = trace.result
+    if callable(value): return value(*args, **kwargs)
+    if not is_limit: raise TypeError('trace.result is what the task returned; all it can be given is a timeout, as in trace.result(timeout=1)')
+    return value
 
 # %% ../nbs/04i_tracing.ipynb #426094d3
 class _Reader:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Union
 from .codecs import decode, encode
-from .objects import _ATTRIBUTE, Object, _counted, register_type
+from .objects import _ATTRIBUTE, Object, _counted, explains, register_type
 from .system import SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, Listener, _ParentOnly, _try_lock, open_locked
 from .storage import INTERNAL, Blob, Site, current_site, set_site
 from .transactions import transaction, write
@@ -890,7 +890,9 @@ def _positive(name: str, n: int | None) -> int | None:
 class Pool:
     "The workers of a site"
     __slots__ = ('site',)    # so that a setting whose name is misspelt is an error
+    _usage = 'the number of workers is set by pk.Pool().resize(4)'
 
+    @explains
     def __init__(
         self,
         *,
