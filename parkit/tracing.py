@@ -357,7 +357,7 @@ class AsyncTrace(_NotTheResult, _Facts, Generic[R]):
 # %% ../nbs/04i_tracing.ipynb #4e0def36
 def _result_within(trace: AsyncTrace, *args: Any, **kwargs: Any) -> Any:
     "What `trace.result(...)` means: the result, waiting for a time at most; or a call of what the task returned"
-    limit = (args or (kwargs.get('timeout'),))[0]
+    limit: Any = (args or (kwargs.get('timeout'),))[0]
     is_limit = len(args) + len(kwargs) < 2 and kwargs.keys() <= {'timeout'} and (limit is None or isinstance(limit, Real))
     if is_limit and not trace._record.stream and not trace.wait(limit):
         raise WaitTimeout(f'{trace!r} has not ended within {limit:g} s; it goes on, and trace.result waits until it has')
