@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
-from numbers import Real
 from queue import Empty
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -285,7 +284,7 @@ class AsyncTrace(_NotTheResult, _Facts, Generic[R]):
     def result(self) -> R:
         """What the task returned, waiting for it; raises what the task raised, the worker's traceback its cause. Of a generator, an
         iterator over what it yields. `trace.result(timeout=1)` raises `WaitTimeout` if the call has not ended after so many seconds"""
-        if _is_called(sys._getframe(1)): return partial(_result_within, self)
+        if _is_called(sys._getframe(1)): return partial(_result_within, self)  # type: ignore[return-value]
         record = self._record
         if record.stream: return Stream(self)  # type: ignore[return-value]
         if record.status in _GOING: self.wait()
@@ -358,7 +357,7 @@ class AsyncTrace(_NotTheResult, _Facts, Generic[R]):
 def _result_within(trace: AsyncTrace, *args: Any, **kwargs: Any) -> Any:
     "What `trace.result(...)` means: the result, waiting for a time at most; or a call of what the task returned"
     limit: Any = (args or (kwargs.get('timeout'),))[0]
-    is_limit = len(args) + len(kwargs) < 2 and kwargs.keys() <= {'timeout'} and (limit is None or isinstance(limit, Real))
+    is_limit = len(args) + len(kwargs) < 2 and kwargs.keys() <= {'timeout'} and (limit is None or isinstance(limit, (int, float)))
     if is_limit and not trace._record.stream and not trace.wait(limit):
         raise WaitTimeout(f'{trace!r} has not ended within {limit:g} s; it goes on, and trace.result waits until it has')
     error = None if trace._record.stream else trace._failure()
