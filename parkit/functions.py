@@ -4,15 +4,15 @@
 
 # %% ../nbs/04c_functions.ipynb #a7ff9dc2
 from __future__ import annotations
-import functools, importlib, inspect, io, linecache, os, pickle, sys
+import functools, importlib, inspect, io, linecache, os, pickle, sys, time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['BIG', 'OwnModules', 'encode_function', 'big_parts', 'source_of', 'signature_of', 'lines_of', 'origin_of', 'are_apart',
-           'kind_of', 'Ingredient', 'ingredients', 'is_task_decorator']
+__all__ = ['BIG', 'OwnModules', 'InstalledModules', 'encode_function', 'big_parts', 'source_of', 'signature_of', 'lines_of',
+           'origin_of', 'are_apart', 'kind_of', 'Ingredient', 'ingredients', 'is_task_decorator']
 
 # %% ../nbs/04c_functions.ipynb #39611ca5
 from .by_value import (MISSING, TYPE_NAMES, Anatomy, closure_of, find_definition, globals_of, is_by_value, is_own_module, is_users,
@@ -51,6 +51,37 @@ def _changed(file: str) -> int:
     "When a file was changed, in nanoseconds; 0 if it is gone"
     try: return os.stat(file).st_mtime_ns
     except OSError: return 0
+
+# %% ../nbs/04c_functions.ipynb #6f56174b
+_SITES = 'site-packages', 'dist-packages'  # how folders of installed packages end
+
+class InstalledModules:
+    "The installed packages that this process has imported, as they were when this object was made"
+    def __init__(self) -> None:
+        self.began, self.seen = time.time() - 1, dict[str, int]()  # a file's time may lag a little
+        self.changed()
+
+    def changed(self) -> bool:
+        """Whether one of them has been replaced or removed since: the files are looked at once whatever installs them has added something
+        to the folder of packages, or taken something out"""
+        now = {p: _changed(p) for p in sys.path if p.endswith(_SITES)}
+        folders = [p for p, when in now.items() if self.seen.get(p, when) != when]
+        self.seen.update(now)
+        return bool(folders) and any(_replaced_since(file, self.began) for file in _imported_from(folders))
+
+def _imported_from(folders: list[str]) -> list[str]:
+    "The files of modules that lie in one of the folders"
+    found, below = [], tuple(os.path.join(folder, '') for folder in folders)
+    for module in list(sys.modules.values()):
+        try: file = object.__getattribute__(module, '__dict__').get('__file__')  # asked for by a dot, some would import what they stand for
+        except AttributeError: continue
+        if isinstance(file, str) and file.startswith(below): found.append(file)
+    return found
+
+def _replaced_since(file: str, when: float) -> bool:
+    "Whether a file is another one than at that time: of an installed file, the time of its content may be any"
+    try: return os.stat(file).st_ctime > when
+    except OSError: return True
 
 # %% ../nbs/04c_functions.ipynb #c4844739
 class _Used(NamedTuple):

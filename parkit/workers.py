@@ -15,7 +15,7 @@ from .objects import _ATTRIBUTE, Object, _counted, explains, register_type
 from .system import SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, Listener, _ParentOnly, _try_lock, open_locked
 from .storage import INTERNAL, Blob, Site, current_site, set_site
 from .transactions import transaction, write
-from .functions import OwnModules
+from .functions import InstalledModules, OwnModules
 from .tasks import Task, _functions, _import_path, _perform, _worker
 from .calls import _Record, Runner, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _kinds, _name_of, set_runner
 from .output import _keep_output, _output_path
@@ -182,7 +182,7 @@ class Worker(_Running):
     ) -> None:
         super().__init__()
         self.ledger, self.process, self.environment = _ledger(site), site.alive.enter(), _environment()[0]
-        self.clock, self.call = clock, call
+        self.clock, self.call, self.installed = clock, call, InstalledModules()
         _worker[0] = True
 
     def step(self) -> bool:
@@ -222,7 +222,7 @@ class Worker(_Running):
 
     def is_spent(self) -> bool:
         "Whether another should come in its place"
-        return self.max_tasks is not None and self.ran >= self.max_tasks or self.max_memory is not None and _memory() > self.max_memory
+        return self.installed.changed() or self.max_tasks is not None and self.ran >= self.max_tasks or self.max_memory is not None and _memory() > self.max_memory
 
     def pause(self) -> float | None:
         "Seconds until a call is due that is to wait; `None` if there is none"
@@ -402,7 +402,11 @@ def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, int |
 # %% ../nbs/06_workers.ipynb #afdfd294
 def _rest(worker: Worker, rest: _Rest) -> None:
     "Claim a call, or sleep until there may be one"
-    worker.claimed = worker.take(announced=rest.drain())
+    heard = rest.drain()
+    if worker.installed.changed():
+        worker.leaving = True  # and passes on what it has heard
+        return
+    worker.claimed = worker.take(announced=heard)
     if not worker.claimed and worker.ledger._left: worker.claimed = _leave_to_another(worker)
     if not worker.claimed: rest.wait(worker.pause())
 
@@ -596,6 +600,8 @@ class _Orphans:
         return bool(dead)
 
 # %% ../nbs/06_workers.ipynb #3524606b
+_at_start = [InstalledModules()]  # those of a supervisor, when its process began
+
 class Supervisor(_Children):
     "Keeps as many workers as wanted on one site, for one environment"
     def __init__(
@@ -618,6 +624,7 @@ class Supervisor(_Children):
         self.ledger.sweep({}, self.environment)
         self.orphans, self.limits = _Orphans(self.ledger, self.environment), (self.control.max_tasks, self.control.max_memory)
         self.housekeeping = 0.0  # when to see to what is kept
+        self.installed, self.outdated = _at_start[0], False  # has a package been upgraded that its workers would have from it?
         self._start_idling()
 
     def _start_idling(self) -> None: self.version, self.since = self.ledger.version, self.clock()
@@ -626,6 +633,8 @@ class Supervisor(_Children):
         "One turn: bury the dead, mark their calls, replace them; returns whether to go on"
         self.signals.clear()
         if self.is_homeless() or self.control.wanted == 'stop' or signal.SIGTERM in self.signals.seen: return False
+        self.outdated = self.installed.changed()
+        if self.outdated: return False
         self.hear()
         self.reasons, self.bereft = self.bury() | self.reasons, self.orphans.bury() or self.bereft
         if self.reasons or self.bereft:
@@ -715,7 +724,13 @@ class Supervisor(_Children):
             while (goes_on := self.attempt()) is not False:
                 if not listener.add(self.control._store):
                     listener.wait(self.pause() if goes_on else _RETRY, [self.signals.fd, self.notes, *self.orphans.fds])
-        self.stop()
+        if self.outdated: self.hand_over()
+        else: self.stop()
+
+    def hand_over(self) -> None:
+        "Let another supervisor begin anew; the workers find this one dead when it has ended, finish what they have in hand, and leave"
+        for fd in (self.lock, self.life): _fork.close(fd)
+        with suppress(StorageFullError): _ensure(self.site)  # else whoever calls next, or waits
 
     def stop(self) -> None:
         "Send the workers home, killing those that do not go, and let go of the lock"
@@ -777,6 +792,7 @@ def _main(path: str, environment: str, ready: int) -> None:
     if _environment()[0].hex() != environment:
         raise TaskError(f'the interpreter {sys.executable} is no longer the one that the calls were made with: it is Python '
                         f'{sys.version.split()[0]} in {sys.prefix} now; define the task anew with an interpreter that is here, and call it')
+    _at_start[0] = InstalledModules()
     note_inherited()
     import cloudpickle, parkit.scheduling  # noqa: F401  workers are forked with the one loaded; the other adds a duty
     site = set_site(Site(path, create=False))  # one that was removed meanwhile must not come back
