@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_by_value.ipynb #939be0e1
 from __future__ import annotations
-import abc, copyreg, dis, functools, importlib, os, re, site, sys
+import abc, copyreg, dis, functools, importlib, inspect, os, re, site, sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import lru_cache
@@ -15,8 +15,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 # %% auto #0
 __all__ = ['TYPE_NAMES', 'MISSING', 'is_own_module', 'find_definition', 'find_named', 'is_by_value', 'globals_of', 'is_filled',
-           'closure_of', 'is_users', 'used_of', 'annotations_of', 'Bindings', 'slots_of', 'Content', 'registered_with',
-           'module_of', 'Anatomy', 'identity_of', 'refers_to_objects', 'find_class', 'keep_class']
+           'closure_of', 'is_users', 'used_of', 'annotations_of', 'kept_annotations_of', 'with_kept_annotations',
+           'inspect_signature', 'Bindings', 'slots_of', 'Content', 'registered_with', 'module_of', 'Anatomy',
+           'identity_of', 'refers_to_objects', 'find_class', 'keep_class']
 
 # %% ../nbs/00_by_value.ipynb #30e6f4ac
 @lru_cache(1)
@@ -117,9 +118,15 @@ def used_of(function: FunctionType, module: ModuleType) -> dict[str, Any]:
 def _code_parts(code: CodeType) -> list[Any]:
     "List the parts of a code object that decide its behaviour: no file names, no line numbers"
     # from Python 3.13 on the body of a class begins by noting its first line: test_by_value.py::test_lines_do_not_matter
-    consts = [c for c in code.co_consts if not ('__firstlineno__' in code.co_names and c == code.co_firstlineno)]
-    return [code.co_name, code.co_code.hex(), list(map(_const, consts)), code.co_names, code.co_varnames, code.co_freevars,
+    steps = _steps_without_line(code) if '__firstlineno__' in code.co_names else [code.co_code.hex(), list(map(_const, code.co_consts))]
+    return [code.co_name, *steps, code.co_names, code.co_varnames, code.co_freevars,
             code.co_cellvars, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags]
+
+def _steps_without_line(code: CodeType) -> list[Any]:
+    "List the instructions of a class's body, but for the one that loads its first line, and their constants where they are used"
+    steps = list(dis.get_instructions(code))
+    del steps[next(i for i, step in enumerate(steps) if step.argval == '__firstlineno__') - 1]
+    return [(step.opname, _const(step.argval) if step.opcode in dis.hasconst else step.arg) for step in steps]
 
 def _const(c: Any) -> Any:
     if isinstance(c, CodeType): return _code_parts(c)
@@ -133,6 +140,32 @@ def annotations_of(o: Any) -> dict[str, Any]:
     if sys.version_info < (3, 14): return vars(o).get('__annotations__') or {} if isinstance(o, type) else o.__annotations__ or {}
     import annotationlib
     return annotationlib.get_annotations(o, format=annotationlib.Format.STRING)
+
+def kept_annotations_of(o: Any) -> dict[str, Any]:
+    "Return the annotations of a function or class `o` as they are stored: all as text where one cannot be evaluated here (PEP 649)"
+    if sys.version_info < (3, 14): return annotations_of(o)
+    import annotationlib
+    try: return annotationlib.get_annotations(o)
+    except Exception: return annotations_of(o)  # `if TYPE_CHECKING: import …`, or a class that is defined later
+
+def with_kept_annotations(f: FunctionType) -> FunctionType:
+    "Return the function `f` or, if its annotations cannot be evaluated here, a copy that has them as text"
+    try: getattr(f, '__annotations__')
+    except Exception: made = FunctionType(f.__code__, f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+    else: return f
+    vars(made).update(vars(f))
+    for name in ('__kwdefaults__', '__qualname__', '__module__', '__doc__'): setattr(made, name, getattr(f, name))
+    made.__annotations__ = annotations_of(f)
+    return made
+
+def inspect_signature(
+    o: Any,                       # Anything that can be called
+    follow_wrapped: bool = True,  # Give that of the function which a decorator has wrapped?
+) -> inspect.Signature:
+    "Return the signature as `inspect` has it; annotations that cannot be evaluated here are forward references"
+    if sys.version_info < (3, 14): return inspect.signature(o, follow_wrapped=follow_wrapped)
+    import annotationlib
+    return inspect.signature(o, follow_wrapped=follow_wrapped, annotation_format=annotationlib.Format.FORWARDREF)
 
 # %% ../nbs/00_by_value.ipynb #e45c8172
 class Bindings:

@@ -4,7 +4,7 @@
 
 # %% ../nbs/05b_caching.ipynb #23c4c307
 from __future__ import annotations
-import inspect, os, struct, sys, threading, time
+import os, struct, sys, threading, time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from .calls import _environment, _Record
 from .ledger import _ledger
 from .tracing import AsyncTrace
-from .by_value import identity_of, is_by_value
+from .by_value import identity_of, inspect_signature, is_by_value
 from .codecs import EncodeError, _array_data, _dtype_spec, decode, encode, register_opener, register_type, type_name
 from .objects import _ENTRY, Object, _counted, _Identity, _join
 from .storage import Blob, Site
@@ -300,7 +300,7 @@ def _part(value: Any) -> _Part:
 
 def _bound(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, _Part]:
     "The arguments as the function will see them; raises `TypeError` if it would not take them"
-    bound = inspect.signature(task).bind(*args, **kwargs)
+    bound = inspect_signature(task).bind(*args, **kwargs)
     bound.apply_defaults()
     found = {}
     for name, value in bound.arguments.items():

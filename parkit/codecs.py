@@ -15,7 +15,8 @@ from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from uuid import UUID
 from weakref import WeakKeyDictionary
-from .by_value import TYPE_NAMES, find_class, identity_of, keep_class, module_of, refers_to_objects, slots_of
+from .by_value import (TYPE_NAMES, find_class, identity_of, keep_class, kept_annotations_of, module_of, refers_to_objects, slots_of,
+                            with_kept_annotations)
 
 # %% auto #0
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
@@ -424,6 +425,10 @@ def _cached_property(function: Any, name: str | None) -> functools.cached_proper
     if name: made.__set_name__(object, name)
     return made
 
+def _forward_reference(o: Any) -> tuple[Any, ...]:
+    "How a forward reference of Python 3.14 is stored: without the names of its module, which it refers to"
+    return functools.partial(type(o), module=o.__forward_module__, is_class=o.__forward_is_class__), (o.__forward_arg__,)
+
 class _HasFunctions(Exception):
     "A function by value is in a record whose classes were to lie apart"
 
@@ -441,6 +446,7 @@ def _cloud_pickler() -> type[pickle.Pickler]:
                 if obj in TYPE_NAMES: return registered_type, (TYPE_NAMES[obj],)
                 return self.reduce_class(obj)
             if cls is FunctionType and obj in makers: return NotImplemented  # by name, in the notebook that defines them too
+            if cls.__module__ == 'annotationlib' and cls.__name__ == 'ForwardRef': return _forward_reference(obj)
             if cls is functools.cached_property: return _cached_property, (obj.func, obj.attrname)
             if cls is CodeType:
                 return _code, (sys.version_info[:2], *self.dispatch_table[CodeType](obj)[1])
@@ -449,6 +455,8 @@ def _cloud_pickler() -> type[pickle.Pickler]:
             parts = super().reducer_override(obj)
             if self.apart and cls is FunctionType and parts is not NotImplemented: raise _HasFunctions
             return parts
+
+        def _dynamic_function_reduce(self, f: Any) -> Any: return super()._dynamic_function_reduce(with_kept_annotations(f))
 
         def reduce_class(self, cls: type) -> Any:
             parts: Any = super().reducer_override(cls)
@@ -459,7 +467,8 @@ def _cloud_pickler() -> type[pickle.Pickler]:
             slots = slots_of(cls)
             if '__slots__' in vars(cls) and not issubclass(cls, Enum):
                 args[2:4] = [_bases_of(args[2]), {**args[3], '__slots__': slots}]
-            state = {k: v for k, v in state.items() if k not in slots and k != '__slotnames__'}
+            state = {k: v for k, v in state.items() if k not in slots and k not in ('__slotnames__', '__annotations_cache__')}
+            if sys.version_info >= (3, 14) and (found := kept_annotations_of(cls)): state['__annotations__'] = found
             return _begin_class, (_ThisPython(), *name, make, (*args, None, more)), (state, slotstate), None, None, _fill_class
     return Pickler
 

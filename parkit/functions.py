@@ -15,7 +15,7 @@ __all__ = ['BIG', 'OwnModules', 'InstalledModules', 'encode_function', 'big_part
            'origin_of', 'are_apart', 'kind_of', 'Ingredient', 'ingredients', 'is_task_decorator']
 
 # %% ../nbs/04c_functions.ipynb #39611ca5
-from .by_value import (MISSING, TYPE_NAMES, Anatomy, closure_of, find_definition, globals_of, is_by_value, is_own_module, is_users,
+from .by_value import (MISSING, TYPE_NAMES, Anatomy, closure_of, find_definition, globals_of, inspect_signature, is_by_value, is_own_module, is_users,
                              used_of)
 from .codecs import EncodeError, Record, _cloud_pickler, _record_of
 from .objects import Object
@@ -187,7 +187,7 @@ def _parts_of(f: FunctionType, own: str) -> Iterator[_Culprit]:
         else: yield _Culprit(f, 'global', name, value, f.__module__)
     for name, value in closure_of(f):
         if value is not MISSING: yield _Culprit(f, 'closure variable', name, value, '')
-    for name, p in inspect.signature(f, follow_wrapped=False).parameters.items():
+    for name, p in inspect_signature(f, False).parameters.items():
         if p.default is not p.empty: yield _Culprit(f, 'default', name, p.default, '')
 
 # %% ../nbs/04c_functions.ipynb #9a155d52
@@ -278,7 +278,10 @@ def _class_source(cls: type) -> str:
 
 def signature_of(o: Any) -> str:
     "The signature of a function as text; empty where it has none"
-    try: return str(inspect.signature(o))
+    try:
+        if sys.version_info < (3, 14): return str(inspect.signature(o))
+        import annotationlib
+        return inspect.signature(o, annotation_format=annotationlib.Format.STRING).format(quote_annotation_strings=False)
     except (ValueError, TypeError): return ''
 
 # %% ../nbs/04c_functions.ipynb #177d914f
@@ -371,7 +374,8 @@ def _named_in(o: Any) -> dict[str, Any]:
     "The globals and closure variables that a function or class means, those of its decorators, annotations and defaults included"
     import ast
     functions = ([o] if isinstance(o, FunctionType)
-                 else [f for v in vars(o).values() if isinstance(f := getattr(v, '__func__', v), FunctionType)] if isinstance(o, type)
+                 else [f for k, v in vars(o).items() if isinstance(f := getattr(v, '__func__', v), FunctionType)
+                       and k not in ('__annotate__', '__annotate_func__')] if isinstance(o, type)
                  else [])
     found = {name: value for f in functions for name, value in (*globals_of(f), *closure_of(f)) if name != '__class__'}
     names = functions[0].__globals__ if functions else vars(sys.modules.get(getattr(o, '__module__', None) or '', sys))

@@ -4,7 +4,7 @@
 
 # %% ../nbs/05a_importing.ipynb #06061242
 from __future__ import annotations
-import ast, json, os, sys
+import ast, builtins, json, os, sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -163,9 +163,16 @@ class _Parts:
         if place.setdefault(part.name, text) != text: return f'{task.name}: it uses another {part.name} than the tasks before it'
         return ''
 
+    def _has_annotations(self) -> bool:
+        "Whether the module has all that its annotations name, which need not be there while they are not evaluated"
+        nodes = [n for text in self.rest.values() for n in ast.walk(ast.parse(text))]
+        named = [a for n in nodes for a in (getattr(n, 'annotation', None), getattr(n, 'returns', None)) if a is not None]
+        return {n.id for a in named for n in ast.walk(a) if isinstance(n, ast.Name)} <= {*self.imports, *self.rest, *dir(builtins)}
+
     def text(self) -> str:
         "The module"
         head = [json.dumps(f'The library {self.library.name}, as parkit had it', ensure_ascii=False),
+                '' if self._has_annotations() else 'from __future__ import annotations',
                 '\n'.join(sorted(set(self.imports.values()))), f'__all__ = {self.names!r}']
         return '\n\n'.join([*filter(None, head), *self.rest.values()]) + '\n'
 

@@ -26,7 +26,7 @@ from .delivery import _post
 from .progress import _inside
 from .tracing import AsyncTrace, R, T, _open_stream, traces
 from .variables import current_variables
-from .by_value import Anatomy, is_by_value, is_filled
+from .by_value import Anatomy, inspect_signature, is_by_value, is_filled
 from .functions import (Ingredient, are_apart, big_parts, encode_function, ingredients, kind_of, lines_of,
                               origin_of, signature_of, source_of)
 from .transactions import open_transaction, read, wait_until, watch, write, write_new
@@ -429,7 +429,7 @@ def _wrapped_of(task: Task) -> Callable[..., Any]:
     except Exception as e: raise AttributeError(f'{e}') from e  # code that needs what this process lacks
 
 def _signature_of(task: Task) -> inspect.Signature:
-    try: return inspect.signature(_wrapped_of(task))
+    try: return inspect_signature(_wrapped_of(task))
     except (AttributeError, ValueError, TypeError): return _read_signature(read(task._store, task._facts).signature)
 
 def _read_signature(text: str) -> inspect.Signature:
