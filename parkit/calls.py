@@ -60,6 +60,7 @@ class _Record(NamedTuple):
     key: bytes = b''              # Under which its result is cached
     depth: int = 0                # How many calls are about it, each made inside the one before
     variables: bytes = b''        # Where in the ledger the caller's environment variables lie, until it has begun for the last time
+    items: int = 0                # How many items of a `map` it runs the function for; 0 for a plain call
 
     @property
     def how(self) -> _Options: return _Options(*self.options)
@@ -163,22 +164,26 @@ def _remake(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, An
     return error
 
 # %% ../nbs/04b_calls.ipynb #1f3b2707
+_DONE = '_parkit_done'  # of an exception: how many items of its call had results, and the record of these
+
 def _encode_error(error: BaseException) -> Any:
-    "The record of an exception and its traceback"
+    "The record of an exception, its traceback and, of a call of several items, the results before it"
     import traceback
     hide_frames(error)
     text = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
     shown = traceback.format_exception_only(type(error), error)[-1].strip()  # also of those that cannot be shown
+    done = getattr(error, _DONE, ())
+    if done: delattr(error, _DONE)
     # raised again it would end the process that reads it
     if not isinstance(error, Exception): error = TaskError(f'the task raised {shown}')
     reason = ''
     for kept in (error, _Remade(error)):
         try:
-            record = _join(encode((kept, text)))
+            record = _join(encode((kept, text, *done)))
             decode(record)  # some exceptions can be pickled but not unpickled
             return record
         except Exception as e: reason = type(e).__name__
-    return encode((TaskError(f'the task raised {shown}; that exception could not be stored ({reason})'), text))
+    return encode((TaskError(f'the task raised {shown}; that exception could not be stored ({reason})'), text, *done))
 
 # %% ../nbs/04b_calls.ipynb #9f18c045
 def _is_retried(record: _Record, kinds: tuple[str, ...]) -> bool:

@@ -4,20 +4,21 @@
 
 # %% ../nbs/05c_executors.ipynb #fa6f2880
 from __future__ import annotations
-import os, threading
-from collections.abc import Callable, Iterable, Iterator
+import os, threading, time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Executor as _Executor, Future, wait as _wait
 from contextvars import Context
 from functools import partial
 from itertools import islice
-from typing import Any
+from types import MethodType
+from typing import Any, overload
 from .calls import TaskError, _attend, _environment, _the_runner
 from .ledger import _ledger, settle
 from .tracing import AsyncTrace, T
 from .objects import _read_if_any
 from .storage import Site, current_site
 from .system import Listener, ObjectNotFoundError
-from .tasks import TASKS, Q, Task, _code_version, _make_task
+from .tasks import TASKS, Q, Task, TaskCall, _code_version, _make_task
 from .transactions import write
 
 # %% auto #0
@@ -42,6 +43,7 @@ class CallFuture(Future[T]):
     "The future of a call in a worker"
     trace: AsyncTrace[T] | None = None  # of the call; `None` while it waits in this process for one of `max_workers` places
     _calls: _Calls | None = None
+    _before_error: Sequence[Any] = ()  # the results of the items before the one that failed
 
     def cancel(self) -> bool:
         "Withdraw the call, if no worker has begun with it; returns whether it is cancelled. `trace.cancel()` ends one that runs"
@@ -61,7 +63,9 @@ class CallFuture(Future[T]):
         assert self.trace is not None
         if status == 'cancelled' and not self.running(): return self._cancelled()
         self._begun()
-        try: error, value = self.trace.error, self.trace.result if status == 'finished' else None
+        try:
+            error, value = self.trace.error, self.trace.result if status == 'finished' else None
+            if status == 'failed' and self.trace.items: self._before_error = self.trace._results_before_error()
         except BaseException as e: error, value = _unreadable(e), None
         if error is not None: self.set_exception(error)
         else: self.set_result(value)  # type: ignore[arg-type]
@@ -83,11 +87,12 @@ class _Calls:
     def __init__(self, site: Site, limit: int | None) -> None:
         self.site, self.limit, self.task, self.ledger = site, limit, _call_task(site), _ledger(site)
         self.lock, self.pid = threading.RLock(), os.getpid()
-        self.waiting: dict[CallFuture[Any], Any] = {}  # beyond the limit, with what is to be called
-        self.futures: dict[str, CallFuture[Any]] = {}  # in the ledger, by the id of the trace
+        self.waiting: dict[CallFuture[Any], Callable[[], AsyncTrace[Any]]] = {}  # beyond the limit, with what makes the call
+        self.futures: dict[CallFuture[Any], str] = {}  # in the ledger, with the id of the trace, which several calls of a cached task share
+        self.unordered = False  # may a call start before one that was submitted earlier?
 
-    def add(self, call: Any) -> CallFuture[Any]:
-        "The future of a new call"
+    def add(self, call: Callable[[], AsyncTrace[Any]]) -> CallFuture[Any]:
+        "Return the future of a new call, which `call()` makes"
         if os.getpid() != self.pid: raise RuntimeError('this executor belongs to the parent process; a forked child must make its own')
         future: CallFuture[Any] = CallFuture()
         future._calls = self
@@ -107,19 +112,23 @@ class _Calls:
             while self.waiting and (self.limit is None or len(self.futures) < self.limit):
                 future = next(iter(self.waiting))
                 call = self.waiting.pop(future)
-                try: future.trace = trace = Context().run(partial(self.task, *call, sync=False))  # in no transaction of the caller's
+                try:
+                    future.trace = trace = Context().run(call)  # in no transaction of the caller's
+                    self.unordered = self.unordered or bool(self.ledger.record(trace.id).options)
                 except BaseException as e:
                     if future.set_running_or_notify_cancel(): future.set_exception(e)
-                else: self.futures[trace.id] = future
+                else: self.futures[future] = trace.id
 
     def withdraw(self, futures: list[CallFuture[Any]]) -> None:
         "Cancel those of the calls that have not begun, the last one first"
         with self.lock:
             mine = [f for f in futures if self.waiting.pop(f, None)]
-            ids = [f.trace.id for f in futures if f.trace is not None and f.trace.id in self.futures]
+            ids = [self.futures[f] for f in futures if f in self.futures]
         withdrawn = write(self.ledger._store, self._withdraw, ids[::-1]) if ids else []
         for id in withdrawn: settle(self.ledger, id)
-        for future in [*mine, *filter(None, (self.futures.pop(id, None) for id in withdrawn))]: future._cancelled()
+        gone = set(withdrawn)
+        mine += [f for f in futures if self.futures.get(f) in gone and self.futures.pop(f, None)]
+        for future in mine: future._cancelled()
         self.submit()
 
     def _withdraw(self, txn: Any, ids: list[str]) -> list[str]:
@@ -127,12 +136,14 @@ class _Calls:
 
     def settle(self) -> bool:
         "Bring the futures up to date; returns whether any has ended"
-        with self.lock: pending, any_ended = list(islice(self.futures, _WINDOW)), False
-        for id in pending:
+        with self.lock: pending, any_ended = list(islice(self.futures.items(), None if self.unordered else _WINDOW)), False
+        while pending:
+            future, id = pending.pop(0)
             status = self.status(id)
-            if status == 'submitted': break
-            future = self.futures.get(id) if status == 'running' else self.futures.pop(id, None)
-            if future is None: continue  # it was withdrawn
+            if status == 'submitted':
+                if self.unordered: continue
+                break
+            if (self.futures.get(future) if status == 'running' else self.futures.pop(future, None)) is None: continue  # withdrawn
             if status == 'running': future._begun()
             else: future._ended(status)
             any_ended = any_ended or status != 'running'
@@ -140,8 +151,10 @@ class _Calls:
         return any_ended
 
     def status(self, id: str) -> str:
-        try: return self.ledger.record(id).status
+        "The status of a call; one that yields its results has them, for its future, as soon as it runs"
+        try: record = self.ledger.record(id)
         except ObjectNotFoundError: return 'gone'
+        return 'finished' if record.stream and record.status == 'running' else record.status
 
     def watch(self) -> None:
         "The life of the thread"
@@ -159,7 +172,7 @@ class _Calls:
 
     def fail(self, error: BaseException) -> None:
         "Give up: what is pending cannot be followed any longer"
-        with self.lock: pending, self.futures, self.waiting = [*self.futures.values(), *self.waiting], {}, {}
+        with self.lock: pending, self.futures, self.waiting = [*self.futures, *self.waiting], {}, {}
         for future in pending:
             if future.running() or future.set_running_or_notify_cancel(): future.set_exception(error)
 
@@ -179,30 +192,71 @@ class Executor(_Executor):
         n = len(self._calls.futures) + len(self._calls.waiting)
         return f'Executor({n} pending{", shut down" if self._calls.closed else ""})'
 
-    def submit(
+    @overload
+    def submit(self, fn: Task[Q, Coroutine[Any, Any, T]] | TaskCall[Q, Coroutine[Any, Any, T]], /, *args: Q.args,
+               **kwargs: Q.kwargs) -> CallFuture[T]: ...
+    @overload
+    def submit(self, fn: Task[Q, T] | TaskCall[Q, T], /, *args: Q.args, **kwargs: Q.kwargs) -> CallFuture[T]: ...
+    @overload
+    def submit(self, fn: Callable[Q, T], /, *args: Q.args, **kwargs: Q.kwargs) -> CallFuture[T]: ...
+    def submit(  # type: ignore[misc]
         self,
-        fn: Callable[Q, T],  # Any function: by name if the workers can import it, else by value
+        fn: Any,  # A function, by name if the workers can import it, else by value; or a task, with or without `options`
         /,
-        *args: Q.args,
-        **kwargs: Q.kwargs,
-    ) -> CallFuture[T]:
-        """Call `fn(*args, **kwargs)` in a worker; what cannot be stored is an `EncodeError` of the future. Raises `RuntimeError` after
-        `shutdown`"""
+        *args: Any,
+        **kwargs: Any,
+    ) -> CallFuture[Any]:
+        """Call `fn(*args, **kwargs)` in a worker; the result of a task is what it returns. What cannot be stored is an `EncodeError` of the
+        future. Raises `RuntimeError` after `shutdown`"""
+        self._check_open()
+        return self._calls.add(self._call_of(fn, args, kwargs))
+
+    def _check_open(self) -> None:
         if self._calls.closed: raise RuntimeError('cannot schedule new futures after shutdown')
         if not threading.main_thread().is_alive(): raise RuntimeError('cannot schedule new futures after interpreter shutdown')
-        return self._calls.add((fn, args, kwargs))
 
-    def map(  # type: ignore[override]
+    def _call_of(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], AsyncTrace]:
+        "Return what makes the call: that of a task of this site is a call of the task, so that its result is the task's"
+        task, given, named = _unwrapped(fn, args, kwargs)
+        if self._is_ours(task): return partial(task, *given, sync=False, **named)
+        return partial(self._calls.task, _as_function(fn), args, kwargs, sync=False)
+
+    def _is_ours(self, fn: Any) -> bool: return isinstance(fn, (Task, TaskCall)) and fn.site == self._calls.site
+
+    @property
+    def _max_workers(self) -> int:
+        "How many calls may run at a time, under the name by which Dask and others ask a pool"
+        calls = self._calls
+        return calls.limit if calls.limit is not None else _the_runner().size(calls.site)
+
+    @overload  # type: ignore[override]
+    def map(self, fn: Task[..., Coroutine[Any, Any, T]] | TaskCall[..., Coroutine[Any, Any, T]], *iterables: Iterable[Any],
+            timeout: float | None = None, chunksize: int = 1) -> Iterator[T]: ...
+    @overload
+    def map(self, fn: Task[..., T] | TaskCall[..., T], *iterables: Iterable[Any], timeout: float | None = None,
+            chunksize: int = 1) -> Iterator[T]: ...
+    @overload
+    def map(self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1) -> Iterator[T]: ...
+    def map(
         self,
-        fn: Callable[..., T],
+        fn: Any,
         *iterables: Iterable[Any],
         timeout: float | None = None,  # Seconds from this call on; `None` waits for ever
-        chunksize: int = 1,            # How many calls a worker is given at a time
-    ) -> Iterator[T]:
-        "The results of `map(fn, *iterables)`, in order, all of it submitted at once; raises what `fn` raised, and `TimeoutError`"
+        chunksize: int = 1,            # Items that one call works on: they share its record, its retries and a crash
+    ) -> Iterator[Any]:
+        """The results of `map(fn, *iterables)`, in order, all of it submitted at once. Raises what `fn` raised for an item, after the
+        results of those before it, and `TimeoutError`"""
         if chunksize < 1: raise ValueError(f'chunksize must be at least 1, got {chunksize}')
-        if chunksize == 1: return super().map(fn, *iterables, timeout=timeout)
-        return _flat(super().map(partial(_apply_each, fn), _chunks(zip(*iterables), chunksize), timeout=timeout))
+        task = _unwrapped(fn, (), {})[0]
+        if chunksize == 1 or isinstance(task, (Task, TaskCall)) and not _task_of(task)._takes_items():
+            return super().map(fn, *iterables, timeout=timeout)
+        self._check_open()
+        chunks, limit = _chunks(zip(*iterables), chunksize), None if timeout is None else time.monotonic() + timeout
+        if self._is_ours(fn): calls = [partial(fn._call_items, chunk) for chunk in chunks]  # type: ignore[attr-defined]
+        else:
+            function = _as_function(fn)
+            calls = [partial(self._calls.task._call_items, [(function, args, {}) for args in chunk]) for chunk in chunks]
+        return _results_of([self._calls.add(call) for call in calls], limit)
 
     def shutdown(
         self,
@@ -213,7 +267,7 @@ class Executor(_Executor):
         "Take no more calls. The workers stay: they are the site's"
         calls = self._calls
         calls.closed = True
-        pending = [*calls.futures.values(), *calls.waiting]
+        with calls.lock: pending = [*calls.futures, *calls.waiting]
         if cancel_futures: calls.withdraw(pending)
         if wait:
             _wait(pending)
@@ -224,13 +278,35 @@ class Executor(_Executor):
 def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     while chunk := list(islice(items, size)): yield chunk
 
-def _apply_each(function: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> list[Any]: return [function(*args) for args in chunk]
+def _results_of(futures: list[CallFuture], limit: float | None) -> Iterator[Any]:
+    "Yield the results of the items of each call, none kept once it has been given; what has not begun is cancelled if one fails"
+    futures.reverse()
+    try:
+        while futures:
+            future = futures.pop()
+            try: results = future.result(None if limit is None else limit - time.monotonic())
+            except Exception:
+                future.cancel()
+                yield from future._before_error
+                raise
+            results.reverse()
+            while results: yield results.pop()
+    finally:
+        for future in futures: future.cancel()
 
-def _flat(lists: Iterator[list[Any]]) -> Iterator[Any]:
-    "The items of the lists, none kept once it has been given"
-    for items in lists:
-        items.reverse()
-        while items: yield items.pop()
+def _task_of(fn: Task | TaskCall) -> Task: return fn.task if isinstance(fn, TaskCall) else fn
+
+def _unwrapped(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    "Look through `partial` and bound methods for a task; returns it and all that it is called with, else what was given"
+    inner: tuple[Any, tuple[Any, ...], dict[str, Any]] = fn, args, kwargs
+    if isinstance(fn, partial): inner = _unwrapped(fn.func, (*fn.args, *args), {**fn.keywords, **kwargs})
+    if isinstance(fn, MethodType): inner = _unwrapped(fn.__func__, (fn.__self__, *args), kwargs)
+    return inner if isinstance(inner[0], (Task, TaskCall)) else (fn, args, kwargs)
+
+def _as_function(fn: Any) -> Any:
+    "Return `fn`; in place of a task, which would queue a further call, one that runs its function where it is called"
+    task, args, kwargs = _unwrapped(fn, (), {})
+    return partial(_task_of(task), *args, **{**kwargs, 'sync': True}) if isinstance(task, (Task, TaskCall)) else fn
 
 # %% ../nbs/05c_executors.ipynb #3d16a151
 def joblib_backend(

@@ -4,50 +4,108 @@
 
 # %% ../nbs/08_notebook.ipynb #504299bb
 from __future__ import annotations
-import sys, time
+import re, sys, time
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from itertools import islice
-from typing import Any, overload
-from .calls import _GOING, RemoteTraceback, _attend
+from numbers import Integral
+from typing import Any, Literal, overload
+from .calls import _GOING, RemoteTraceback, _attend, _the_runner
 from .ledger import _ledger
-from .progress import Progress, _bars
+from .progress import _REPORT_PAUSE, Progress, _bars, _in_notebook, _inside, _InPlace, _Place, _report
 from .tasks import Task, TaskCall
 from .tracing import AsyncTrace, R, T, _Reader, _the_display, set_display
 from .system import Listener, ObjectNotFoundError
-from .transactions import _check_waiting, transaction
+from .transactions import WaitTimeout, _check_waiting, transaction
 
 # %% auto #0
 __all__ = ['map']
 
 # %% ../nbs/08_notebook.ipynb #57245384
 class _Bar:
-    "A bar of `tqdm`, made when there is something to show; a context manager"
+    "One bar of `tqdm`, made when there is something to show, below what is written; a context manager"
     made = False  # has it been tried to make one?
     bar: Any = None  # without `tqdm` there is none. A bar itself may be false, or neither
+    line, begun = '', False  # at a terminal, one that has no end yet, and is not shown beside a bar; is it shown?
     def __init__(self, unit: str = 'it') -> None: self.unit = unit
 
-    def update(self, progress: Progress | None) -> None:
-        "Show how far something has come"
+    def update(self, progress: Progress | None, elapsed: float) -> None:
+        "Show how far something has come, `elapsed` seconds after it began"
         if progress is None: return
         if not self.made: self._open(progress)
-        if self.bar is None: return
-        self.bar.total = progress.total
+        if self.bar is None or self.bar.disable: return
+        self.bar.start_t = self.bar._time() - elapsed
+        if self.bar.total != progress.total: self._set_total(progress.total)
         self.bar.update(progress.n - self.bar.n)  # draws now and then
 
     def _open(self, progress: Progress) -> None:
         self.made, bars = True, _bars()
-        if bars:
-            self.bar = bars(desc=progress.description or None, total=progress.total, initial=progress.n, unit=self.unit, file=sys.stderr)
+        if not bars: return
+        options = dict(desc=progress.description or None, total=progress.total, unit=self.unit)
+        if not _in_notebook():
+            if self.begun: print(flush=True)  # a bar would be drawn over a line that has no end
+            self.bar = bars(**options, file=sys.stderr)
+        elif issubclass(bars, _InPlace): self.bar = bars(**options)
+        else: self.bar = bars(**options, display=False)
+        if _in_notebook() and not self.bar.disable: self.output = _Below(self.bar)
 
-    def write(self, text: str) -> None:
+    output: _Below | None = None
+
+    def _set_total(self, total: float | None) -> None:
+        self.bar.total = total
+        if self.output is not None: self.output.set_total(total)
+
+    def write(self, text: str, ended: bool = False) -> None:
         "Print above the bar"
-        if self.bar is not None: self.bar.write(text, file=sys.stdout, end='')
-        else: print(text, end='', flush=True)
+        if self.output is not None: return self.output.write(text)
+        if self.bar is None or self.bar.disable:
+            self.begun = text[-1:] != '\n'
+            return print(text, end='', flush=True)
+        text = self.line + text
+        *lines, self.line = (text + '\n'*(ended and not text.endswith('\n'))).split('\n')
+        if lines: self.bar.write('\n'.join(lines))
 
     def __enter__(self) -> _Bar: return self
     def __exit__(self, *args: Any) -> None:
-        if self.bar is not None: self.bar.close()
+        if self.line: self.write('', True)
+        if self.bar is None: return
+        if not self.bar.disable: self.bar.refresh()
+        self.bar.close()
+        if self.output is not None: self.output.close()
+
+# %% ../nbs/08_notebook.ipynb #e8b1c0e1
+_BLOCK = 2**13  # characters that are shown in one place
+
+class _Below:
+    """Keeps a bar below what is written, in the output of a cell. What is written there comes last; so the text takes the place of the
+    bar, which is shown anew below. A place takes further text until it is full"""
+    def __init__(self, bar: Any) -> None:
+        self.bar, self.place, self.text, self.above = bar, getattr(bar, 'place', None) or _Place(), '', _Place()
+        if not self.place.shown: self._show()
+
+    def _show(self) -> None:
+        if not isinstance(self.bar, _InPlace): return self.place.show(_view(self.bar.container))
+        self.bar.place = self.place
+        self.bar.display()
+
+    def close(self) -> None:
+        "Leave the last state as text too, for whoever opens the notebook later"
+        if not isinstance(self.bar, _InPlace): self.place.show(_view(self.bar.container))
+
+    def set_total(self, total: float | None) -> None:
+        if total and not isinstance(self.bar, _InPlace): self.bar.container.children[-2].max = total
+
+    def write(self, text: str) -> None:
+        moves = not self.text or len(self.text) + len(text) > _BLOCK and self.text.endswith('\n')
+        if moves: self.above, self.place, self.text = self.place, _Place(), ''
+        self.text = re.sub(r'[^\n]*\r(?!\n)', '', self.text + text)  # what a line was written over with
+        self.above.show({'text/plain': self.text.removesuffix('\n')})
+        if moves: self._show()
+
+def _view(widget: Any) -> dict[str, Any]:
+    "What a notebook shows a widget by"
+    return {'application/vnd.jupyter.widget-view+json': dict(version_major=2, version_minor=0, model_id=widget.model_id),
+            'text/plain': repr(widget)}
 
 # %% ../nbs/08_notebook.ipynb #96d8a1f9
 class _Shown:
@@ -58,8 +116,8 @@ class _Shown:
         with Listener() as listener, _Bar() as bar:
             while True:
                 text = reader.read()
-                if text: bar.write(text)
-                bar.update(trace.progress)
+                if text: bar.write(text, reader.ended)
+                bar.update(trace.progress, (reader.record.end or time.time()) - (reader.record.start or time.time()))
                 left = None if limit is None else limit - time.monotonic()
                 if reader.ended or left is not None and left <= 0: return reader.ended
                 if not text and not reader.listen(listener): listener.wait(left)
@@ -68,58 +126,154 @@ class _Shown:
 set_display(_Shown())
 
 # %% ../nbs/08_notebook.ipynb #0af2a34a
-_BATCH = 256  # calls that are queued in one commit
+_BATCH = 256  # items that are queued in one commit
 
 @overload
-def map(task: Task[..., Coroutine[Any, Any, T]] | TaskCall[..., Coroutine[Any, Any, T]], *iterables: Iterable[Any]) -> list[T]: ...
+def map(task: Task[..., Coroutine[Any, Any, T]] | TaskCall[..., Coroutine[Any, Any, T]], *iterables: Iterable[Any],
+        chunksize: int | Literal['auto'] = 'auto', timeout: float | None = None) -> list[T]: ...
 @overload
-def map(task: Task[..., R] | TaskCall[..., R], *iterables: Iterable[Any]) -> list[R]: ...
+def map(task: Task[..., R] | TaskCall[..., R], *iterables: Iterable[Any], chunksize: int | Literal['auto'] = 'auto',
+        timeout: float | None = None) -> list[R]: ...
 def map(  # noqa: A001  meant to be called as `pk.map`
     task: Any,                 # A task, or `task.options(...)`
     *iterables: Iterable[Any], # As for Python's `map`: one argument of the task from each
+    chunksize: int | Literal['auto'] = 'auto',  # Items that one call works on; `'auto'`: as many as take some 50 ms
+    timeout: float | None = None,               # Seconds from now on; `None` waits for ever
 ) -> list[Any]:
-    "The results of a task for each item, in order, of calls in the background; raises what the first call to fail has raised"
+    """Return the results of a task for each item, in order, of calls in the background. The items of one call, one after the other,
+    share its trace, its retries and a crash. Raises what the first call to fail has raised, or a `TimeoutError`; what has not ended
+    is then cancelled"""
     if not callable(getattr(task, 'options', None)):
         raise TypeError(f'map needs a task, got {type(task).__name__}: {task!r}; make it one with @task')
     _check_waiting()
-    calls = _Mapped(_ledger(task.site))
-    try: calls.run(task, list(zip(*iterables)))
+    calls = _Mapped(task, list(zip(*iterables)), _size_for(task, chunksize), timeout)
+    try: calls.run()
     except BaseException as e:
         for trace in calls.traces:
             with suppress(ObjectNotFoundError): trace.cancel()  # it has ended and is not kept any longer
         if isinstance(e.__cause__, RemoteTraceback): e.__traceback__ = None  # where it was met here tells nothing
         raise e
-    return [calls.results[t.id] for t in calls.traces]
+    return calls.all_results()
+
+def _size_for(task: Any, chunksize: Any) -> int:
+    "Check what is given as `chunksize`; returns 0 for `'auto'`"
+    if chunksize != 'auto' and not (isinstance(chunksize, Integral) and int(chunksize) >= 1):
+        raise ValueError(f"chunksize is a whole number of items, at least 1, or 'auto', got {chunksize!r}")
+    if task._takes_items(): return 0 if chunksize == 'auto' else int(chunksize)
+    if chunksize in ('auto', 1): return 1
+    raise ValueError(f'{task!r} is a generator, or keeps the results of its calls: each of its items is a call; leave out chunksize')
+
+# %% ../nbs/08_notebook.ipynb #c4a1f0d1
+_TRIALS = 2            # calls of one item for each worker, that show how long an item takes
+_AHEAD = 4             # calls for each worker that are queued or run
+_SHORT, _LONG = 0.005, 0.05  # seconds that a call of several items takes at least, unless none are left, and at most
+
+class _Chunking:
+    "Says how many items the next call is to have, from the time that those before it have taken"
+    def __init__(self, size: int, workers: int) -> None: self.size, self.workers, self.each = size, workers, 0.0
+
+    def next(self, left: int, going: int) -> int:
+        "Return how many of the items that are `left` the next call is to have, while so many calls are `going`; 0: none now"
+        if self.size: return min(self.size, left)
+        if not left or going >= self.workers*(_AHEAD if self.each else _TRIALS): return 0
+        if not self.each: return 1
+        return max(1, min(left, max(int(_SHORT/self.each), min(int(_LONG/self.each), left//(_AHEAD*self.workers)))))
+
+    def took(self, seconds: float, items: int) -> None:
+        "Take note of how long the items of a call have taken"
+        each = max(seconds/items, 1e-7)
+        self.each = (self.each + each)/2 if self.each else each
 
 # %% ../nbs/08_notebook.ipynb #1a8a98a2
 class _Mapped:
     "The calls of one `map`. Each result is read when it is there: before the last one is, the first may not be kept any longer"
-    def __init__(self, ledger: Any) -> None:
-        self.ledger, self.seen, self.traces = ledger, b'', list[AsyncTrace]()
-        self.going, self.results = dict[str, AsyncTrace](), dict[str, Any]()
+    def __init__(self, task: Any, arguments: list[tuple[Any, ...]], size: int, timeout: float | None) -> None:
+        self.task, self.arguments, self.ledger, self.start, self.timeout = task, arguments, _ledger(task.site), time.monotonic(), timeout
+        self.shown = _the_display() is not None
+        self.chunking = _Chunking(size, _the_runner().size(task.site))
+        self.seen, self.traces, self.counts, self.submitted = b'', list[AsyncTrace](), list[int](), 0
+        self.going, self.results, self.most = dict[str, int](), dict[str, Any](), max(1, self.ledger.keep_traces//2)
 
-    def submit(self, task: Any, arguments: list[tuple[Any, ...]]) -> None:
-        "Queue calls, in one commit"
-        with transaction(self.ledger): made = [task(*a, sync=False) for a in arguments]
-        self.traces += made
-        self.going.update((t.id, t) for t in made if t.id not in self.results)
+    def submit(self) -> bool:
+        "Queue calls, in one commit, never so many that their results might go before they are read; returns whether there were any"
+        sizes: list[int] = []
+        while sum(sizes) < _BATCH and len(self.going) + len(sizes) < self.most:
+            n = self.chunking.next(len(self.arguments) - self.submitted - sum(sizes), len(self.going) + len(sizes))
+            if not n: break
+            sizes.append(n)
+        if not sizes: return False
+        before = time.monotonic()
+        with transaction(self.ledger): made = [self.call(n) for n in sizes]
+        if not self.chunking.size and max(sizes) > 1: self.chunking.took(time.monotonic() - before, sum(sizes))
+        self.going.update((t.id, n) for t, n in zip(made, sizes) if t.id not in self.results)
+        return True
+
+    def call(self, n: int) -> AsyncTrace:
+        "Make a call of the next `n` items"
+        items = self.arguments[self.submitted:self.submitted + n]
+        trace: AsyncTrace = self.task(*items[0], sync=False) if n == 1 else self.task._call_items(items)
+        self.traces.append(trace)
+        self.counts.append(n)
+        self.submitted += n
+        return trace
 
     def take(self) -> bool:
         "Read the results of those that have ended; returns whether there were any. Raises what the first to fail has raised"
         ids, self.seen = self.ledger.ended(self.seen)
         mine = [id for id in ids if id in self.going] or [id for id in islice(self.going, 1) if self.ledger.record(id).status not in _GOING]
-        for id in mine: self.results[id] = self.going.pop(id).result
+        for id in mine: self.read(AsyncTrace(self.ledger, id), self.going[id])
         return bool(mine)
 
-    def run(self, task: Any, arguments: list[tuple[Any, ...]]) -> None:
-        "Queue all calls, never so many that their results might go before they are read, and read the results, showing how many there are"
-        start, shown, n, most = time.monotonic(), _the_display() is not None, len(arguments), max(1, self.ledger.keep_traces//2)
-        with Listener() as listener, _Bar('call') as bar:
-            while self.going or len(self.traces) < n:
-                more = min(_BATCH, most - len(self.going), n - len(self.traces))
-                if more > 0: self.submit(task, arguments[len(self.traces):len(self.traces) + more])
-                taken = self.take()
-                if shown: bar.update(Progress(len(self.traces) - len(self.going), n, None, time.monotonic() - start))
-                if taken or more > 0: continue
+    def read(self, trace: AsyncTrace, n: int) -> None:
+        record = trace._record
+        try: self.results[trace.id] = trace.result
+        except Exception as e:
+            self.note(e, trace)
+            raise
+        del self.going[trace.id]
+        if not self.chunking.size and record.start and record.end: self.chunking.took(record.end - record.start, n)
+
+    def note(self, error: Exception, trace: AsyncTrace) -> None:
+        "Add to an error at which item it came, if it is known of a call of several"
+        if not trace.items or not hasattr(error, 'add_note'): return  # before Python 3.11
+        first = sum(self.counts[:self.traces.index(trace)])
+        if trace.status == 'failed': error.add_note(f'item {first + len(trace._results_before_error())} of map, counted from 0')
+        else: error.add_note(f'one of the items {first} to {first + trace.items - 1} of map, which are one call')
+
+    def all_results(self) -> list[Any]:
+        "Return the results of the items, in order"
+        found: list[Any] = []
+        for trace, n in zip(self.traces, self.counts): found += self.results[trace.id] if n > 1 else [self.results[trace.id]]
+        return found
+
+    def left(self) -> float | None:
+        "Return for how many seconds to wait; raises `WaitTimeout` if that is over"
+        if self.timeout is None: return None
+        left = self.start + self.timeout - time.monotonic()
+        if left > 0: return left
+        done, n = self.done(), len(self.arguments)
+        raise WaitTimeout(f'after {self.timeout:g} s {done} of {n} items had their results; the calls of the others were cancelled')
+
+    def done(self) -> int: return self.submitted - sum(self.going.values())
+
+    def run(self) -> None:
+        "Queue all calls, and read the results, showing how many there are; in a task as its progress"
+        with Listener() as listener, _Bar('item') as bar:
+            while self.going or self.submitted < len(self.arguments):
+                going_on = [self.submit(), self.take()]
+                self.show(bar)
+                left = self.left()
+                if any(going_on): continue
                 sources = [self.ledger._store, *_attend(self.ledger.site, self.ledger.record(next(iter(self.going))).environment)]
-                if not any([listener.add(s) for s in sources]): listener.wait()
+                if not any([listener.add(s) for s in sources]): listener.wait(left)
+
+    def show(self, bar: _Bar) -> None:
+        "Show how many items have their results, or report it as the progress of the call that runs here"
+        now, done, n = time.monotonic(), self.done(), len(self.arguments)
+        progress = Progress(done, n, done/(now - self.start) if done else None, now - self.start)
+        if self.shown: bar.update(progress, now - self.start)
+        if _inside and (now - self.reported >= _REPORT_PAUSE or done == n):
+            self.reported = now
+            _report(progress)
+
+    reported = 0.0  # when, in a task

@@ -4,11 +4,12 @@
 
 # %% ../nbs/04h_progress.ipynb #11557ccc
 from __future__ import annotations
-import os, sys, time
+import io, os, sys, time, warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
 from .codecs import encode
 from .transactions import write
 from .ledger import _PROGRESS, _Ledger
@@ -62,11 +63,50 @@ def _track(iterable: Iterable[T], total: float | None, description: str) -> Iter
     last = time.monotonic()
     say()
 
+# %% ../nbs/04h_progress.ipynb #d7b1c0e1
+def _in_notebook() -> bool:
+    "Whether this process shows what it displays in the output of a cell, and can exchange it there"
+    shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
+    return hasattr(shell, 'kernel') and not any(name == 'QT_API' or name.startswith('SPYDER') for name in os.environ)
+
+class _Place:
+    "A place in the output of a cell, whose content can be exchanged"
+    def __init__(self) -> None: self.id, self.shown = uuid4().hex, False
+
+    def show(self, bundle: dict[str, Any]) -> None:
+        from IPython.display import display
+        display(bundle, raw=True, display_id=self.id, update=self.shown)
+        self.shown = True
+
+# %% ../nbs/04h_progress.ipynb #d7b1c0e2
 def _bars() -> Any:
-    "A class of bars that need no thread of their own; `None` without `tqdm`"
+    "A class of bars that need no thread of their own, for a terminal or for a notebook; `None` without `tqdm`"
     try: from tqdm import tqdm
     except ImportError: return None
-    return type('tqdm', (tqdm,), dict(monitor_interval=0))
+    return _bars_like(_notebook_bars(tqdm) if _in_notebook() else tqdm)
+
+def _bars_like(base: Any) -> Any: return type('tqdm', (base,), dict(monitor_interval=0))
+
+def _notebook_bars(text: Any) -> Any:
+    "The class of `tqdm.auto`; where that would be a text, one that is exchanged in its place"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # without ipywidgets it says so each time; there is a bar without them
+        from tqdm.auto import tqdm
+    from tqdm.notebook import tqdm_notebook
+    return tqdm if issubclass(tqdm, tqdm_notebook) else type('tqdm', (_InPlace, text), {})
+
+class _InPlace:
+    "The part of a bar that shows it as text in a place of its own"
+    place: _Place
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.place = _Place()
+        super().__init__(*args, **dict(kwargs, file=io.StringIO(), ncols=kwargs.get('ncols') or _WIDTH))
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        self.place.show({'text/plain': str(self) if msg is None else msg})
+        return True
+
+_WIDTH = 80  # characters of a bar of text in a notebook
 
 def _with_bar(iterable: Iterable[T], total: float | None, description: str) -> Iterable[T]:
     bars = _bars()

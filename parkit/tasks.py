@@ -20,7 +20,7 @@ from .objects import (_ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encod
                             release_trace)
 from .storage import Blob, Site, Store, _followers, current_site
 from .system import InvalidNameError, ObjectNotFoundError, StorageFullError, _ParentOnly, warn_caller
-from .calls import TaskError, _attend, _ensure, _environment, _options, _Record, hide_frames
+from .calls import _DONE, TaskError, _attend, _ensure, _environment, _Options, _options, _Record, hide_frames
 from .ledger import _ledger, _Ledger
 from .delivery import _post
 from .progress import _inside
@@ -293,6 +293,18 @@ class Task(_Definition, Generic[P, R]):
         if state.cache: return recall('cached submit', self, state, args, kwargs, options)  # type: ignore[no-any-return]
         return _submit(self, state, args, kwargs, options)
 
+    def _call_items(self, items: list[tuple[Any, ...]], **given: Any) -> AsyncTrace:
+        "Queue one call that runs the function for several tuples of arguments in turn; a `timeout` holds for each on average"
+        state = self._called()
+        options = _Options(*_options(state.options, **given))
+        if options.timeout is not None: options = options._replace(timeout=options.timeout*len(items))
+        return _submit(self, state, (items,), {}, _options(tuple(options)), items=len(items))
+
+    def _takes_items(self) -> bool:
+        "Whether one call can run several items: not where each has a cached result, or a stream, of its own"
+        state = self._called()
+        return not state.cache and state.kind != 'generator'
+
     def options(
         self,
         *,
@@ -490,7 +502,7 @@ def _depth() -> int:
     return _inside[-1][0].in_hand(_inside[-1][1]).depth + 1 if _inside else 0
 
 def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...], id: str = '',
-            key: bytes = b'') -> AsyncTrace[Any]:
+            key: bytes = b'', items: int = 0) -> AsyncTrace[Any]:
     """Queue a call, whose result is cached under `key`, and see to it that workers are there; a call that cannot be made is a trace that
     says why"""
     ledger, now = _ledger(task.site), time.time_ns()
@@ -499,11 +511,11 @@ def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, 
     sent = current_variables(ledger.excluded_variables)
     record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options,
                      parent=_inside[-1][1] if _inside else '', depth=_depth(), stream=state.kind == 'generator', key=key,
-                     variables=sent.token)
+                     variables=sent.token, items=items)
     if options and record.how.delay: record = record._replace(due=now/1e9 + record.how.delay)
     try: encoded, given = encode_arguments((args, kwargs))
     except EncodeError as e:
-        ledger.refuse(id, record, EncodeError(_unstorable(record.task, args, kwargs, e)))
+        ledger.refuse(id, record, EncodeError(_unstorable(record.task, args, kwargs, e, items)))
         return AsyncTrace(ledger, id)
     if given: record = record._replace(given=True)
     try:
@@ -515,8 +527,16 @@ def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, 
         raise
 
 # %% ../nbs/05_tasks.ipynb #6d3ff6f7
-def _unstorable(task: str, args: tuple[Any, ...], kwargs: dict[str, Any], error: EncodeError) -> str:
+def _is_storable(value: Any) -> bool:
+    try: encode_arguments(value)  # `encode` alone would keep an object without a name for good
+    except EncodeError: return False
+    return True
+
+def _unstorable(task: str, args: tuple[Any, ...], kwargs: dict[str, Any], error: EncodeError, items: int = 0) -> str:
     "Which of the arguments cannot be stored, and why"
+    if items:
+        n, args = next(((n, a) for n, a in enumerate(args[0], 1) if not _is_storable(a)), (0, ()))
+        task = f'{task} (item {n} of the {items} of one call)'
     for name, value in [(f'argument {i}', a) for i, a in enumerate(args, 1)] + [(f'the argument {k!r}', v) for k, v in kwargs.items()]:
         try: encode_arguments(value)  # `encode` alone would keep an object without a name for good
         except EncodeError as e: return f'{name} of {task} cannot be stored: {e}'
@@ -560,8 +580,8 @@ def _perform(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     if record.key:
         return recall('cached run', ledger.site, record, id,
                       partial(_perform, function, args, kwargs, record._replace(key=b''), ledger, id))
-    with _ParentOnly(): value = function(*args, **kwargs)  # what a child of it comes back with is no result
-    if inspect.iscoroutine(value): return _run_coroutine(value)
+    if record.items: return _run_items(function, args[0])
+    value = _value_of(function, args, kwargs)
     if not record.stream: return value
     items = _open_stream(ledger, id, False)
     with closing(value):
@@ -574,6 +594,21 @@ def _in_parent(items: Iterator[Any]) -> Iterator[Any]:
             try: item = next(items)
             except StopIteration: return
         yield item
+
+def _value_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    "Return what the function returns; a coroutine is run in an event loop of its own"
+    with _ParentOnly(): value = function(*args, **kwargs)  # what a child of it comes back with is no result
+    return _run_coroutine(value) if inspect.iscoroutine(value) else value
+
+def _run_items(function: Callable[..., Any], items: list[tuple[Any, ...]]) -> list[Any]:
+    "Return the results of the function for several items; an exception carries those of the items before it"
+    done: list[Any] = []
+    for arguments in items:
+        try: done.append(_value_of(function, arguments, {}))
+        except Exception as e:
+            setattr(e, _DONE, (len(done), _join(encode(done))))
+            raise
+    return done
 
 def _run_coroutine(coroutine: Any) -> Any:
     import asyncio
@@ -603,6 +638,12 @@ class TaskCall(Generic[P, R]):
     def options(self, **given: Any) -> TaskCall[P, R]:
         "The same with further options"
         return TaskCall(self.task, self.given | given)
+
+    def _call_items(self, items: list[tuple[Any, ...]]) -> AsyncTrace[Any]:
+        "As of `Task`"
+        return self.task._call_items(items, **self.given)
+
+    def _takes_items(self) -> bool: return self.task._takes_items()
 
     @overload
     def __call__(self: TaskCall[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> AsyncTrace[T]: ...

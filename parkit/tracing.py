@@ -124,6 +124,11 @@ class _Facts:
         return self._record.attempt
 
     @property
+    def items(self) -> int | None:
+        "How many items of a `map` the call works on, one after the other: its result is a list; `None` for a plain call"
+        return self._record.items or None
+
+    @property
     def parent(self) -> AsyncTrace[Any] | None:
         "The call inside which this one was made"
         parent = self._record.parent
@@ -229,8 +234,9 @@ class AsyncTrace(_NotTheResult, _Facts, Generic[R]):
         if not self._record.stream: raise TypeError(f'{self.task} is not a generator, whose items could be iterated over; {self._meant()}')
         return Stream(self)
     def __repr__(self) -> str:
-        try: return f'AsyncTrace({self.task}, {self.status})'
+        try: r = self._record
         except ObjectNotFoundError: return f'AsyncTrace({self.id}, not kept any longer)'
+        return f'AsyncTrace({r.task}, {r.status}' + f', {r.items} items'*bool(r.items) + ')'
     def __str__(self) -> str:
         r = self._record
         return '\n'.join(['AsyncTrace', f'task: {r.task}', f'status: {r.status}', f'pid: {r.pid}', f'start: {_local(r.start)}',
@@ -250,10 +256,15 @@ class AsyncTrace(_NotTheResult, _Facts, Generic[R]):
     def error(self) -> BaseException | None:
         "The exception with which the call ended; `None` if it ended well or has not ended"
         if self.status in (*_GOING, 'finished'): return None
-        try: error, text = self._ledger.load(_RESULT, self.id)
+        try: error, text, *_ = self._ledger.load(_RESULT, self.id)
         except Exception as e: return TaskError(f'the exception of {self!r} cannot be read in this process: {e}')
         error.__cause__ = RemoteTraceback(text)
         return error  # type: ignore[no-any-return]
+
+    def _results_before_error(self) -> list[Any]:
+        "The results of the items before the one that failed, of a call of several"
+        _, _, *done = self._ledger.load(_RESULT, self.id)
+        return decode(done[1]) if done else []  # type: ignore[no-any-return]
 
     @property
     def traceback(self) -> str | None:

@@ -412,6 +412,99 @@ def test_map_returns_results_in_order(single, double):
     assert pk.map(double.options(priority=3), []) == []
 
 
+def _runs(traces): return [t.items or 1 for t in traces[::-1]]
+
+@pytest.mark.parametrize('chunksize, runs', [(1, [1]*10), (4, [4, 4, 2]), (3, [3, 3, 3, 1]), (100, [10])])
+def test_map_gives_a_call_as_many_items_as_it_is_told(single, double, chunksize, runs):
+    assert pk.map(double, range(10), chunksize=chunksize) == [2*i for i in range(10)]
+    assert _runs(pk.traces()) == runs
+
+
+def test_map_makes_few_calls_of_short_items_and_one_of_each_long(single, double):
+    @pk.task
+    def slow(i): time.sleep(0.1); return i
+    assert pk.map(double, range(5000)) == [2*i for i in range(5000)] and len(pk.traces()) < 500
+    assert pk.map(slow, range(8)) == list(range(8)) and _runs(pk.traces(task='slow')) == [1]*8
+
+
+@pytest.mark.parametrize('chunksize', [0, -1, 1.5, 'all', None])
+def test_map_refuses_what_is_no_chunksize(single, double, chunksize):
+    with pytest.raises(ValueError, match='chunksize is a whole number'): pk.map(double, [1], chunksize=chunksize)
+
+
+@pytest.mark.parametrize('chunksize', ['auto', 1, 5])
+def test_map_of_every_kind_of_task(single, chunksize):
+    "Those whose items are each a call of their own have no chunks"
+    @pk.task
+    async def later(i): return i + 1
+    @pk.task
+    def count(n): yield from range(n)
+    @pk.task(cache=True)
+    def kept(i): return i - 1
+    assert pk.map(later, range(20), chunksize=chunksize) == list(range(1, 21))
+    for task in (count, kept):
+        if chunksize == 5:
+            with pytest.raises(ValueError, match='each of its items is a call'): pk.map(task, range(4), chunksize=5)
+    if chunksize == 5: return
+    assert pk.map(kept, [1, 2, 1, 2], chunksize=chunksize) == [0, 1, 0, 1]
+    assert [list(items) for items in pk.map(count, range(4), chunksize=chunksize)] == [list(range(n)) for n in range(4)]
+
+
+@pytest.mark.parametrize('chunksize', ['auto', 1, 7])
+def test_map_says_which_item_has_failed(single, chunksize):
+    @pk.task
+    def fail_at(i, at):
+        if i == at: raise ValueError('no')
+        return i
+    with pytest.raises(ValueError, match='no') as caught: pk.map(fail_at, range(50), [31]*50, chunksize=chunksize)
+    if chunksize == 7 and hasattr(caught.value, 'add_note'): assert caught.value.__notes__ == ['item 31 of map, counted from 0']
+    assert all(ended(t) for t in pk.traces())
+
+
+def test_map_says_among_which_items_a_worker_has_died(single):
+    @pk.task
+    def die(i):
+        if i == 5: os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(pk.WorkerCrashedError) as caught: pk.map(die, range(9), chunksize=3)
+    if hasattr(caught.value, 'add_note'): assert caught.value.__notes__ == ['one of the items 3 to 5 of map, which are one call']
+
+
+def test_items_of_a_call_are_run_again_together(single):
+    ran = pk.Array('ran')
+    @pk.task(retries=1)
+    def once(i):
+        ran.append(i)
+        if len(ran) == 2: raise OSError
+        return i
+    assert pk.map(once, range(3), chunksize=3) == [0, 1, 2] and list(ran) == [0, 1, 0, 1, 2]
+
+
+def test_timeout_of_a_task_holds_for_each_item_on_average(single):
+    @pk.task(timeout=1)
+    def slow(i): time.sleep(0.4); return i
+    assert pk.map(slow, range(5), chunksize=5) == list(range(5))
+    with pytest.raises(pk.TaskTimeoutError, match='within 0.6 s'): pk.map(slow.options(timeout=0.2), range(3), chunksize=3)
+
+
+@pytest.mark.parametrize('chunksize', ['auto', 1, 2])
+def test_map_gives_up_after_its_timeout(single, chunksize):
+    @pk.task
+    def slow(i): time.sleep(600*i)
+    with pytest.raises(TimeoutError, match='of 4 items had their results'): pk.map(slow, [0, 1, 1, 1], chunksize=chunksize, timeout=1.5)
+    assert wait_for(lambda: all(ended(t) for t in pk.traces()))
+
+
+@pytest.mark.parametrize('chunksize', ['auto', 1, 2])
+def test_map_in_a_task_is_the_progress_of_that_task(site, chunksize):
+    pk.Pool().resize(2)
+    @pk.task
+    def double(i): return 2*i
+    @pk.task
+    def outer(n, chunksize): return sum(pk.map(pk.bind_task('double'), range(n), chunksize=chunksize))
+    trace = outer(20, chunksize)
+    assert trace.result == 380 and trace.progress[:2] == (20, 20)
+
+
 def test_map_raises_the_first_failure_and_cancels_the_rest(single, tmp_path):
     @pk.task
     def slow(i, path):
@@ -419,6 +512,6 @@ def test_map_raises_the_first_failure_and_cancels_the_rest(single, tmp_path):
         with open(path, 'a') as f: f.write('x')
         if i > 3: time.sleep(600)
     path = tmp_path/'ran'
-    with pytest.raises(ValueError, match='the third'): pk.map(slow, range(50), [str(path)]*50)
+    with pytest.raises(ValueError, match='the third'): pk.map(slow, range(50), [str(path)]*50, chunksize=1)
     assert all(ended(t) for t in pk.traces())
     assert 3 <= len(path.read_text()) <= 4 and len(pk.traces(status='cancelled')) == 46

@@ -4,6 +4,7 @@ The suite is that of the Python that runs this: `test.test_concurrent_futures`. 
 (`/usr/lib/python3.11/test`), and `PARKIT_CPYTHON_TESTS` can name a folder `test` from elsewhere. What cannot apply stands in `CANNOT`, with the reason."""
 import importlib.util, logging, os, signal, sys, threading, time, unittest
 from concurrent import futures
+from functools import partial
 from contextlib import suppress
 from pathlib import Path
 
@@ -291,6 +292,108 @@ def test_what_cannot_be_stored_is_an_error_of_its_future(site):
     with pk.Executor() as e:
         assert isinstance(e.submit(print, threading.Lock()).exception(60), pk.EncodeError)
         with pytest.raises(pk.TaskError, match='could not be stored'): e.submit(threading.Lock).result(60)
+
+
+# --- tasks
+
+@pytest.fixture
+def tasks(site):
+    @pk.task
+    def square(x): return x*x
+    @pk.task
+    async def later(x): return x*x
+    @pk.task(cache=True)
+    def kept(x): return x*x
+    @pk.task
+    def fail_at(x, at):
+        if x == at: raise ValueError(f'at {x}')
+        return x
+    return square, later, kept, fail_at
+
+@pytest.mark.parametrize('which', range(3))
+@pytest.mark.parametrize('chunksize', [1, 2, 100])
+def test_the_result_of_a_task_is_what_it_returns(tasks, which, chunksize):
+    "A function, a coroutine, one whose results are kept; itself, with options, through partial"
+    task = tasks[which]
+    with pk.Executor() as e:
+        assert [e.submit(f, 3).result(60) for f in (task, task.options(priority=3), partial(task))] == [9]*3
+        assert e.submit(partial(task, x=4)).result(60) == 16 and e.submit(task, x=5).result(60) == 25
+        for f in (task, task.options(retries=1), partial(task)):
+            assert list(e.map(f, range(5), chunksize=chunksize)) == [0, 1, 4, 9, 16]
+    assert {t.task for t in pk.traces()} == {task.path} if chunksize == 1 else True
+
+def test_two_calls_of_a_cached_task_that_are_one(tasks):
+    with pk.Executor() as e:
+        fs = [e.submit(tasks[2], 7) for _ in range(5)]
+        assert [f.result(60) for f in fs] == [49]*5
+    assert len({f.trace.id for f in fs}) == 1
+
+def test_a_method_that_is_a_task(site):
+    class Model:
+        factor = 3
+        @pk.task
+        def times(self, x): return self.factor*x
+    with pk.Executor() as e: assert e.submit(Model().times, 4).result(60) == 12
+
+def test_a_generator_gives_what_it_yields(site):
+    @pk.task
+    def count(n): yield from range(n)
+    with pk.Executor() as e: assert list(e.submit(count, 200).result(60)) == list(range(200))
+
+def test_a_task_of_another_site_runs_in_the_executors(tasks, tmp_path):
+    other = pk.Site(tmp_path/'other')
+    with pk.Executor(site=other) as e:
+        assert e.submit(tasks[0], 3).result(60) == 9 and list(e.map(tasks[0], [1, 2, 3], chunksize=2)) == [1, 4, 9]
+    assert pk.traces() == [] and len(pk.traces(site=other)) == 3
+    pk.Pool(site=other).stop()
+    other.close()
+
+def test_a_delayed_task_does_not_hold_up_those_behind_it(tasks):
+    with pk.Executor() as e:
+        late = e.submit(tasks[0].options(delay=600), 2)
+        assert e.submit(tasks[0], 3).result(60) == 9 and e.submit(abs, -1).result(60) == 1
+        assert late.cancel()
+
+@pytest.mark.parametrize('chunksize', [1, 3, 10, 100])
+def test_map_raises_at_the_item_that_failed(tasks, chunksize):
+    "Functions and tasks; the results of the items before it come first, as of the builtin"
+    def fail_at(x, at):
+        if x == at: raise ValueError(f'at {x}')
+        return x
+    with pk.Executor() as e:
+        for f in (fail_at, tasks[3]):
+            found = []
+            with pytest.raises(ValueError, match='at 13') as caught:
+                for x in e.map(f, range(40), [13]*40, chunksize=chunksize): found.append(x)
+            assert found == list(range(13)) and 'in fail_at' in str(caught.value.__cause__)
+            assert not any('parkit' in name for name in vars(caught.value))
+
+def test_items_of_a_call_share_its_trace_and_its_retries(site):
+    ran = pk.Array('ran')
+    @pk.task
+    def flaky(x):
+        ran.append(x)
+        if x == 2 and len(ran) < 4: raise OSError
+        return x
+    with pk.Executor() as e: assert list(e.map(flaky.options(retries=1), range(4), chunksize=4)) == [0, 1, 2, 3]
+    trace, = pk.traces()
+    assert trace.items == 4 and trace.attempt == 2 and trace.result == [0, 1, 2, 3] and list(ran) == [0, 1, 2, 0, 1, 2, 3]
+    assert repr(trace) == 'AsyncTrace(task/flaky, finished, 4 items)'
+
+def test_item_that_cannot_be_stored_is_named(tasks):
+    with pk.Executor() as e, pytest.raises(pk.EncodeError, match=r'argument 1 of task/square \(item 2 of the 3 of one call\) cannot be stored'):
+        list(e.map(tasks[0], [1, threading.Lock(), 3], chunksize=3))
+
+def test_map_with_chunks_heeds_its_timeout(site):
+    def sleep(x): time.sleep(600)
+    with pk.Executor() as e:
+        results = e.map(sleep, range(4), chunksize=2, timeout=0.2)
+        with pytest.raises(futures.TimeoutError): next(results)
+        for t in pk.traces(): t.cancel()
+
+def test_max_workers_is_told_under_the_name_that_dask_asks_for(site):
+    pk.Pool().resize(3)
+    with pk.Executor() as e, pk.Executor(2) as two: assert (e._max_workers, two._max_workers) == (3, 2)
 
 
 # --- joblib

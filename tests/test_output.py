@@ -1,5 +1,5 @@
 "What calls write and how far they have come: kept with the trace, followed as it comes, shown to who waits"
-import errno, os, signal, time
+import errno, os, re, signal, sys, time
 from pathlib import Path
 
 import parkit as pk, pytest
@@ -10,6 +10,7 @@ from parkit.ledger import _ledger
 from parkit.notebook import _Bar
 from parkit.output import _keep_output, _output_path
 from parkit.progress import Progress
+from parkit.transactions import write
 from task_helpers import ended, event_loop, started  # noqa: F401  a fixture
 
 
@@ -226,8 +227,8 @@ def test_bar_of_any_total(total, capsys, monkeypatch):
     "One of tqdm is false if it has nothing to do, and neither true nor false if it does not know"
     monkeypatch.delenv('TQDM_DISABLE', raising=False)
     with _Bar('row') as bar:
-        bar.update(None)
-        for n in (3, 5): bar.update(Progress(n, total))
+        bar.update(None, 0)
+        for n in (3, 5): bar.update(Progress(n, total), 2)
         bar.write('hello\n')
     written = capsys.readouterr()
     assert written.out == 'hello\n' and ('5/8' if total else '5row') in written.err
@@ -240,16 +241,79 @@ def test_notebook_that_waits_shows_output_and_one_bar(tmp_path):
         kernel.run('@pk.task\ndef seen(path):\n    print("ready", flush=True)\n    while not os.path.exists(path): time.sleep(0.01)\n    return work(5, sync=True)')
         def go(outputs): 'ready' in _streams(outputs, 'stdout') and (tmp_path/'go').touch()  # someone looks
         outputs = kernel.run(f'trace = seen({str(tmp_path/"go")!r})\ntrace.result', look=go)
-        assert [l for l in _streams(outputs, 'stdout').splitlines() if l.strip()] == ['ready', *(f'line {i}' for i in range(5))]
-        assert '5/5' in _streams(outputs, 'stderr') and 'work' in _streams(outputs, 'stderr')
-        assert outputs[-1]['data']['text/plain'] == '5'
+        *shown, bar, result = [o['data']['text/plain'] if 'data' in o else o['text'] for o in outputs]
+        assert '\n'.join(shown).split() == ['ready', *' '.join(f'line {i}' for i in range(5)).split()]
+        assert '5/5' in bar and 'work' in bar and result == '5' and not _streams(outputs, 'stderr')
         outputs = kernel.run('trace.result')  # it has ended: there is nothing to wait for
         assert [o['output_type'] for o in outputs] == ['execute_result']
         outputs = kernel.run('pk.map(work, [1, 2, 3])')
-        bars = _streams(outputs, 'stderr').replace('\r', '\n').splitlines()
-        assert '3/3' in bars[-1] and 'call' in bars[-1] and 'line' not in _streams(outputs, 'stdout')
+        bar, result = [o['data']['text/plain'] for o in outputs]
+        assert '3/3' in bar and 'item' in bar and result == '[1, 2, 3]'
+        bar, result = [o['data']['text/plain'] for o in kernel.run('sum(pk.track(range(20), description="here"))')]
+        assert '20/20' in bar and 'here' in bar and result == '190'
         outputs = kernel.run('trace = work(10**6)\ntrace.wait(0.01), trace.cancel()')
         assert outputs[-1]['data']['text/plain'] == '(False, True)'
+
+
+def test_much_output_keeps_one_bar_below_it():
+    "Each line of which once froze a bar; a line that is written over is shown as it is left"
+    with notebooks(1) as (kernel,):
+        kernel.run('import time, sys, parkit as pk\n@pk.task\ndef work(n):\n    for i in pk.track(range(n)):\n        print("x"*99, i, flush=True)\n        if not i % 20: time.sleep(0.12)\n    sys.stdout.write("old\\rnew\\n")')
+        *shown, bar = [o['data']['text/plain'] if 'data' in o else o['text'] for o in kernel.run('trace = work(400)\ntrace.wait()')][:-1]
+        assert '400/400' in bar and '\n'.join(t.removesuffix('\n') for t in shown).splitlines() == [*(f'{"x"*99} {i}' for i in range(400)), 'new']
+        assert 2 <= len(shown) <= 20
+
+
+def test_time_of_a_bar_counts_from_the_beginning_of_the_call(single, capsys, monkeypatch):
+    "Not from that of the wait"
+    from parkit.notebook import _Shown
+    monkeypatch.delenv('TQDM_DISABLE', raising=False)
+    @pk.task
+    def work(path):
+        import os, time
+        for i in pk.track(range(3)):
+            if i < 2: time.sleep(0.2)
+            while i == 2 and not os.path.exists(path): time.sleep(0.01)
+    path = single.site.path + '/go'
+    trace = work(path)
+    assert wait_for(lambda: trace.progress and trace.progress.n == 2)
+    ledger = _ledger(single.site)
+    record = ledger.record(trace.id)
+    write(ledger._store, ledger._put_record, trace.id, record._replace(start=record.start - 3600))
+    assert not _Shown().show(trace, 0.3)
+    assert '1:00:0' in capsys.readouterr().err
+    open(path, 'w').close()
+
+
+def test_terminal_shows_output_above_one_bar(tmp_path):
+    "A line without an end too"
+    import pty
+    program = """
+import fcntl, struct, sys, termios, parkit as pk
+fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack('HHHH', 40, 100, 0, 0))
+pk.set_site(sys.argv[1])
+@pk.task
+def work(n):
+    for i in pk.track(range(n), description='work'): print('line', i, flush=True)
+    print('last', end='')
+    return n
+assert work(3).result == 3 and pk.map(work, [1, 1]) == [1, 1]
+pk.Pool().stop()
+"""
+    (tmp_path/'program.py').write_text(program)
+    written = []
+    def read(fd):
+        data = os.read(fd, 4096)
+        written.append(data)
+        return data
+    env = os.environ.pop('TQDM_DISABLE', None)
+    try: assert pty.spawn([sys.executable, str(tmp_path/'program.py'), str(tmp_path/'site')], read) == 0
+    finally:
+        if env is not None: os.environ['TQDM_DISABLE'] = env
+    lines = re.sub(r'[^\n]*\r(?=[^\n\r])', '', b''.join(written).decode().replace('\r\n', '\n')).splitlines()
+    lines = [l.strip() for l in lines if l.strip()]
+    assert [l for l in lines if 'line' in l or l == 'last'] == ['line 0', 'line 1', 'line 2', 'last'], lines
+    assert sum('3/3' in l for l in lines) == 1 and sum('2/2' in l for l in lines) == 1, lines
 
 
 def test_interrupt_of_a_notebook_that_watches_leaves_the_call_running():

@@ -70,7 +70,12 @@ def _add_output(outputs, kind, content):
     elif kind in ('execute_result', 'display_data'):
         result = dict(output_type=kind, data=content['data'], metadata=content['metadata'])
         if kind == 'execute_result': result['execution_count'] = None
+        place = content.get('transient', {}).get('display_id')
+        if place is not None: result['display_id'] = place
         outputs.append(result)
+    elif kind == 'update_display_data':
+        for o in outputs:
+            if o.get('display_id') == content['transient']['display_id']: o.update(data=content['data'], metadata=content['metadata'])
     elif kind == 'error':
         traceback = [_ansi.sub('', line) for line in content['traceback']]
         outputs.append(dict(output_type=kind, ename=content['ename'], evalue=content['evalue'], traceback=traceback))
