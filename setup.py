@@ -10,9 +10,8 @@ settings = ConfigParser(delimiters=['='])
 settings.read(root/'settings.ini', encoding='utf-8')
 cfg = settings['DEFAULT']
 
-licenses = {'apache2': 'Apache-2.0'}
 statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable', '6 - Mature']
-pythons = [f'3.{minor}' for minor in range(int(cfg['min_python'].split('.')[1]), 14)]
+pythons = [f'3.{minor}' for minor in range(int(cfg['min_python'].split('.')[1]), 16)]
 readme = root/'README.md'
 
 
@@ -36,7 +35,6 @@ setup(
     long_description=description(),
     long_description_content_type='text/markdown',
     author=cfg['author'],
-    license=licenses[cfg['license']],
     url=cfg['git_url'],
     project_urls={
         'Documentation': site,

@@ -1,5 +1,5 @@
 "The built wheel, installed in an empty environment with fastcore 2, and what an import costs"
-import email, json, os, re, shutil, subprocess, sys, zipfile
+import email, json, os, re, shutil, subprocess, sys, tarfile, zipfile
 
 import pytest
 from kernels import root
@@ -49,7 +49,7 @@ def _run(*command, **kwargs):
 def wheel(tmp_path_factory):
     "A wheel made, by way of a source distribution, from a copy: a `build/` here could hold old files"
     folder = tmp_path_factory.mktemp('wheel')
-    unwanted = ['.*', 'build', 'dist', '*.egg-info', '__pycache__', '_proc', '_docs', 'nbs', 'tests']
+    unwanted = ['.*', 'build', 'dist', '*.egg-info', '__pycache__', '_proc', '_docs', 'nbs']
     shutil.copytree(root, folder/'source', ignore=shutil.ignore_patterns(*unwanted))
     _run(sys.executable, '-m', 'build', '--outdir', folder/'dist', folder/'source')
     return next((folder/'dist').glob('*.whl'))
@@ -88,10 +88,20 @@ def test_metadata_is_complete(wheel):
         [name] = [o for o in z.namelist() if o.endswith('.dist-info/METADATA')]
         found = email.message_from_bytes(z.read(name))
         assert any(o.endswith('/LICENSE') for o in z.namelist())
-    assert 'Apache-2.0' in (found['License-Expression'], found['License']) and found['Requires-Python'] == '>=3.10' and found['Author'] and found['Keywords']
+    assert found['License-Expression'] == 'Apache-2.0' and found['License'] is None and found['Requires-Python'] == '>=3.10' and found['Author'] and found['Keywords']
     assert {o.partition(',')[0] for o in found.get_all('Project-URL')} >= {'Documentation', 'Source', 'Changelog', 'Issues'}
     assert found.get_payload().lstrip().startswith('# parkit') and '](nbs/' not in found.get_payload()
-    assert len(found.get_all('Classifier')) > 6
+    classifiers = found.get_all('Classifier')
+    assert {o for o in classifiers if 'Python :: 3.' in o} == {f'Programming Language :: Python :: 3.{n}' for n in range(10, 16)}
+    assert not [o for o in classifiers if o.startswith('License')]  # the expression says it
+
+
+def test_source_distribution_has_what_the_package_needs_and_no_tests(wheel):
+    "They need the whole repository: without it, those that setuptools adds by itself can only fail"
+    [path] = wheel.parent.glob('*.tar.gz')
+    with tarfile.open(path) as t: names = {o.partition('/')[2] for o in t.getnames()}
+    assert {'settings.ini', 'setup.py', 'pyproject.toml', 'LICENSE', 'CHANGELOG.md', 'README.md', 'parkit/__init__.py', 'parkit/py.typed'} <= names
+    assert not [o for o in names if o.startswith(('tests', 'test_'))]
 
 
 def test_import_brings_in_neither_numpy_nor_ipython():
