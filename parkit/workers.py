@@ -22,6 +22,7 @@ from .output import _keep_output, _output_path
 from .ledger import _ledger, prune, settle, sweep_output
 from .delivery import keep_house
 from .progress import _inside, _watch_tqdm
+from .subprocesses import forget_globals, teach_multiprocessing
 from .variables import WorkerVariables, is_excluded, note_changes, note_inherited
 
 # %% auto #0
@@ -151,6 +152,7 @@ class _Running(_Surroundings):
         self.running = ''
         _inside.clear()
         self.variables.restore()
+        forget_globals()
         if not (self.record.options and self.record.how.timeout): return
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
@@ -794,6 +796,7 @@ def _main(path: str, environment: str, ready: int) -> None:
                         f'{sys.version.split()[0]} in {sys.prefix} now; define the task anew with an interpreter that is here, and call it')
     _at_start[0] = InstalledModules()
     note_inherited()
+    teach_multiprocessing()
     import cloudpickle, parkit.scheduling  # noqa: F401  workers are forked with the one loaded; the other adds a duty
     site = set_site(Site(path, create=False))  # one that was removed meanwhile must not come back
     lock = _take_lock(site)
