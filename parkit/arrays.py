@@ -24,8 +24,9 @@ def _encode_ndarray(array: Any) -> Any:
     np, cls = sys.modules['numpy'], type(array)
     if cls is not np.ndarray and cls is not np.memmap: return _encode_subclass(array)
     if array.dtype.hasobject: return NotImplemented
-    plain = array.view(np.ndarray)
-    return (array.shape, 'F' if array.flags.fnc else 'C', array.dtype), [plain.T if array.flags.fnc else plain]
+    if cls is np.memmap: array = array.view(np.ndarray)
+    if array.flags.fnc: return (array.shape, 'F', array.dtype), [array.T]
+    return (array.shape, 'C', array.dtype), [array]
 
 def _decode_ndarray(state: Any, buffers: list[memoryview]) -> Any:
     import numpy as np

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from enum import Enum
 from functools import lru_cache, partial
-from operator import methodcaller
+from operator import attrgetter, methodcaller
 from pathlib import PosixPath, PurePosixPath
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
@@ -255,14 +255,34 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
         codec, reduce = _codec_of(cls), _by_itself
         if codec is not None: self[cls] = reduce = partial(_reduce, codec)
         elif cls in copyreg.dispatch_table: return copyreg.dispatch_table[cls]
-        elif issubclass(cls, type): raise KeyError(cls)  # a class with a metaclass, which goes by its name
-        else: self[cls] = reduce
+        else: self[cls] = reduce = _by_name if issubclass(cls, type) else reduce
         return reduce
 
 _by_itself: Callable[[Any], Any] = methodcaller('__reduce_ex__', 5)
+_by_name: Callable[[Any], Any] = attrgetter('__qualname__')  # a class with a metaclass
 _reducers = _Reducers()
 
-class _Pickler(pickle.Pickler): dispatch_table = _reducers
+class _Pickler(pickle.Pickler):
+    "Plain pickle with that table. Each is used again: to make one takes longer than to pickle something small"
+    dispatch_table = _reducers
+    def __init__(self) -> None:
+        self.file, self.buffers = io.BytesIO(), list[pickle.PickleBuffer]()
+        super().__init__(self.file, 5, buffer_callback=self.buffers.append)
+
+    def dumps(self, value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
+        "Pickle `value`, whose buffers are added to `buffers`"
+        self.dump(value)
+        data = self.file.getvalue()
+        buffers += self.buffers
+        if len(data) < _SMALL:  # else its tables have become large
+            self.file.seek(0)
+            self.file.truncate()
+            self.buffers.clear()
+            self.clear_memo()
+            _picklers.append(self)
+        return data
+
+_picklers: list[_Pickler] = []  # that nobody uses; one whose value cannot be pickled is never seen again
 
 # %% ../nbs/00_codecs.ipynb #9d5d9380
 def _reduce(codec: _Codec, value: Any) -> Any:
@@ -289,7 +309,9 @@ def _content(buffer: pickle.PickleBuffer) -> Buffer:
     if type(raw.obj) is not _Lent: return as_bytes(raw)
     content = raw.obj.content
     if not hasattr(content, 'dtype'): return as_bytes(content)
-    return next(_array_data(content), b'') if content.flags.c_contiguous else content.tobytes()
+    if not content.flags.c_contiguous: return content.tobytes()  # type: ignore[no-any-return]
+    try: return pickle.PickleBuffer(content).raw()
+    except ValueError: return next(_array_data(content), b'')  # dates have no format that a buffer could state
 
 # %% ../nbs/00_codecs.ipynb #cbbef467
 _SMALL = 2**18  # bytes up to which a copy costs less than a map
@@ -306,10 +328,10 @@ def _plain_pickle(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes | Non
     cloudpickle: ModuleType | None = sys.modules.get('cloudpickle')
     if cloudpickle and cloudpickle.list_registry_pickle_by_value(): return None  # the user ships some module by value
     _reducers.refresh()
-    file = io.BytesIO()
-    try: _Pickler(file, 5, buffer_callback=buffers.append).dump(value)
+    try: pickler = _picklers.pop()
+    except IndexError: pickler = _Pickler()
+    try: data = pickler.dumps(value, buffers)
     except Exception: return None  # cloudpickle knows more types, or says why not
-    data = file.getvalue()
     return data if data.find(_BY_VALUE) < 0 else None  # twice as fast as `in`
 
 # %% ../nbs/00_codecs.ipynb #50805948
@@ -557,7 +579,7 @@ def encode(
 # %% ../nbs/00_codecs.ipynb #820990e7
 def _is_flat(value: Any) -> bool:
     "Whether a plain collection holds nothing but scalars"
-    return _SCALARS.issuperset(map(type, value)) and (type(value) is not dict or _SCALARS.issuperset(map(type, value.values())))
+    return (type(value) is not dict or _SCALARS.issuperset(map(type, value.values()))) and _SCALARS.issuperset(map(type, value))
 
 # %% ../nbs/00_codecs.ipynb #d7ab0208
 def _not_importable(e: ImportError) -> DecodeError:
