@@ -18,12 +18,14 @@ from .system import Alarm, is_parkit_frame
 from .storage import Site, _blob_of
 
 # %% auto #0
-__all__ = ['STATUSES', 'TaskError', 'WorkerCrashedError', 'TaskCancelledError', 'TaskTimeoutError', 'RemoteTraceback',
-           'hide_frames', 'Runner', 'set_runner']
+__all__ = ['STATUSES', 'THREAD_VARIABLES', 'TaskError', 'WorkerCrashedError', 'TaskCancelledError', 'TaskTimeoutError',
+           'RemoteTraceback', 'hide_frames', 'Runner', 'set_runner']
 
 # %% ../nbs/04b_calls.ipynb #68fb7cb9
 STATUSES = ('submitted', 'running', 'finished', 'failed', 'crashed', 'cancelled', 'timeout')
 _GOING = STATUSES[:2]
+THREAD_VARIABLES = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'BLIS_NUM_THREADS', 'VECLIB_MAXIMUM_THREADS',
+                    'NUMBA_NUM_THREADS', 'NUMEXPR_NUM_THREADS')  # which libraries read when they are loaded
 
 # %% ../nbs/04b_calls.ipynb #742be17e
 class _Options(NamedTuple):

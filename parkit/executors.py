@@ -7,12 +7,14 @@ from __future__ import annotations
 import os, threading, time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Executor as _Executor, Future, wait as _wait
+from contextlib import nullcontext
 from contextvars import Context
 from functools import partial
 from itertools import islice
 from types import MethodType
 from typing import Any, overload
-from .calls import TaskError, _attend, _environment, _the_runner
+from uuid import uuid4
+from .calls import THREAD_VARIABLES, TaskError, _attend, _environment, _the_runner
 from .ledger import _ledger, settle
 from .tracing import AsyncTrace, T
 from .objects import _read_if_any
@@ -308,19 +310,53 @@ def _as_function(fn: Any) -> Any:
     task, args, kwargs = _unwrapped(fn, (), {})
     return partial(_task_of(task), *args, **{**kwargs, 'sync': True}) if isinstance(task, (Task, TaskCall)) else fn
 
+# %% ../nbs/05c_executors.ipynb #a7c1d0e1
+class _Preparation:
+    "Calls a batch of joblib's in a worker, once it has set threads and called an initializer there; false if there is neither"
+    def __init__(self, threads: int | None, initializer: Callable[..., Any] | None, initargs: tuple[Any, ...]) -> None:
+        self.threads, self.initializer, self.initargs, self.id = threads, initializer, initargs, uuid4().hex
+
+    def __bool__(self) -> bool: return self.threads is not None or self.initializer is not None
+
+    def __call__(self, batch: Callable[[], Any]) -> Any:
+        if self.threads is not None: os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(self.threads)))
+        if self.initializer is not None and self.id not in _prepared:
+            self.initializer(*self.initargs)
+            _prepared.add(self.id)
+        with _limited_threads(self.threads): return batch()
+
+_prepared: set[str] = set()  # in a worker, the loops whose initializer was called
+
+def _limited_threads(n: int | None) -> Any:
+    "Return a context manager that limits the threads of libraries that are loaded; without threadpoolctl it cannot"
+    if n is None: return nullcontext()
+    try: from threadpoolctl import threadpool_limits
+    except ImportError: return nullcontext()
+    return threadpool_limits(n)
+
 # %% ../nbs/05c_executors.ipynb #3d16a151
 def joblib_backend(
-    **options: Any,  # What joblib passes on
-) -> Any:            # A `ParallelBackendBase`
-    "A backend for joblib on this process's site: `joblib.register_parallel_backend('parkit', pk.joblib_backend)`"
+    n_jobs: int | None = -1,  # Calls at a time in a `with` block; -1 is one for each worker
+    **options: Any,           # As of joblib's other backends: `inner_max_num_threads`, `initializer` and `initargs`
+) -> Any:                     # A `ParallelBackendBase`, and a context manager
+    """Return a backend for joblib on this process's site: `with pk.joblib_backend():` has the loops inside use it, and
+    `joblib.register_parallel_backend('parkit', pk.joblib_backend)` gives it a name. `initializer(*initargs)` is called in a worker
+    before the first batch of a loop that it takes"""
     from joblib._parallel_backends import AutoBatchingMixin, FallbackToBackend, SequentialBackend
-    from joblib.parallel import ParallelBackendBase
+    from joblib.parallel import ParallelBackendBase, parallel_config
 
     base: Any = type('Backend', (AutoBatchingMixin, ParallelBackendBase), {})
 
     class Backend(base):  # type: ignore[misc]
-        supports_retrieve_callback = supports_timeout = True
+        supports_retrieve_callback = supports_timeout = supports_inner_max_num_threads = True
         executor: Any = None
+        prepare: Any = None  # what is done in a worker before a batch
+
+        def __enter__(self) -> Any:
+            self.contexts = [*getattr(self, 'contexts', ()), parallel_config(backend=self, n_jobs=self.n_jobs)]
+            return self.contexts[-1]
+
+        def __exit__(self, *error: Any) -> None: self.contexts.pop().unregister()
 
         def effective_n_jobs(self, n_jobs: int | None) -> int:
             if n_jobs == 0: raise ValueError('n_jobs == 0 in Parallel has no meaning')
@@ -329,11 +365,13 @@ def joblib_backend(
         def configure(self, n_jobs: int | None = 1, parallel: Any = None, **kwargs: Any) -> int:
             n = self.effective_n_jobs(n_jobs)
             if n == 1: raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+            given = {**given_to_backend, **getattr(self, 'backend_kwargs', {}), **kwargs}
+            self.prepare = _Preparation(self.inner_max_num_threads, given.get('initializer'), given.get('initargs', ()))
             self.parallel, self.executor = parallel, Executor(n)
             return n
 
         def submit(self, func: Any, callback: Any = None) -> Any:
-            future = self.executor.submit(func)
+            future = self.executor.submit(*((self.prepare, func) if self.prepare else (func,)))
             if callback is not None: future.add_done_callback(callback)
             return future
 
@@ -348,4 +386,7 @@ def joblib_backend(
             self.terminate()
             if ensure_ready: self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)
 
-    return Backend(**options)
+    given_to_backend = {k: options.pop(k) for k in ('initializer', 'initargs') if k in options}
+    backend = Backend(**options)
+    backend.n_jobs = n_jobs
+    return backend

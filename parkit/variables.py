@@ -73,7 +73,13 @@ class WorkerVariables:
     def __init__(self) -> None:
         self.environ, self.raw = os.environ, os.environb
         self.own, self.token = dict(variables_now()), b''
-        self.now = self.own
+        self.now, self.defaults = self.own, dict[bytes, bytes]()
+
+    def set_defaults(self, defaults: dict[str, str]) -> None:
+        "Have variables that hold for every caller who has none of the name"
+        self.defaults = {os.fsencode(k): os.fsencode(v) for k, v in defaults.items()}
+        self.now = self.own = self.defaults | self.own
+        self._set()
 
     def enter(
         self,
@@ -88,7 +94,8 @@ class WorkerVariables:
 
     def _for_caller(self, excluded: tuple[str, ...], variables: dict[bytes, bytes]) -> dict[bytes, bytes]:
         inherited = _inherited or self.own
-        return {k: v for k, v in self.own.items() if k not in inherited or is_excluded(k, excluded)} | variables
+        mine = {k: v for k, v in self.own.items() if k not in inherited or is_excluded(k, excluded)}
+        return self.defaults | mine | variables
 
     def restore(self) -> None:
         "Undo what the call has changed, also what it has told the system alone, by `os.putenv`"

@@ -17,7 +17,7 @@ from .storage import INTERNAL, Blob, Site, current_site, set_site
 from .transactions import transaction, write
 from .functions import InstalledModules, OwnModules
 from .tasks import Task, _functions, _import_path, _perform, _worker
-from .calls import _Record, Runner, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _kinds, _name_of, set_runner
+from .calls import THREAD_VARIABLES, _Record, Runner, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _kinds, _name_of, set_runner
 from .output import _keep_output, _output_path
 from .ledger import _ledger, prune, settle, sweep_output
 from .delivery import keep_house
@@ -371,13 +371,14 @@ class _Signals:
         for fd in (self.fd, self.writer): os.close(fd)
 
 # %% ../nbs/06_workers.ipynb #f94dfe18
-def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, int | None]) -> None:
+def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, ...]) -> None:
     "The life of a worker process"
     line, signals, watched, supervisor = _line(site), _Signals(signal.SIGTERM), select.poll(), os.getppid()
     note_changes()
     worker = Worker(site, call=line.call)
     worker.choosy = True
-    worker.max_tasks, worker.max_memory = limits
+    worker.max_tasks, worker.max_memory, threads = limits
+    worker.variables.set_defaults(dict.fromkeys(THREAD_VARIABLES, str(threads or _threads(_Control(site).size))))
     _notes[:] = [notes]
     for fd in (lifeline, signals.fd): watched.register(fd, select.POLLIN)
     signals.before[signal.SIGINT] = signal.signal(signal.SIGINT, worker.interrupt)
@@ -446,8 +447,13 @@ class _Control(Object):
     idle_timeout: float = IDLE_TIMEOUT  # seconds
     max_tasks: int | None = None        # calls after which a worker is replaced
     max_memory: int | None = None       # bytes; a worker that has more after a call is replaced
+    threads: int | None = None          # of the libraries of each worker; `None` for its share of the cores
     to_cancel: tuple[str, ...] = ()     # calls that run and are to be ended
     def __init__(self, site: Site | None = None) -> None: self._open('_pool/control', True, True, None, site, reserved=True)
+
+    def limits(self) -> tuple[int | None, ...]:
+        "Return what a worker is made with: if that changes, all are replaced"
+        return self.max_tasks, self.max_memory, self.threads
 
     def order_stop(self) -> None:
         "Have the supervisors leave; on a full disk too"
@@ -473,6 +479,10 @@ register_type(_Team, 'parkit._Team')
 def _cores() -> int:
     "Processors this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+def _threads(size: int | None) -> int:
+    "Threads of a worker's libraries, so that all workers together have as many as there are cores"
+    return max(1, _cores()//(size or _cores()))
 
 # %% ../nbs/06_workers.ipynb #2649cf02
 def _out_of_memory() -> int | None:
@@ -551,14 +561,14 @@ class _Children:
         self.retiring.add(pid)
         os.kill(pid, signal.SIGTERM)
 
-    def set_number(self, size: int, limits: tuple[int | None, int | None]) -> None:
+    def set_number(self, size: int, limits: tuple[int | None, ...]) -> None:
         "Have so many workers that do not wait: send home those too many, fork those that are missing"
         active = [p for p in self.born if p not in self.waiting and p not in self.retiring]
         for pid in active[size:]: self.retire(pid)
         if len(active) < size and self.clock() < self.not_before: return
         for _ in range(size - len(active) - len(self.retiring - self.waiting)): self.fork(limits)
 
-    def fork(self, limits: tuple[int | None, int | None]) -> None:
+    def fork(self, limits: tuple[int | None, ...]) -> None:
         "Start one worker"
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # one that comes before the child can heed it waits until it can
         pid = os.fork()
@@ -624,7 +634,7 @@ class Supervisor(_Children):
         self.bereft = False                # are there calls to be marked of workers that were another's?
         self.team.supervisor, self.team.workers = os.getpid(), ()
         self.ledger.sweep({}, self.environment)
-        self.orphans, self.limits = _Orphans(self.ledger, self.environment), (self.control.max_tasks, self.control.max_memory)
+        self.orphans, self.limits = _Orphans(self.ledger, self.environment), self.control.limits()
         self.housekeeping = 0.0  # when to see to what is kept
         self.installed, self.outdated = _at_start[0], False  # has a package been upgraded that its workers would have from it?
         self._start_idling()
@@ -704,7 +714,7 @@ class Supervisor(_Children):
 
     def fill(self) -> None:
         "Have the workers that are wanted"
-        limits = self.control.max_tasks, self.control.max_memory
+        limits = self.control.limits()
         if limits != self.limits:
             for pid in set(self.born) - self.retiring: self.retire(pid)
             self.limits = limits
@@ -949,6 +959,15 @@ class Pool:
 
     @max_memory.setter
     def max_memory(self, n: int | None) -> None: _Control(self.site).max_memory = _positive('max_memory', n)
+
+    @property
+    def threads_per_worker(self) -> int | None:
+        """Threads that BLAS, OpenMP and the like use in each worker, unless the caller's environment says (`OMP_NUM_THREADS` and its
+        kind); `None`, unless assigned to, is the cores divided by the workers, at least 1. A change replaces the workers"""
+        return _Control(self.site).threads
+
+    @threads_per_worker.setter
+    def threads_per_worker(self, n: int | None) -> None: _Control(self.site).threads = _positive('threads_per_worker', n)
 
     @property
     def keep_traces(self) -> int:

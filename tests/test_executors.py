@@ -411,3 +411,50 @@ def test_joblib_runs_its_loops_in_the_workers(site):
         assert joblib.Parallel(n_jobs=2)(joblib.delayed(np.sum)(np.full(100_000, n)) for n in range(3)) == [0, 100_000, 200_000]
         with pytest.raises(ZeroDivisionError): joblib.Parallel(n_jobs=2)(joblib.delayed(divmod)(1, n) for n in (1, 0))
     assert wait_for(no_threads)
+
+@pytest.fixture
+def joblib_two(site):
+    "joblib, and two workers"
+    joblib = pytest.importorskip('joblib')
+    pk.Pool().resize(2)
+    joblib.register_parallel_backend('parkit', pk.joblib_backend)
+    return joblib
+
+def _in_worker():
+    from parkit.progress import _inside
+    return bool(_inside), os.environ.get('OMP_NUM_THREADS'), getattr(sys, 'prepared', None)
+
+def _prepare(what): sys.prepared = what
+
+def test_joblib_backend_is_a_context_manager(joblib_two):
+    "That can be entered again, and inside another"
+    def run(): return {inside for inside, *_ in joblib_two.Parallel()(joblib_two.delayed(_in_worker)() for _ in range(4))}
+    backend = pk.joblib_backend()
+    for _ in range(2):
+        with backend: assert run() == {True}
+        assert run() == {False}
+    with pk.joblib_backend(n_jobs=1):
+        assert run() == {False}
+        with backend: assert run() == {True}
+        assert run() == {False}
+
+@pytest.mark.parametrize('how', ['context', 'config', 'backend', 'parallel'])
+def test_joblib_sets_threads_and_calls_an_initializer(joblib_two, how):
+    "Of each loop, in each worker, before the first of its calls there"
+    calls = [joblib_two.delayed(_in_worker)() for _ in range(6)]
+    for n in (1, 2):
+        options = dict(initializer=_prepare, initargs=(n,))
+        if how == 'context':
+            with pk.joblib_backend(inner_max_num_threads=3, **options): found = joblib_two.Parallel()(calls)
+        elif how == 'parallel': found = joblib_two.Parallel(n_jobs=2, backend=pk.joblib_backend(inner_max_num_threads=3), **options)(calls)
+        else:
+            context = joblib_two.parallel_config if how == 'config' else joblib_two.parallel_backend
+            with context('parkit', n_jobs=2, inner_max_num_threads=3, **options): found = joblib_two.Parallel()(calls)
+        assert found == [(True, '3', n)]*6
+
+def test_joblib_limits_libraries_that_are_loaded(joblib_two):
+    threadpoolctl = pytest.importorskip('threadpoolctl')
+    def threads(): import numpy; return [p['num_threads'] for p in threadpoolctl.threadpool_info()]
+    for n in (1, 2):
+        with pk.joblib_backend(inner_max_num_threads=n): found = joblib_two.Parallel()(joblib_two.delayed(threads)() for _ in range(4))
+        assert all(set(t) <= {n} for t in found)

@@ -356,3 +356,34 @@ def test_very_many_calls(site):
     drained = time.perf_counter() - began
     print(f'{n} calls: submitted in {1e6*times[0]:.0f} µs each at first, {1e6*times[-1]:.0f} µs in the end; status in {1e6*looked:.0f} µs; drained in {1e6*drained/n:.0f} µs each')
     assert wait_for(lambda: pool.status.queued == pool.status.running == 0)
+
+
+# --- threads of libraries
+
+def test_libraries_of_a_worker_have_its_share_of_the_cores(site, monkeypatch):
+    "A caller's own variables come first; of one caller they hold for no other"
+    from parkit.calls import THREAD_VARIABLES
+    from parkit.workers import _cores
+    for name in THREAD_VARIABLES: monkeypatch.delenv(name, raising=False)
+    @pk.task
+    def threads(names): return [os.environ.get(n) for n in names]
+    pool = pk.Pool()
+    pool.resize(1)
+    monkeypatch.setenv('MKL_NUM_THREADS', '77')  # of the one who starts the workers
+    share, pool_threads = str(_cores()), pool.threads_per_worker
+    assert pool_threads is None and threads(THREAD_VARIABLES).result == [{'MKL_NUM_THREADS': '77'}.get(n, share) for n in THREAD_VARIABLES]
+    monkeypatch.delenv('MKL_NUM_THREADS')
+    assert threads(THREAD_VARIABLES).result == [share]*7
+    pool.threads_per_worker = 5
+    assert wait_for(lambda: threads(THREAD_VARIABLES).result == ['5']*7)
+    monkeypatch.setenv('OMP_NUM_THREADS', '9')
+    assert threads(THREAD_VARIABLES).result == ['9'] + ['5']*6
+    with pytest.raises(ValueError, match='at least 1'): pool.threads_per_worker = 0
+
+def test_more_workers_than_cores_have_one_thread_each(site, monkeypatch):
+    from parkit.workers import _cores
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    pk.Pool().resize(3*_cores())
+    @pk.task
+    def threads(): return os.environ['OMP_NUM_THREADS']
+    assert threads().result == '1'
