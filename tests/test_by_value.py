@@ -1,8 +1,8 @@
 """A class by value is one class: in the process that defined it, in others that ran the same cell, in those that did not, and in workers."""
-import json, os, subprocess, sys, textwrap
+import json, os, subprocess, sys
 
 import parkit as pk, pytest
-from helpers import wait_for
+from kernels import notebooks, text
 from parkit.by_value import Content, find_class, identity_of
 from parkit.codecs import decode, encode
 from task_helpers import event_loop, interpreters  # noqa: F401  a fixture
@@ -384,6 +384,21 @@ def test_cells_run_again_restarted_kernels_and_second_kernels_meet_one_class_in_
                 .replace('fail(', 'pk.bind_task("fail")(').replace('look.traces', 'pk.bind_task("look").traces'))
         two.run(CLASSES + TASK + LOOK)           # it runs all the cells of the first
     with interpreters(1, single.site) as (three,): three.run(CLASSES + TASK + LOOK)
+
+
+def test_live_kernels():
+    "Two kernels with one site, the second started after the first has gone; its workers live on"
+    define, look = CLASSES + TASK, LOOK + '\nprint("right")'
+    with notebooks(2) as kernels:
+        for kernel in (*kernels, kernels[0]):
+            kernel.run('import parkit as pk')
+            for cell in (define, look, CLASSES, look): said = kernel.run(cell)
+            assert text(said) == 'right', said
+        kernels[0].manager.restart_kernel(now=True)
+        kernels[0].client.wait_for_ready(timeout=60)
+        kernels[0].run('import parkit as pk\n' + define)
+        assert text(kernels[0].run(look)) == 'right'
+        kernels[0].run('pk.Pool().stop()')
 
 
 def test_containers_and_queues_meet_one_class(site):
