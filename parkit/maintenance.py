@@ -15,7 +15,7 @@ from .objects import (_ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYM
 from .system import (_file_system, _fork, _try_lock, is_full, no_room, _file_lock, _sync, ObjectNotFoundError, SiteError,
     StorageFullError, TransactionError)
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
-    MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current, current_site, reading, verify_pages)
+    MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current, current_site, reading, site_path, verify_pages)
 from .synchronization import Lock
 from .ledger import _CANCEL, _DELAYED, _ENDED, _QUEUED, _RUNNING, _TOTAL, _WORKER, _VARIABLES, _MASKED, _ledger
 from .transactions import read, store_of, write
@@ -142,6 +142,7 @@ def doctor(
 ) -> Findings:
     "What a site is doing: room, readers, locks, workers and leftovers, each with what to do about it"
     site = site or current_site()
+    site.check_there()
     disk, kind = shutil.disk_usage(site.path), _file_system(site.path)
     found = Findings([Finding(site.path, f'format {_facts(site.path)["format"]}, {_size(disk.free)} of {_size(disk.total)} of the '
                                          'disk are free' + f' ({kind})'*bool(kind),
@@ -325,7 +326,7 @@ def _how_it_failed(done: Any) -> str:
 # %% ../nbs/06a_maintenance.ipynb #9b52ba46
 def _copy_site(source: Site, path: str) -> list[str]:
     "Copy the durable namespaces of `source` into a new site, which appears at `path` when it is complete; returns their paths"
-    path = os.path.realpath(os.path.expanduser(path))
+    path = site_path(path)
     if os.path.commonpath([path, source.path]) in (path, source.path):
         raise SiteError(errno.EINVAL, 'a copy of a site cannot lie in the site, nor the site in it; choose another directory', path)
     if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
@@ -382,7 +383,7 @@ def restore(
     path: str | os.PathLike[str] | None = None, # Where the site is to be, a new or empty directory; `None` is where `Site()` looks
 ) -> Site:
     "Make a site from a backup. Stored references to objects name the path of their site: they hold if it is restored to where it was"
-    target, backup = (os.path.realpath(os.path.expanduser(o)) for o in (_default_path() if path is None else path, backup))
+    target, backup = (site_path(o) for o in (_default_path() if path is None else path, backup))
     was_open, source = backup in _sites, Site(backup, create=False)
     try: _copy_site(source, target)
     finally:

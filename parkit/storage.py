@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
-from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, ObjectExistsError, ObjectNotFoundError, open_locked,
+from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, ObjectExistsError, ObjectNotFoundError, SiteRemovedError, open_locked,
                            replace_file, SiteError, StorageFullError, TransactionError, _Alive, _boot_id, _check_directory,
                            _check_exchange, _exchange, _Exit, _file_lock, _find_open_files, _fork, _guard_streams, _hold_lmdb_locks, _leak, _link_all,
                            _make_private, _map_file, _RECORD_SIZE, _reserve, _sync, _watchers, _write_all, _write_new, _WriteLock)
@@ -24,7 +24,7 @@ from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, Ob
 __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'OUTBOX',
            'OUTBOX_CALLS', 'DROPPED', 'MAKING', 'READERS', 'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn',
            'on_open', 'FORMAT', 'check_namespace', 'split_path', 'Blob', 'read_facts', 'verify_pages', 'Retired',
-           'check_current', 'reading', 'WriteTxn', 'Store', 'Site', 'set_site', 'current_site']
+           'check_current', 'reading', 'WriteTxn', 'Store', 'Site', 'site_path', 'set_site', 'current_site']
 
 # %% ../nbs/01_storage.ipynb #6940979c
 DEFAULT_NAMESPACE = 'default'
@@ -101,6 +101,7 @@ OUTBOX, OUTBOX_CALLS, _OUTBOX_END = META + b'o', META + b'p', META + b'q'  # cal
 DROPPED, _DROPPED_END = META + b'l', META + b'm'  # then comes the uuid of a lock that was dropped, whose file may still be there
 _RESERVE = 2**17        # bytes of a file in each namespace that gives its room to what deletes on a full disk
 _COMMIT = 2**16         # bytes that a commit may take up beside what is put: copies of the pages on the way to it
+_LOOK_AGAIN = 0.02      # seconds for which the files of a scratch namespace are taken to be there
 _PATIENCE = 1.0         # seconds for which snapshots in the way are waited for: implicit ones end at once
 MAKING = '_making'      # in whose namespaces copies are made
 READERS = 2048          # snapshots that can be open at once in one namespace, over all processes
@@ -157,6 +158,7 @@ class _Files:
         self.next_ids = 0              # the first of those that come after these; 0 if any may
         self.kept = 0                  # bytes of replaced blobs that this process has had to leave to older readers
         self.allowance = 0             # bytes that may be written before asking again how much room there is
+        self.looked = 0.0              # when its files were last known to be there
 
     def _forget(self) -> None:
         "In a child: let go of what is the parent's"
@@ -301,6 +303,7 @@ class _Opening(_Making):
         with self._opening:
             while not self.env:
                 opened, facts = True, self._facts()
+                self.site.check_there()
                 if facts is None and not create: raise ObjectNotFoundError(f'there is no namespace {self.namespace!r} in {self.site.path}')
                 with suppress(StorageFullError): self._register()  # one can read without
                 if self._is_current(facts): self._open_current(facts)  # type: ignore[arg-type]
@@ -365,8 +368,6 @@ class _Opening(_Making):
 
     def _make(self) -> None:
         "Make the namespace, or make it anew after a reboot; other processes wait meanwhile"
-        if not os.path.exists(os.path.join(self.site.path, 'site.json')):
-            raise ObjectNotFoundError(f'the site {self.site.path} does not exist any longer')
         with self.site.setting_up():
             facts = self._facts()
             if self._is_current(facts): return
@@ -579,9 +580,16 @@ class _Reading(_Opening):
         "What has come in the place of the files that are open: `None` if they are in use still, `b''` if they were dropped"
         with self._opening:
             if not self.env: return None
-            with self.env.begin() as txn: return txn.get(_RETIRED)  # type: ignore[no-any-return]
+            with self.env.begin() as txn: found: bytes | None = txn.get(_RETIRED)
+            return b'' if found is None and self.is_removed() else found
+
+    def is_removed(self) -> bool:
+        "Tell whether somebody has removed the files that are open, by other means than dropping the namespace"
+        self.looked = time.monotonic()
+        return self.lock.fd >= 0 and not os.fstat(self.lock.fd).st_nlink
 
     def _dropped(self) -> ObjectNotFoundError:
+        self.site.check_there()
         return ObjectNotFoundError(f'the namespace {self.namespace!r} does not exist any longer in {self.site.path}: it was dropped')
 
     def wake(self) -> None:
@@ -1071,7 +1079,7 @@ class Store(_Blobs):
             try: txn.raw = self.env.begin(None, None, True)  # type: ignore[union-attr]
             except lmdb.Error as e: txn.raw = self._begin_again(e)
             txn.get = txn.raw.get
-            if txn.get(_RETIRED) is None:
+            if txn.get(_RETIRED) is None and not self._may_be_removed():
                 if not self._swept: self._sweep(txn)
                 if self.later: txn.do_later()
                 return txn
@@ -1084,6 +1092,10 @@ class Store(_Blobs):
         txn.close()
         self.renew()
         return self.write(timeout)
+
+    def _may_be_removed(self) -> bool:
+        "Look whether the files are there: before each durable commit, before others now and then, since that takes a tenth of their time"
+        return (self.durable or time.monotonic() - self.looked > _LOOK_AGAIN) and self.is_removed()
 
     def _begin_again(self, e: lmdb.Error) -> lmdb.Transaction:
         self.writing = False
@@ -1356,7 +1368,7 @@ class Site:
         inline_limit: int | None = None,  # Bytes from which a value is a file of its own (256 KiB); fixed when the site is made
     ) -> Site:
         "Open the site at `path`; raises `SiteError` with the reason if it is not a local directory of yours alone"
-        path = os.path.realpath(os.path.expanduser(_default_path() if path is None else path))
+        path = site_path(_default_path() if path is None else path)
         given = {k: v for k, v in dict(map_size=map_size, inline_limit=inline_limit).items() if v is not None}
         facts = _open_site(path, given, create)
         found = _sites.get(path)
@@ -1368,6 +1380,13 @@ class Site:
 
     def __repr__(self) -> str: return f'Site({self.path!r})'
     def __reduce__(self) -> tuple[type[Site], tuple[str]]: return Site, (self.path,)
+
+    def check_there(self) -> None:
+        "Raise `SiteRemovedError` if the directory is no longer there, or holds another site"
+        facts = _site_facts(self.path)
+        if facts is not None and facts['uuid'] == self.uuid: return
+        raise SiteRemovedError(errno.ENOENT, 'this site was removed while this process used it, so nothing can be written to it; call '
+                                             'pk.set_site and open the objects anew', self.path)
 
     _stores: dict[str, Store]
     _kept: dict[str, Any]
@@ -1436,6 +1455,20 @@ _sites: dict[str, Site] = {}
 _current: list[Site] = []  # the site of this process, once known
 
 # %% ../nbs/01_storage.ipynb #c38a120c
+_URL = re.compile('([A-Za-z][A-Za-z0-9+.-]*)://')
+
+def site_path(
+    path: str | os.PathLike[str],  # As the user has given it
+) -> str:
+    "Return the directory that is meant, absolute and without links; raises `SiteError` for a URL"
+    given = os.fspath(path)
+    url = isinstance(given, str) and _URL.match(given)
+    if url:
+        raise SiteError(errno.EINVAL, f'there are no sites of the kind {url[1]!r}, only directories on a local disk; give the path of one, '
+                        'such as ~/parkit, in PARKIT_SITE or pk.set_site', given)
+    if not given: raise SiteError(errno.EINVAL, 'an empty path names no site; give that of a directory, or None for the default', given)
+    return os.path.realpath(os.path.expanduser(given))
+
 def _default_path() -> str:
     if os.environ.get('PARKIT_SITE'): return os.environ['PARKIT_SITE']
     from platformdirs import user_data_dir

@@ -16,9 +16,9 @@ from weakref import WeakSet
 from .codecs import Buffer, DecodeError, ParkitError
 
 # %% auto #0
-__all__ = ['SAFETY_NET', 'SiteError', 'StorageFullError', 'InvalidNameError', 'ObjectNotFoundError', 'ObjectExistsError',
-           'TransactionError', 'TransactionTimeout', 'is_parkit_frame', 'warn_caller', 'open_locked', 'Bell', 'Alarm',
-           'Listener', 'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file']
+__all__ = ['SAFETY_NET', 'SiteError', 'StorageFullError', 'InvalidNameError', 'ObjectNotFoundError', 'SiteRemovedError',
+           'ObjectExistsError', 'TransactionError', 'TransactionTimeout', 'is_parkit_frame', 'warn_caller',
+           'open_locked', 'Bell', 'Alarm', 'Listener', 'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file']
 
 # %% ../nbs/00a_system.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -32,6 +32,9 @@ class InvalidNameError(ParkitError, ValueError):
 
 class ObjectNotFoundError(ParkitError, LookupError):
     "An object or namespace that does not exist, or no longer"
+
+class SiteRemovedError(SiteError, ObjectNotFoundError):
+    "A site whose directory was removed, or replaced by another, while it was in use"
 
 class ObjectExistsError(ParkitError, FileExistsError):
     "An object that was to be new exists already"
@@ -875,7 +878,7 @@ def _check_directory(path: str) -> None:
     if not stat.S_ISDIR(s.st_mode): raise SiteError(errno.ENOTDIR, 'a site is a directory, and this is not', path)
     if s.st_uid != os.geteuid():
         raise SiteError(errno.EPERM, f'this site belongs to user {s.st_uid}, and you are {os.geteuid()}: its owner could run code in '
-                                     'your process', path)
+                                     'your process; if you trust what is in it, open or restore a copy that is yours (cp -r)', path)
     if s.st_mode & 0o022:
         raise SiteError(errno.EPERM, f'this site can be written to by others (mode {stat.S_IMODE(s.st_mode):o}), who could run code in '
                                      'your process; run chmod 700 on it if you trust its content', path)

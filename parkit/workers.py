@@ -1012,6 +1012,7 @@ class Pool:
 
     def stop(self) -> None:
         "Let the workers finish what they have in hand, for 5 s at most, and end them; what waits stays in the queue"
+        self.site.check_there()
         if not self.site.store('_pool', True).exists(): return
         control = _Control(self.site)
         while True:

@@ -1,7 +1,7 @@
 """Where parkit is used is not always a notebook on one's own machine: a daemon without streams, a script of cron, a container without a home, a shell with limits.
 
 Each test starts a process in surroundings of its own; what cannot work says what to do."""
-import errno, os, signal, subprocess, sys, zipapp
+import errno, os, shutil, signal, subprocess, sys, zipapp
 from pathlib import Path
 from textwrap import dedent
 
@@ -212,3 +212,37 @@ def test_process_that_does_not_know_its_interpreter(site):
     "As some that embed Python: what to do is said"
     said = run(site, "sys.executable = ''" + _task + "t = double(1); t.wait(60); say(failure(lambda: t.result))")
     assert said['type'] == 'TaskError' and 'sys.executable is empty' in said['message'] and 'set it to that' in said['message']
+
+
+# --- sites that are none, and sites that are gone
+
+@pytest.mark.parametrize('url', ['postgresql://host/db', 'redis://h:6379/0', 'file:///tmp/site', 's3://bucket/x', 'sqlite:///a.db'])
+def test_a_url_is_no_site(tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    kind = url.partition(':')[0]
+    monkeypatch.setenv('PARKIT_SITE', url)
+    for attempt in (pk.Site, lambda: pk.Site(url), lambda: pk.set_site(url), lambda: pk.backup(url, site=pk.Site(tmp_path/'mine')),
+                    lambda: pk.restore(tmp_path/'mine', url), lambda: pk.restore(url, tmp_path/'other')):
+        with pytest.raises(pk.SiteError, match=f'no sites of the kind {kind!r}'): attempt()
+    with pytest.raises(pk.SiteError, match='an empty path'): pk.Site('')
+    assert os.listdir(tmp_path) == ['mine']
+
+
+@pytest.mark.parametrize('again', ['', 'another site'])
+@pytest.mark.parametrize('what', ['d["a"] = 2', 'del d["a"]', 'q.put(1)', 'pk.Dict("e")', 'f()', 'pk.Dict()', 's["a"] = 1',
+                                  'pk.Pool().stop()', 'pk.doctor()', 'exec("with pk.transaction(d): d[1] = 1")', 'f.schedule(pk.Periodic(period=5))'])
+def test_the_next_write_to_a_site_that_was_removed_is_an_error(tmp_path, what, again):
+    "Whatever writes first after `rm -rf`, from this process or another"
+    site, names = pk.set_site(tmp_path/'site'), dict(pk=pk)
+    exec('@pk.task\ndef f(): return 1\nd, q = pk.Dict("d"), pk.Queue("q")\npk.Namespace("s", durable=False)\ns = pk.Dict("s/s")\n'
+         'd["a"] = s["a"] = 1\nf().result\npk.Pool().stop()', names)
+    shutil.rmtree(site.path)
+    if again: subprocess.run([sys.executable, '-c', 'import parkit as pk, sys; pk.Dict("d", site=pk.Site(sys.argv[1]))["a"] = "new"', site.path],
+                             check=True)
+    with pytest.raises(pk.SiteError, match='this site was removed') as error: exec(what, names)
+    assert isinstance(error.value, pk.ObjectNotFoundError) and isinstance(error.value, OSError)
+    with pytest.raises(pk.SiteError, match='this site was removed'): names['d']['a'] = 2
+    site.close()
+    new = pk.set_site(site.path)
+    assert pk.Dict('d').get('a') == ('new' if again else None)
+    new.close()
