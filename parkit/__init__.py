@@ -21,7 +21,7 @@ from .codecs import DecodeError, EncodeError, ParkitError, register_codec
 from .system import (InvalidNameError, ObjectExistsError, ObjectNotFoundError, SiteError, StorageFullError, TransactionError,
                            TransactionTimeout)
 from .storage import Site, set_site
-from .transactions import WaitTimeout, snapshot, transaction, wait_until
+from .transactions import WaitTimeout, snapshot, transaction, wait_until, watch_cells
 from .objects import AttributeNameError, Change, Namespace, NamespacePath, Object, ObjectTypeError, Unknown, namespaces
 from .containers import Array, Dict, File, FileChangedError, LifoQueue, Queue, QueueShutDown
 from .synchronization import Event, Lock
@@ -56,3 +56,6 @@ calls: map, track, traces, Pool, Executor, Periodic, Cron, schedules
 places: Site, set_site, Namespace, namespaces
 maintenance: doctor, check, backup, restore, compact, gc
 extension: register_codec"""
+
+# %% ../nbs/10_parkit.ipynb #c3110001
+watch_cells()

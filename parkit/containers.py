@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Generic, IO, NamedTuple, TypeVar, overloa
 from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, decode_key, decode_user, encode, encode_key,
                            encode_user,
                            register_type, split_key, with_key)
-from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _join, explains
+from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _is_changing, _join, explains
 from .system import TransactionError, _fork
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, _after
-from .transactions import (WaitTimeout, _find, _frame, _give_up, in_transaction, noting, read, read_apart, transaction,
+from .transactions import (WaitTimeout, _find, _frame, _give_up, cell_notes, in_transaction, notes_for, read, read_apart, transaction,
                                  wait_until, wait_until_async, write, write_async, write_whole)
 
 # %% auto #0
@@ -232,9 +232,11 @@ class Dict(_DictWriting, MutableMapping[K, V]):
     "A persistent dictionary, shared by many processes, that iterates in the order of its keys"
     _usage = "entries are set afterwards: d = pk.Dict('name'); d.update(a=1)"
     def __getitem__(self, key: K) -> V:
-        if _frame.get() is None: return read_apart(self._store, self._get, key, _missing)  # type: ignore[no-any-return]
-        value = read(self._store, self._get, key, _missing)
-        if txn := noting(self._store): self._note_value(txn, key, value)
+        if _frame.get() is None:
+            value = read_apart(self._store, self._get, key, _missing)
+            if cell_notes.looks is None: return value  # type: ignore[no-any-return]
+        else: value = read(self._store, self._get, key, _missing)
+        if _is_changing(value): self._note_value(key, value)
         return value  # type: ignore[no-any-return]
 
     def __setitem__(self, key: K, value: V) -> None: write(self._store, self._put, key, self._prepare(value))
@@ -258,8 +260,8 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         self.update(other)
         return self
 
-    def _note_value(self, txn: Any, key: K, value: Any) -> None:
-        self._note_read(txn, value, self._oid + encode_key(key), f'{self!r}[{key!r}]')
+    def _note_value(self, key: K, value: Any) -> None:
+        if notes := notes_for(self._store): self._note_read(notes, value, self._oid + encode_key(key), f'[{key!r}]')
 
     @classmethod
     def fromkeys(
@@ -282,7 +284,8 @@ class Dict(_DictWriting, MutableMapping[K, V]):
     def get(self, key: K, default: Any = None) -> Any:
         "The value of `key`, or `default` if there is none"
         value = read(self._store, self._get, key, lambda _: default)
-        if _frame.get() is not None and value is not default and (txn := noting(self._store)): self._note_value(txn, key, value)
+        if (_frame.get() is not None or cell_notes.looks is not None) and value is not default and _is_changing(value):
+            self._note_value(key, value)
         return value
 
     def keys(self) -> KeysView[K]:
@@ -521,8 +524,8 @@ class Array(_ArrayItems, Sequence[V]):
     def __getitem__(self, i: int | slice) -> Any:
         if isinstance(i, slice): return read(self._store, self._slice, i)
         value = read(self._store, self._item, i := _as_index(i))
-        if _frame.get() is not None and (txn := noting(self._store)):
-            self._note_read(txn, value, self._key_of(txn, False, i), f'{self!r}[{i}]')
+        if _is_changing(value) and (notes := notes_for(self._store)):
+            self._note_read(notes, value, read(self._store, self._key_of, i), f'[{i}]')
         return value
 
     def __setitem__(self, i: int, value: V) -> None:

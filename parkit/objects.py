@@ -19,7 +19,7 @@ from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
 from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites,
                             check_current, check_namespace, current_site, split_path)
-from .transactions import _frame, in_transaction, is_writing, noting, read, wait_until_async, write, write_new, write_whole
+from .transactions import _frame, in_transaction, is_writing, Notes, notes_for, read, wait_until_async, write, write_new, write_whole
 
 # %% auto #0
 __all__ = ['ANONYMOUS', 'KEPT', 'Init', 'AttributeNameError', 'NamespacePath', 'remove_holder', 'encode_arguments',
@@ -478,7 +478,9 @@ class _Reading(_Identity):
         return datetime.fromtimestamp(read(self._store, self._read_info).created)
 
 # %% ../nbs/03_objects.ipynb #7692c4f9
-_UNCHANGING = type(None), bool, int, float, complex, str, bytes, _Identity  # types whose values cannot be changed in place
+def _is_changing(value: Any) -> bool:
+    "Tell whether a value is of a type that is often changed in place"
+    return type(value) in (list, dict, set, bytearray) or type(value).__name__ == 'ndarray'
 
 def _fingerprint(value: Any, limit: int) -> bytes | None:
     "What `value` is now; `None` if it cannot be told at a low price"
@@ -529,8 +531,8 @@ class _Writing(_Reading):
 
     def _attribute(self, name: str, *default: Any) -> Any:
         value = read(self._store, self._read_attribute, name, *default)
-        if _frame.get() is not None and (txn := noting(self._store)):
-            self._note_read(txn, value, self._oid + _ATTRIBUTE + name.encode(), f'{self!r}.{name}')
+        if _is_changing(value) and (notes := notes_for(self._store)):
+            self._note_read(notes, value, self._oid + _ATTRIBUTE + name.encode(), f'.{name}')
         return value
 
     def _read_attribute(self, txn: Any, zero_copy: bool, name: str, *default: Any) -> Any:
@@ -540,18 +542,22 @@ class _Writing(_Reading):
         if default: return default[0]
         raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
 
-    def _note_read(self, txn: Any, value: Any, key: bytes, what: str) -> None:
-        """In a transaction that someone types: warn before it commits if `value`, read from the entry `key`, was changed in place and
-        not stored"""
-        if isinstance(value, _UNCHANGING): return
+    def _note_read(self, notes: Notes, value: Any, key: bytes, what: str) -> None:
+        "Have it said if `value`, read from the entry `key`, is changed in place and not stored"
+        if notes.looks is None or len(notes.looks) >= notes.limit: return
         before = _fingerprint(value, self._store.inline_limit)
         if before is None: return
-        record = self._store.get(txn, key)
-        def look(txn: Any) -> None:
-            if self._store.get(txn, key) != record or _fingerprint(value, self._store.inline_limit) == before: return
-            warnings.warn(f'{what} was changed in place after it was read, and that is not stored: assign it again', UserWarning,
-                          stacklevel=4)
-        txn.notes += (look,)
+        record = self._record_at(key)
+        def look() -> str | None:
+            if _fingerprint(value, self._store.inline_limit) == before or self._record_at(key) != record: return None
+            return (f'{self!r}{what} was changed in place after it was read, and that is not stored: assign it again, or change it in a '
+                    'block `with d.edit(key) as value:`')
+        notes.looks.append(look)
+
+    def _record_at(self, key: bytes) -> bytes | None:
+        "Return the entry at `key`; `None` if there is none, or no object any longer"
+        try: return read(self._store, lambda txn, zero_copy: self._store.get(txn, key))  # type: ignore[no-any-return]
+        except ObjectNotFoundError: return None
 
     def _set_attribute(self, name: str, value: Any) -> None:
         write(self._store, self._write_attribute, name, self._store.prepare(encode(value)))

@@ -810,7 +810,7 @@ class WriteTxn:
         self.trashed = 0      # bytes of the blobs that entries have given up
         self.freed = False    # was anything deleted?
         self.later = 0        # how many of the store's `later` it has done
-        self.notes: tuple[Callable[[WriteTxn], None], ...] = ()  # to be called before an explicit transaction commits
+        self.notes: Any = None  # of an explicit transaction that someone types: what it has read
         self.then: tuple[Callable[[], None], ...] = ()           # to be called when it has committed and let go of the lock
         self.blobs: tuple[Blob, ...] = ()                        # linked, to be unlinked if this comes to nothing
         self.broken: BaseException | None = None  # what has stopped an operation half-way: the innermost transaction can only be undone

@@ -4,18 +4,18 @@
 
 # %% ../nbs/02_transactions.ipynb #947a540b
 from __future__ import annotations
-import sys, threading, time
+import sys, threading, time, warnings
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 from .codecs import ParkitError
-from .system import Listener, ObjectNotFoundError, TransactionError, TransactionTimeout, _Exit, _fork
+from .system import Listener, ObjectNotFoundError, TransactionError, TransactionTimeout, _Exit, _fork, warn_caller
 from .storage import DEFAULT_NAMESPACE, Blob, Retired, Store, check_namespace, current_site
 
 # %% auto #0
-__all__ = ['T', 'read', 'read_apart', 'write', 'write_whole', 'write_new', 'write_async', 'is_interactive', 'noting',
-           'in_transaction', 'open_transaction', 'is_writing', 'store_of', 'snapshot', 'transaction', 'WaitTimeout',
-           'is_watched', 'watch', 'unwatched', 'wait_until', 'wait_until_async']
+__all__ = ['T', 'cell_notes', 'read', 'read_apart', 'write', 'write_whole', 'write_new', 'write_async', 'is_interactive', 'Notes',
+           'watch_cells', 'notes_for', 'in_transaction', 'open_transaction', 'is_writing', 'store_of', 'snapshot',
+           'transaction', 'WaitTimeout', 'is_watched', 'watch', 'unwatched', 'wait_until', 'wait_until_async']
 
 # %% ../nbs/02_transactions.ipynb #31007eba
 class _Frame:
@@ -189,10 +189,48 @@ def is_interactive() -> bool:
     return hasattr(sys, 'ps1') or shell is not None and shell.get_ipython() is not None
 
 # %% ../nbs/02_transactions.ipynb #4e9c13b7
-def noting(store: Store) -> Any:
-    "The current explicit transaction on `store`, if someone types it: it keeps notes of what was read, and looks at them before it commits"
-    frame = _find(store)
-    return frame.txn if frame is not None and frame.writing and is_interactive() else None
+class Notes:
+    """Values that were read and are looked at again: at the end of a transaction that someone types, or of a cell of a notebook. Each look
+    returns what is to be said, or `None`"""
+    limit = 100  # values at most; a cell may read millions
+    def __init__(self) -> None: self.looks: list[Callable[[], str | None]] | None = None
+
+    def begin(self) -> None:
+        "Take notes from now on"
+        self.looks = []
+
+    def end(self) -> list[str]:
+        "Take none any longer; return what is to be said"
+        looks, self.looks = self.looks or (), None
+        return [said for look in looks if (said := look()) is not None]
+
+cell_notes = Notes()  # of the cell that runs, in a notebook
+
+def watch_cells() -> None:
+    "In a notebook: say at the end of a cell, once in the life of the kernel, that a value which it has changed in place is not stored"
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    if shell is None or cell_notes.looks is not None: return
+    cell_notes.begin()  # of the cell that imports parkit
+    for event, work in (('pre_run_cell', _begin_cell), ('post_run_cell', _end_cell)): shell.events.register(event, work)
+
+def _begin_cell(info: Any = None) -> None: cell_notes.begin()
+
+def _end_cell(result: Any = None) -> None:
+    said = cell_notes.end()
+    if not said: return
+    shell = sys.modules['IPython'].get_ipython()
+    for event, work in (('pre_run_cell', _begin_cell), ('post_run_cell', _end_cell)): shell.events.unregister(event, work)
+    warnings.warn_explicit(said[0], UserWarning, 'this cell', 1)
+
+def notes_for(store: Store) -> Notes | None:
+    "Return what takes notes of a value that is read now: the transaction on `store`, if someone types it, or the cell; `None`: nothing"
+    frame = None if _frame.get() is None else _find(store)
+    if frame is None: return None if cell_notes.looks is None else cell_notes
+    if not frame.writing or not is_interactive(): return None
+    if frame.txn.notes is None:
+        frame.txn.notes = Notes()
+        frame.txn.notes.begin()
+    return frame.txn.notes  # type: ignore[no-any-return]
 
 # %% ../nbs/02_transactions.ipynb #8718a67b
 def in_transaction(store: Store) -> bool:
@@ -379,7 +417,7 @@ class transaction(_Block):
             if kind is None and _frame.get() is not frame:
                 raise TransactionError(f'this block on {self.namespace!r} ended before one inside it; all of it is undone')
             if kind is None and not shares:
-                for look in txn.notes: look(txn)
+                for said in txn.notes.end() if txn.notes else (): warn_caller(said)
                 txn.commit()
             elif kind is None: txn.keep()
             elif shares: txn.undo()
