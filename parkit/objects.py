@@ -551,7 +551,7 @@ class _Writing(_Reading):
         def look() -> str | None:
             if _fingerprint(value, self._store.inline_limit) == before or self._record_at(key) != record: return None
             return (f'{self!r}{what} was changed in place after it was read, and that is not stored: assign it again, or change it in a '
-                    'block `with d.edit(key) as value:`')
+                    'block: with d.edit(key) as value')
         notes.looks.append(look)
 
     def _record_at(self, key: bytes) -> bytes | None:

@@ -254,7 +254,9 @@ class Task(_Definition, Generic[P, R]):
         if name not in _PLACE or self._meant is None: return super().__getattr__(name)
         with _follow_lock:
             site, places = current_site(), self._meant.places
-            if site not in places: places[site] = {k: v for k, v in vars(_define(site.store(TASKS), self._meant)).items() if k in _PLACE}
+            if site not in places:
+                found = _defined_by_this_process(site.store(TASKS), self._meant.name) or _define(site.store(TASKS), self._meant)
+                places[site] = {k: v for k, v in vars(found).items() if k in _PLACE}
             vars(self).update(places[site])
             self._store.opened[id(self)] = self
         return vars(self)[name]
@@ -731,6 +733,11 @@ def _make_task(function: Callable[..., Any], name: str | None, metadata: Mapping
     return made
 
 # %% ../nbs/05_tasks.ipynb #f0bb435f
+def _defined_by_this_process(store: Store, name: str) -> Task | None:
+    "Return the task that this process has defined there under that name: an older definition must not replace it"
+    found = read(store, Task._lookup, name) if store.exists() else None
+    return Task(f'{TASKS}/{name}', site=store.site) if found and (store.site.path, found[1].uuid) in _definers else None
+
 def _define(store: Store, meant: _Meant) -> Task:
     "Store a function as a task, or as a new version of the one that has its name"
     from parkit.objects import type_name

@@ -1012,8 +1012,8 @@ class Pool:
 
     def stop(self) -> None:
         "Let the workers finish what they have in hand, for 5 s at most, and end them; what waits stays in the queue"
-        self.site.check_there()
         if not self.site.store('_pool', True).exists(): return
+        self.site.check_there()
         control = _Control(self.site)
         while True:
             # also if nobody is there: a supervisor may just be coming; and again, if someone has just started it

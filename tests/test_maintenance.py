@@ -319,6 +319,7 @@ def test_restored_site_beside_the_original(site, tmp_path):
     other = pk.restore(tmp_path/'saved', tmp_path/'other')
     try:
         pk.task(name='f')(lambda: 'redefined')
+        f = pk.bind_task('f', site=site)  # which stays there; what @task returns follows this process
         pk.set_site(other)
         pk.task(name='f')(lambda: 'redefined there')
         g = pk.bind_task('f')

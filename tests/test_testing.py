@@ -164,3 +164,13 @@ def test_a_redefined_task_belongs_to_the_site_that_is_current_then(site, other):
     @pk.task
     def f(n): return n + 1
     assert f(1, sync=True) == 2 and pk.bind_task('f', site=site)(1, sync=True) == 1
+
+def test_an_older_definition_does_not_replace_a_newer_one_on_another_site(site, tmp_path):
+    other = pk.Site(tmp_path/'other')
+    first = pk.task(name='f', default_sync=True)(lambda: 'first')
+    pk.set_site(other)
+    pk.task(name='f', default_sync=True)(lambda: 'newer')
+    assert first() == pk.bind_task('f')() == 'newer'
+    pk.set_site(site)
+    assert first() == 'first'
+    other.close()
