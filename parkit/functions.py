@@ -54,16 +54,19 @@ def _changed(file: str) -> int:
 
 # %% ../nbs/04c_functions.ipynb #6f56174b
 _SITES = 'site-packages', 'dist-packages'  # how folders of installed packages end
+_NO_PROGRAM = 0.005  # seconds in which no program can start, after an upgrade, and call
 
 class InstalledModules:
     "The installed packages that this process has imported, as they were when this object was made"
     def __init__(self) -> None:
-        self.began, self.seen = time.time() - 1, dict[str, int]()  # a file's time may lag a little
+        self.began, self.seen, self.looked = time.time() - 1, dict[str, int](), 0.0  # a file's time may lag a little
         self.changed()
 
     def changed(self) -> bool:
         """Whether one of them has been replaced or removed since: the files are looked at once whatever installs them has added something
         to the folder of packages, or taken something out"""
+        if time.monotonic() - self.looked < _NO_PROGRAM: return False
+        self.looked = time.monotonic()
         now = {p: _changed(p) for p in sys.path if p.endswith(_SITES)}
         folders = [p for p, when in now.items() if self.seen.get(p, when) != when]
         self.seen.update(now)

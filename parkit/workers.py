@@ -742,7 +742,7 @@ class Supervisor(_Children):
     def hand_over(self) -> None:
         "Let another supervisor begin anew; the workers find this one dead when it has ended, finish what they have in hand, and leave"
         for fd in (self.lock, self.life): _fork.close(fd)
-        with suppress(StorageFullError): _ensure(self.site)  # else whoever calls next, or waits
+        _start(self.site, self.environment, resume=False)  # if that fails the log says so, and whoever calls next tries again
 
     def stop(self) -> None:
         "Send the workers home, killing those that do not go, and let go of the lock"
