@@ -246,3 +246,17 @@ def test_the_next_write_to_a_site_that_was_removed_is_an_error(tmp_path, what, a
     new = pk.set_site(site.path)
     assert pk.Dict('d').get('a') == ('new' if again else None)
     new.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can give a directory to another account')
+def test_a_backup_of_another_account_is_restored_from_a_copy(tmp_path):
+    site = pk.Site(tmp_path/'site')
+    pk.Dict('d', site=site)['a'] = 1
+    pk.backup(tmp_path/'saved', site=site)
+    site.close()
+    os.chown(tmp_path/'saved', 1234, 1234)
+    with pytest.raises(pk.SiteError, match='belongs to user 1234.*cp -r'): pk.restore(tmp_path/'saved', tmp_path/'again')
+    subprocess.run(['cp', '-r', tmp_path/'saved', tmp_path/'copy'], check=True)
+    again = pk.restore(tmp_path/'copy', tmp_path/'again')
+    assert pk.Dict('d', site=again)['a'] == 1
+    again.close()
