@@ -1512,7 +1512,13 @@ def set_site(
 def _use_site(site: Site | None) -> None:
     "Make `site` the one of this process, and tell those who follow it; `None`: whichever is the default when one is next needed"
     _current[:] = [] if site is None else [site]
-    for switched in _followers: switched(site)
+    for switched in _followers:
+        if not _is_left_over(switched): switched(site)
+
+def _is_left_over(work: Any) -> bool:
+    "Tell whether a function is of a notebook that this process ran before (`nbdev_test` runs several)"
+    names = getattr(work, '__func__', work).__globals__
+    return names.get('__name__') == '__main__' and names is not vars(sys.modules['__main__'])
 
 _followers: list[Callable[[Site | None], None]] = []  # called when this process's site is another one
 
