@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 __all__ = ['TYPE_NAMES', 'MISSING', 'is_own_module', 'find_definition', 'find_named', 'is_by_value', 'globals_of', 'is_filled',
            'closure_of', 'is_users', 'used_of', 'annotations_of', 'kept_annotations_of', 'with_kept_annotations',
            'inspect_signature', 'Bindings', 'slots_of', 'Content', 'registered_with', 'module_of', 'Anatomy',
-           'identity_of', 'refers_to_objects', 'find_class', 'keep_class']
+           'identity_of', 'forget_identities', 'refers_to_objects', 'find_class', 'keep_class']
 
 # %% ../nbs/00_by_value.ipynb #30e6f4ac
 @lru_cache(1)
@@ -396,6 +396,14 @@ def identity_of(
         found = _identities[cls] = _Identity(given or content.digest[:32], content.bindings, content.refers)
     _known[found.identity] = cls  # the last one, where a function has made several
     return found.identity
+
+def forget_identities(
+    bindings: Bindings,  # Of a content in which a value has changed in place
+) -> None:
+    "Have the identities of the classes among `bindings` computed anew: the value may be an attribute of one of them"
+    for cls in {cls for holder, *_ in bindings.names if type(holder) is ref and (cls := holder()) is not None}:
+        _identities.pop(cls, None)
+        _given.pop(cls, None)
 
 def refers_to_objects(
     cls: type,  # Whose identity was asked for

@@ -386,7 +386,7 @@ class TaskCache:
     def explain(self, *args: Any, **kwargs: Any) -> str:
         """Whether a call with these arguments would find its result and, if not, why: never called, other code, which argument, a
         changed object"""
-        task, state = self.task, self.task._called()
+        task, state = self.task, self.task._looked_at(self.task._called())
         if not state.cache: return f'{task.path} is not cached: define it with @task(cache=True)'
         arguments, results = _bound(task, args, kwargs), _results(task.site)
         known = results.of(task._uuid)

@@ -494,7 +494,7 @@ def schedule(
     agenda, now = _agenda(task.site), time.time()
     first = trigger.first(now)
     if first is None: raise ScheduleError(f'{trigger} never comes: no such time lies ahead')
-    if read(task._store, task._state).kind == 'generator':
+    if task._looked_at(task._called()).kind == 'generator':  # it stores what the task is now, too
         raise TypeError(f'{task.path} is a generator, and nobody would read what a scheduled call yields; have it put its items '
                         'into a Queue')
     id = sha256(task._uuid + digest((trigger, args, kwargs), versions=False)).hexdigest()[:16]

@@ -26,8 +26,8 @@ from .delivery import _post
 from .progress import _inside
 from .tracing import AsyncTrace, R, T, _open_stream, traces
 from .variables import current_variables
-from .by_value import Anatomy, inspect_signature, is_by_value, is_filled
-from .functions import (Ingredient, are_apart, big_parts, encode_function, ingredients, kind_of, lines_of,
+from .by_value import Anatomy, forget_identities, inspect_signature, is_by_value, is_filled
+from .functions import (WATCHED, Ingredient, Watch, are_apart, big_parts, encode_function, ingredients, kind_of, lines_of,
                               origin_of, signature_of, source_of)
 from .transactions import open_transaction, read, wait_until, watch, write, write_new
 
@@ -137,7 +137,7 @@ class _Definition(Object):
             old = txn.get(key)
             txn.put(key, txn.link(record))
             if old is not None: txn.unlink(old)
-        if known is None and definition % 10 == 0: self._forget_old(txn, state)
+        if known is None and definition % max(10, definition//100) == 0: self._forget_old(txn, state)  # which looks at all there are
         return state
 
     def _forget_old(self, txn: Any, state: _State) -> None:
@@ -191,7 +191,8 @@ _functions: dict[tuple[str, bytes, int], Callable[..., Any]] = {}
 # %% ../nbs/05_tasks.ipynb #3839f712
 class _Definer:
     "A function that this process has made a task of"
-    def __init__(self, anatomy: Anatomy, definition: int) -> None: self.anatomy, self.definition = anatomy, definition
+    def __init__(self, anatomy: Anatomy, watch: Watch, definition: int) -> None:
+        self.anatomy, self.watch, self.definition = anatomy, watch, definition
 
 _definers: dict[tuple[str, bytes], _Definer] = {}  # (site, uuid) -> the last one
 
@@ -284,7 +285,7 @@ class Task(_Definition, Generic[P, R]):
             __tracebackhide__ = True  # IPython and pytest leave this frame out
             try:
                 # of a layer above this one
-                if state.cache and state.kind == 'function': return recall('cached call', self, state, args, kwargs)
+                if state.cache and state.kind == 'function': return recall('cached call', self, self._looked_at(state), args, kwargs)
                 return self._local(state.definition)(*args, **kwargs)
             except BaseException as e:
                 hide_frames(e)
@@ -292,6 +293,7 @@ class Task(_Definition, Generic[P, R]):
         return self._in_background(state, args, kwargs, state.options)
 
     def _in_background(self, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any], options: tuple[Any, ...]) -> AsyncTrace[Any]:
+        state = self._looked_at(state)
         if state.cache: return recall('cached submit', self, state, args, kwargs, options)  # type: ignore[no-any-return]
         return _submit(self, state, args, kwargs, options)
 
@@ -336,6 +338,14 @@ class Task(_Definition, Generic[P, R]):
         "What is to be called: the current version, made anew if what this process has defined it from has changed"
         state, mine = read(self._store, self._state), _definers.get((self._store.site.path, self._uuid))
         if mine is None or mine.definition != state.definition or self._pinned or not mine.anatomy.changed(): return state
+        return _renew(self, state, mine)
+
+    def _looked_at(self, state: _State) -> _State:
+        "The same, made anew if a value that this process has defined it from has changed in place"
+        mine = _definers.get((self._store.site.path, self._uuid))
+        if mine is None or not mine.watch.seen or mine.definition != state.definition or self._pinned: return state
+        if not mine.watch.changed(): return state
+        forget_identities(mine.anatomy.bindings)
         return _renew(self, state, mine)
 
     def _local(self, definition: int) -> Callable[..., Any]:
@@ -747,8 +757,9 @@ def _define(store: Store, meant: _Meant) -> Task:
     if not store.env: store.open()
     anatomy = Anatomy(meant.function)
     facts, prepared = _prepare(store, anatomy, meant.name)
+    watch = _watch(anatomy, meant.name)
     state, before = write_new(store, made._define, info, meant.default_sync, facts, prepared, meant.options, meant.cache)
-    _definers[store.site.path, made._uuid] = _Definer(anatomy, state.definition)
+    _definers[store.site.path, made._uuid] = _Definer(anatomy, watch, state.definition)
     if before is not None and before.version != facts.version: _warn_of_another(made, before, facts)
     return made
 
@@ -797,13 +808,23 @@ def _prepare(store: Store, anatomy: Anatomy, name: str) -> tuple[_Facts, list[by
     return facts, [store.prepare(encode(tuple(facts))), store.prepare(record)]
 
 # %% ../nbs/05_tasks.ipynb #06270535
+def _watch(anatomy: Anatomy, name: str, before: Watch | None = None) -> Watch:
+    "What a function is defined from and may change in place; warns of what is too big to be looked at, unless that was said before"
+    watch = Watch(anatomy)
+    for part in watch.large if before is None else [part for part in watch.large if part not in before.large]:
+        warn_caller(f'{part} of the task {name!r} has more than {WATCHED//1024} KiB pickled, so what changes in it is not looked at before '
+                    'a call in the background: put it into a Dict or an Array, pass it as an argument, or bind the name anew')
+    return watch
+
+# %% ../nbs/05_tasks.ipynb #9ec0301f
 def _renew(task: Task, state: _State, mine: _Definer) -> _State:
     "Store what has become of a function, if that is another version"
     anatomy = Anatomy(mine.anatomy.root)
+    watch = _watch(anatomy, task._name or '', mine.watch)
     if anatomy.version != state.version:
         facts, prepared = _prepare(task._store, anatomy, task._name or '')
         state = write(task._store, task._renew, facts, prepared)
-    mine.anatomy, mine.definition = anatomy, state.definition
+    mine.anatomy, mine.watch, mine.definition = anatomy, watch, state.definition
     return state
 
 # %% ../nbs/05_tasks.ipynb #47065296

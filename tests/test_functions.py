@@ -143,12 +143,101 @@ def test_redefined_class_and_patched_method_change_the_next_call(pool, notebook)
     assert notebook['area']().result == 3
 
 
-def test_change_in_place_is_not_seen_as_the_docs_say(pool, notebook):
-    cell(notebook, 'rates = {"a": 1}\n@pk.task\ndef price(): return rates["a"]')
-    notebook['rates']['a'] = 2
-    assert notebook['price']().result == 1
-    cell(notebook, 'rates = dict(rates)')
-    assert notebook['price']().result == 2
+_values = '''
+import collections, dataclasses, types
+import numpy as np, pandas as pd
+@dataclasses.dataclass
+class Config:
+    lr: float = 1
+    layers: list = dataclasses.field(default_factory=list)
+class Plain:
+    def __init__(self): self.lr = 1
+class Hashed(Plain):
+    def __hash__(self): return 1
+    def __eq__(self, other): return isinstance(other, Hashed)
+class Slotted:
+    __slots__ = ('lr',)
+    def __init__(self): self.lr = 1
+class Holder: things = {'lr': 1}
+'''
+
+_in_place = {  # the value, what the task returns, the change
+    'dict': ("{'lr': 1}", 'v["lr"]', 'v["lr"] = 2'), 'new key': ('{}', 'sorted(v)', 'v["lr"] = 2'), 'nested': ("{'a': [{'b': 1}]}", 'v["a"][0]["b"]', 'v["a"][0]["b"] = 2'),
+    'list': ('[1]', 'v', 'v.append(2)'), 'set': ('{1}', 'v', 'v.add(2)'), 'bytearray': ('bytearray(b"a")', 'bytes(v)', 'v += b"b"'), 'tuple': ('([1],)', 'v[0]', 'v[0].append(2)'),
+    'deque': ('collections.deque([1])', 'list(v)', 'v.append(2)'), 'defaultdict': ('collections.defaultdict(list)', 'dict(v)', 'v["a"].append(1)'), 'Counter': ('collections.Counter("a")', 'dict(v)', 'v.update("ab")'),
+    'ndarray': ('np.zeros(5)', 'v.tolist()', 'v[1] = 7'), 'view': ('np.arange(9).reshape(3, 3)[:, 1]', 'v.tolist()', 'v[1] = 7'), 'objects': ('np.array([[1], 2], object)', 'v[0]', 'v[0].append(1)'),
+    'DataFrame': ('pd.DataFrame({"a": [1, 2]})', 'v["a"].tolist()', 'v.loc[0, "a"] = 9'), 'Series': ('pd.Series([1, 2])', 'v.tolist()', 'v.iloc[0] = 9'),
+    'dataclass': ('Config()', 'v.lr', 'v.lr = 2'), 'in a dataclass': ('Config()', 'v.layers', 'v.layers.append(1)'), 'instance': ('Plain()', 'v.lr', 'v.lr = 2'), 'hashed': ('Hashed()', 'v.lr', 'v.lr = 2'),
+    'slots': ('Slotted()', 'v.lr', 'v.lr = 2'), 'namespace': ('types.SimpleNamespace(lr=1)', 'v.lr', 'v.lr = 2'), 'class attribute': ('Holder', 'v.things["lr"]', 'v.things["lr"] = 2'),
+    'lambdas': ('{"f": lambda: 1}', 'v["f"]()', 'v["f"] = lambda: 2'), 'bound method': ('[1].copy', 'v()', 'v.__self__.append(2)')}
+
+@pytest.mark.parametrize('kind', _in_place)
+def test_a_change_in_place_is_seen_by_the_next_call_in_the_background(pool, notebook, kind):
+    value, shown, change = _in_place[kind]
+    cell(notebook, f'{_values}\nv = {value}\ndef helper(): return {shown}\n@pk.task\ndef look(): return helper()')
+    look = notebook['look']
+    assert look().result == look(sync=True)
+    before = look.version
+    assert look.version == before and len(look.history()) == 1
+    cell(notebook, change)
+    assert look().result == look(sync=True) != 0 and look.version != before
+    assert len(look.history()) == 2 and look().version == look.version
+
+@pytest.mark.parametrize('call', ['look.options(timeout=60)().result', 'pk.map(look, [1])[0]', 'look.schedule(pk.Periodic(period=1, frequency=pk.Frequency.Day)) and pk.bind_task("look")(sync=True)',
+                                  'kept().result', 'kept(sync=True)', 'kept.cache.explain() and kept().result'])
+def test_every_way_to_call_looks_at_what_changes_in_place(pool, notebook, call):
+    cell(notebook, 'v = {"lr": 1}\n@pk.task\ndef look(n=0): return v["lr"]\n@pk.task(cache=True)\ndef kept(): return v["lr"]\nkept()')
+    cell(notebook, 'v["lr"] = 2')
+    assert eval(call, notebook) == 2
+
+@pytest.mark.parametrize('where', ['def f(v=[1]): return v', 'def make(v):\n    def f(): return v\n    return f\nf = make([1])', 'def f(*, v=[1]): return v'])
+def test_defaults_and_closures_change_in_place_too(pool, notebook, where):
+    cell(notebook, f'{where}\ntask = pk.task(name="f")(f)')
+    notebook['f'].__defaults__ and notebook['f'].__defaults__[0].append(2)
+    notebook['f'].__kwdefaults__ and notebook['f'].__kwdefaults__['v'].append(2)
+    notebook['f'].__closure__ and notebook['f'].__closure__[0].cell_contents.append(2)
+    assert notebook['task']().result == [1, 2]
+
+def test_only_who_defined_the_task_looks_at_what_changes_in_place(pool, notebook):
+    cell(notebook, 'v = [1]\n@pk.task\ndef look(): return v')
+    notebook['v'].append(2)
+    with interpreters(1, pool.site) as (other,):
+        assert other.value('pk.bind_task("look")().result') == [1]
+        assert notebook['look']().result == [1, 2] and other.value('pk.bind_task("look")().result') == [1, 2]
+
+def test_what_cannot_change_in_place_costs_nothing(notebook):
+    cell(notebook, """
+import datetime, decimal, enum, json, pathlib, re, numpy as np
+class Colour(enum.Enum): red = 1
+shared, numbers, when, where, pattern = pk.Dict('d'), (1, 'a', (2.0, b'')), datetime.date(2026, 1, 1), pathlib.Path('x'), re.compile('a')
+def helper(): return json, np, Colour, Colour.red, decimal.Decimal(1)
+@pk.task
+def look(n=1, name='a'): return shared, numbers, when, where, pattern, helper(), other, print
+@pk.task
+def other(): return 1
+""")
+    mine = _definers[notebook['look'].site.path, notebook['look']._uuid]
+    assert mine.watch.seen == [] and mine.watch.large == []
+
+@pytest.mark.parametrize('value, large', [('np.zeros(8000)', False), ('np.zeros(9000)', True), ('list(range(10_000))', False), ('list(range(50_000))', True), ('{"a": {"b": b"x"*70_000}}', True),
+                                          ('b"x"*70_000', False), ('pd.DataFrame({"a": np.zeros(9000)})', True), ('(1,)*100_000', False)])
+def test_a_large_value_that_may_change_warns_where_the_task_is_defined(notebook, tmp_path, value, large):
+    file = tmp_path/'cell.py'
+    file.write_text(f'import numpy as np, pandas as pd\nv = {value}\n@pk.task\ndef look(): return len(v)\n')
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        exec(compile(file.read_text(), str(file), 'exec'), notebook)
+    assert [(w.filename, w.lineno in (3, 4)) for w in caught] == [(str(file), True)]*large
+    assert all("the global 'v' of the task 'look' has more than 64 KiB pickled" in str(w.message) for w in caught)
+
+def test_what_becomes_large_is_looked_at_once_more(pool, notebook):
+    cell(notebook, 'v = [1]\n@pk.task\ndef look(): return len(v)')
+    notebook['v'].extend(range(50_000))
+    with pytest.warns(UserWarning, match='has more than 64 KiB pickled'): assert notebook['look']().result == 50_001
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        notebook['v'].append(1)
+        assert notebook['look']().result == 50_001
 
 
 def test_module_being_edited_reaches_the_workers(tmp_path):
