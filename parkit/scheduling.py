@@ -25,11 +25,11 @@ from .storage import Blob, Site, current_site
 from .system import ObjectNotFoundError
 from .tasks import Task, _context
 from .transactions import read, write
-from .workers import _Control, add_duty
+from .workers import _Control, _supervised, add_duty
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'ScheduleError', 'Trigger', 'Frequency', 'Periodic', 'Cron', 'upcoming', 'Schedule', 'schedule',
-           'unschedule', 'schedules']
+__all__ = ['SCHEDULES', 'ScheduleError', 'Trigger', 'Frequency', 'Periodic', 'Cron', 'upcoming', 'next_of', 'Schedule',
+           'schedule', 'unschedule', 'schedules']
 
 # %% ../nbs/07_scheduling.ipynb #fef7577e
 class ScheduleError(ParkitError, ValueError):
@@ -412,6 +412,18 @@ def _attend(site: Site, now: float) -> float | None:
 add_duty(_attend)
 
 # %% ../nbs/07_scheduling.ipynb #46a031f1
+def _shown(plan: _Plan) -> str:
+    "When the next call is due, in the zone of the trigger"
+    assert plan.due is not None
+    return f'{datetime.fromtimestamp(plan.due, _zone(plan.trigger.tz)):%Y-%m-%d %H:%M:%S %Z}'
+
+def next_of(site: Site) -> tuple[int, str]:
+    "How many schedules of a site are to call again, and when the first of them does"
+    if not site.store(SCHEDULES, True).exists(): return 0, ''
+    plans = sorted((plan for plan in _agenda(site).plans().values() if plan.due is not None), key=lambda plan: plan.due or 0.0)
+    return len(plans), _shown(plans[0]) if plans else ''
+
+# %% ../nbs/07_scheduling.ipynb #28ec4513
 class Schedule:
     "A call that is to be made at a time, or again and again; made by `task.schedule`"
     def __init__(self, agenda: _Agenda, id: str) -> None: self._agenda, self.id = agenda, id
@@ -419,7 +431,12 @@ class Schedule:
     def __reduce__(self) -> Any: return recall, ('schedule', self._agenda.site.path, self.id)
     def __eq__(self, other: object) -> bool: return isinstance(other, Schedule) and other.id == self.id
     def __hash__(self) -> int: return hash(self.id)
-    def __repr__(self) -> str: return f'Schedule({self.task}, {self.trigger})' if self.exists else 'Schedule(unscheduled)'
+    def __repr__(self) -> str:
+        plan = read(self._agenda._store, self._agenda._find, self.id)
+        if plan is None: return 'Schedule(unscheduled)'
+        if plan.due is None: when = 'paused' if plan.paused else 'ended'
+        else: when = f'next {_shown(plan)}' + ('' if _supervised(self._agenda.site) else ', once the pool runs')
+        return f'Schedule({plan.task}, {plan.trigger}, {when})'
 
     @property
     def _plan(self) -> _Plan: return self._agenda.plan(self.id)

@@ -929,7 +929,10 @@ class Pool:
     ) -> None: self.site = site or current_site()
 
     def __repr__(self) -> str:
-        return f'Pool({_counted(self.size, "worker", "workers")}, {"running" if is_supervised(self.site) else "stopped"})'
+        from parkit.scheduling import next_of  # of a layer above
+        running, (waiting, due) = bool(_supervised(self.site)), next_of(self.site)
+        calls = f', next schedule {due}' if running else f'; {_counted(waiting, "schedule waits", "schedules wait")} for them, due {due}'
+        return f'Pool({_counted(self.size, "worker", "workers")}, {"running" if running else "stopped"}{calls if waiting else ""})'
 
     @property
     def size(self) -> int:

@@ -1,11 +1,11 @@
 "Schedules: the arithmetic of times, and calls that are made once though processes are killed and machines restarted"
-import os, signal, time
+import configparser, json, os, re, signal, subprocess, sys, time
 from datetime import datetime, timedelta
 from zoneinfo import TZPATH, ZoneInfo
 
 import numpy as np, psutil, pytest
 from conftest import wait_for
-from helpers import Child, run
+from helpers import Child, root, run
 from hypothesis import given, settings, strategies as st
 
 import parkit as pk
@@ -327,3 +327,61 @@ def test_a_call_whose_trace_has_gone_is_not_made_again(site):
     assert traces(site) == [] and runs() == [None]
     _agenda(site).step(moment + DAY)  # it is not waited for either
     assert s.count == 2
+
+
+# --- after a reboot, and what is shown of it
+
+def _tutorial():
+    "The code blocks of the tutorial that are not Python: those for cron and systemd"
+    cells = json.loads((root/'nbs/tutorials/background_work.ipynb').read_text())['cells']
+    text = '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
+    [cron] = re.findall(r'^@reboot (.*)$', text, re.M)
+    unit = configparser.ConfigParser(interpolation=None, delimiters=['='])
+    unit.optionxform = str
+    unit.read_string(re.findall(r'```ini\n(.*?)```', text, re.S)[0])
+    service = unit['Service']
+    assert (service['Type'], service['RemainAfterExit'], unit['Install']['WantedBy']) == ('oneshot', 'yes', 'default.target')
+    return dict(cron=cron, systemd=f'env {service["Environment"]} {service["ExecStart"]}'.replace('%h', '$HOME'), stop=f'env {service["Environment"]} {service["ExecStop"]}'.replace('%h', '$HOME'))
+
+@pytest.mark.parametrize('by', ['cron', 'systemd'])
+def test_what_the_system_can_start_at_a_reboot(tmp_path, by):
+    "The very lines of the tutorial, run as cron and systemd would, in a home directory of the test's own"
+    python, site = tmp_path/'project/.venv/bin/python', pk.Site(tmp_path/'project/data/parkit')
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    def system(line): subprocess.run(['sh', '-c', line], cwd=tmp_path, env=dict(HOME=str(tmp_path), PATH='/usr/bin:/bin', PYTHONPATH=str(root)), check=True, timeout=100)
+    pk.set_site(site)
+    try:
+        @pk.task
+        def tick(): return 1
+        schedule = tick.schedule(pk.Periodic(frequency=pk.Frequency.Second))
+        pk.Pool().stop()
+        made = schedule.count
+        assert repr(schedule).endswith(', once the pool runs)') and '1 schedule waits for them, due ' in repr(pk.Pool())
+        system(_tutorial()[by])
+        assert wait_for(lambda: schedule.count > made and schedule.last.status == 'finished')
+        assert re.search(r', next \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+\)$', repr(schedule)) and ', running, next schedule 2' in repr(pk.Pool())
+        system(_tutorial()['stop'])
+        assert not is_supervised(site)
+    finally:
+        pk.Pool(site=site).stop()
+        site.close()
+
+def test_what_a_schedule_and_the_pool_show(site, single, double):
+    assert repr(pk.Pool()) == 'Pool(1 worker, stopped)'
+    schedule = double.schedule(pk.Cron('0 3 * * *', tz=BERLIN), 1)
+    other = double.schedule(pk.Cron('0 5 * * *', tz='UTC'), 2)
+    assert re.fullmatch(r"Schedule\(task/double, Cron\(expression='0 3 \* \* \*', tz='Europe/Berlin'\), next \d{4}-\d\d-\d\d 03:00:00 CES?T\)", repr(schedule))
+    first = min(schedule, other, key=lambda s: s.next_run)
+    assert repr(pk.Pool()) == f'Pool(1 worker, running, next schedule {first.next_run:%Y-%m-%d %H:%M:%S %Z})'
+    pk.Pool().stop()
+    assert repr(other).endswith('05:00:00 UTC, once the pool runs)') and '2 schedules wait for them, due ' in repr(pk.Pool())
+    schedule.pause()
+    assert repr(schedule).endswith(', paused)') and '; 1 schedule waits for them, due ' in repr(pk.Pool())
+    double.unschedule()
+    assert repr(schedule) == 'Schedule(unscheduled)' and repr(pk.Pool()) == 'Pool(1 worker, stopped)'
+
+def test_a_schedule_that_has_ended_says_so(site, single, double):
+    schedule = double.schedule(pk.Periodic(frequency=pk.Frequency.Second, max_times=1), 1)
+    assert wait_for(lambda: schedule.next_run is None) and repr(schedule).endswith(', ended)')
