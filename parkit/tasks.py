@@ -19,7 +19,7 @@ from .codecs import EncodeError, decode, encode, recall, register_opener, regist
 from .objects import (_ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, explains, hold_for_trace,
                             release_trace)
 from .storage import Blob, Site, Store, _followers, current_site
-from .system import InvalidNameError, ObjectNotFoundError, StorageFullError, _ParentOnly, warn_caller
+from .system import InvalidNameError, ObjectNotFoundError, StorageFullError, _fork, _ParentOnly, warn_caller
 from .calls import _DONE, TaskError, _attend, _ensure, _environment, _Options, _options, _Record, hide_frames
 from .ledger import _ledger, _Ledger
 from .delivery import _post
@@ -213,15 +213,27 @@ class _Meant(NamedTuple):
     places: dict[Site, dict[str, Any]]  # Where it has been defined: what `_PLACE` names
 
 _PLACE = '_store', '_oid', '_uuid', '_name'  # what says which task it is; one that follows has none until it is used on a new site
-_following: WeakValueDictionary[int, Task] = WeakValueDictionary()
-_follow_lock = threading.RLock()
 
-def _switched(site: Site | None) -> None:
-    "Have the tasks that follow the process's site look for their place on it when they are next used"
-    with _follow_lock:
-        for task in list(_following.values()): task._leave(site)
+class _Following:
+    "The tasks that follow the process's site"
+    def __init__(self) -> None:
+        self.tasks: WeakValueDictionary[int, Task[Any, Any]] = WeakValueDictionary()
+        self._forget()
+        _fork.forgetful.add(self)
 
-_followers.append(_switched)
+    def _forget(self) -> None: self.lock = threading.RLock()  # another thread of the parent's may have held it
+
+    def add(self, task: Task[Any, Any]) -> None:
+        "Have a task follow"
+        with self.lock: self.tasks[id(task)] = task
+
+    def switched(self, site: Site | None) -> None:
+        "Have them look for their place on `site` when they are next used"
+        with self.lock:
+            for task in list(self.tasks.values()): task._leave(site)
+
+_following = _Following()
+_followers.append(_following.switched)
 
 # %% ../nbs/05_tasks.ipynb #0f272717
 class Task(_Definition, Generic[P, R]):
@@ -241,11 +253,11 @@ class Task(_Definition, Generic[P, R]):
     def _follow(self, meant: _Meant) -> None:
         "Be the task of whichever site is this process's, from now on"
         self._meant, self._first = meant, self._uuid
-        _following[id(self)] = self
+        _following.add(self)
 
     def _leave(self, site: Site | None) -> None:
         "Forget which task it is, if that is one of another site"
-        with _follow_lock:
+        with _following.lock:
             store = vars(self).get('_store')
             if self._meant is None or store is None or store.site is site: return
             store.opened.pop(id(self), None)
@@ -253,7 +265,7 @@ class Task(_Definition, Generic[P, R]):
 
     def __getattr__(self, name: str) -> Any:
         if name not in _PLACE or self._meant is None: return super().__getattr__(name)
-        with _follow_lock:
+        with _following.lock:
             site, places = current_site(), self._meant.places
             if site not in places:
                 found = _defined_by_this_process(site.store(TASKS), self._meant.name) or _define(site.store(TASKS), self._meant)
@@ -756,8 +768,8 @@ def _define(store: Store, meant: _Meant) -> Task:
     info = _Info(uuid4().bytes, type_name(Task), meant.name, time.time(), dict(meant.metadata or {}), {})
     if not store.env: store.open()
     anatomy = Anatomy(meant.function)
-    facts, prepared = _prepare(store, anatomy, meant.name)
-    watch = _watch(anatomy, meant.name)
+    watch = Watch(anatomy)
+    facts, prepared = _prepare(store, anatomy, meant.name, watch.large)
     state, before = write_new(store, made._define, info, meant.default_sync, facts, prepared, meant.options, meant.cache)
     _definers[store.site.path, made._uuid] = _Definer(anatomy, watch, state.definition)
     if before is not None and before.version != facts.version: _warn_of_another(made, before, facts)
@@ -795,34 +807,30 @@ def _code_version(function: Callable[..., Any]) -> str:
     return Anatomy(function).version
 
 # %% ../nbs/05_tasks.ipynb #dde61642
-def _prepare(store: Store, anatomy: Anatomy, name: str) -> tuple[_Facts, list[bytes | Blob]]:
-    "What is known of a function, and the records of that and of the function; warns of big parts"
+def _prepare(store: Store, anatomy: Anatomy, name: str, large: list[str]) -> tuple[_Facts, list[bytes | Blob]]:
+    "What is known of a function, and the records of that and of the function; warns of big parts, and of those too `large` to be watched"
     f = anatomy.root
     by_value = bool(anatomy.functions) or is_by_value(type(f))
     facts = _Facts(anatomy.version, time.time(), getattr(f, '__name__', name), signature_of(f), inspect.getdoc(f), source_of(f), kind_of(f),
                    sys.version_info[:2] if by_value else None, _environment(), tuple(_import_path()),
                    tuple(map(tuple, ingredients(anatomy))) if by_value else (), origin_of(f))
     record = encode_function(anatomy, name, *lines_of(f))
-    for part in big_parts(anatomy, len(record)):
+    big = big_parts(anatomy, len(record))
+    for part in big:
         warn_caller(f'{part} is stored with each version of the task {name!r}: put it into a Dict or an Array, or pass it as an argument')
+    for part in large:
+        if any(b.startswith(part) for b in big): continue
+        warn_caller(f'{part} of the task {name!r} has more than {WATCHED//1024} KiB pickled, so what changes in it is not looked at before '
+                    'a call in the background: put it into a Dict or an Array, pass it as an argument, or bind the name anew')
     return facts, [store.prepare(encode(tuple(facts))), store.prepare(record)]
 
 # %% ../nbs/05_tasks.ipynb #06270535
-def _watch(anatomy: Anatomy, name: str, before: Watch | None = None) -> Watch:
-    "What a function is defined from and may change in place; warns of what is too big to be looked at, unless that was said before"
-    watch = Watch(anatomy)
-    for part in watch.large if before is None else [part for part in watch.large if part not in before.large]:
-        warn_caller(f'{part} of the task {name!r} has more than {WATCHED//1024} KiB pickled, so what changes in it is not looked at before '
-                    'a call in the background: put it into a Dict or an Array, pass it as an argument, or bind the name anew')
-    return watch
-
-# %% ../nbs/05_tasks.ipynb #9ec0301f
 def _renew(task: Task, state: _State, mine: _Definer) -> _State:
     "Store what has become of a function, if that is another version"
     anatomy = Anatomy(mine.anatomy.root)
-    watch = _watch(anatomy, task._name or '', mine.watch)
+    watch = Watch(anatomy)
     if anatomy.version != state.version:
-        facts, prepared = _prepare(task._store, anatomy, task._name or '')
+        facts, prepared = _prepare(task._store, anatomy, task._name or '', [part for part in watch.large if part not in mine.watch.large])
         state = write(task._store, task._renew, facts, prepared)
     mine.anatomy, mine.watch, mine.definition = anatomy, watch, state.definition
     return state

@@ -163,6 +163,10 @@ _OPERATORS = ('add sub mul matmul truediv floordiv mod divmod pow lshift rshift 
               'int float complex index round trunc floor ceil bool len getitem setitem delitem').split()
 _OPERATORS += [f'r{name}' for name in _OPERATORS[:_OPERATORS.index('lt')]]
 
+# what the futures and results of other libraries have, and what is meant by it here
+_ELSEWHERE = dict(exception='error', running="status == 'running'", cancelled="status == 'cancelled'", add_done_callback='as_future()',
+                  get='result', ready='done', successful="status == 'finished'", join='wait()', revoke='cancel()', state='status')
+
 class _NotTheResult:
     "Refuses what is meant for the result of a call"
     def _meant(self) -> str:
@@ -172,7 +176,8 @@ class _NotTheResult:
     def _lookup(self, name: str) -> Any:
         # a property has raised this, with the error of a task for instance: once more, without this frame in between
         if name.startswith('_') or hasattr(type(self), name): return object.__getattribute__(self, name)
-        raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}; {self._meant()}', name=name, obj=self)
+        meant = f'trace.{_ELSEWHERE[name]} is what it has' if name in _ELSEWHERE else self._meant()
+        raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}; {meant}', name=name, obj=self)
 
     if not TYPE_CHECKING: __getattr__ = _lookup  # a type checker is to see that there is no such attribute
 

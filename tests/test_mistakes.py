@@ -28,10 +28,14 @@ def test_a_trace_taken_for_the_result(trace, use):
     with pytest.raises(TypeError, match=r'AsyncTrace\(task/double, submitted\) is the record of a call in the background, not what the task returns: \.result waits'):
         _uses[use](trace)
 
-@pytest.mark.parametrize('name', ['shape', 'mean', 'get', 'items'])
+@pytest.mark.parametrize('name', ['shape', 'mean', 'items'])
 def test_an_attribute_that_only_the_result_has(trace, name):
     with pytest.raises(AttributeError, match=f"'AsyncTrace' object has no attribute '{name}'; .* is the record of a call") as e: getattr(trace, name)
     assert (e.value.name, e.value.obj) == (name, trace) and not hasattr(trace, '_repr_png_')
+
+@pytest.mark.parametrize('name, meant', [('exception', 'error'), ('get', 'result'), ('running', "status == 'running'"), ('add_done_callback', r'as_future\(\)')])
+def test_an_attribute_that_futures_elsewhere_have(trace, name, meant):
+    with pytest.raises(AttributeError, match=f"no attribute '{name}'; trace.{meant} is what it has"): getattr(trace, name)
 
 def test_what_a_trace_can_do_it_still_can(trace, double):
     import copy, pickle, numpy as np
