@@ -94,23 +94,23 @@ _BUILTINS: Any = importlib.import_module('builtins')
 
 # %% ../nbs/00_by_value.ipynb #10fa1c4d
 def is_filled(cell: Any) -> bool:
-    "Whether a closure's variable has a value yet"
+    "Tell whether a closure's variable has a value yet"
     try: cell.cell_contents
     except ValueError: return False
     return True
 
 def closure_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    "The variables of a closure, and what they are"
+    "Yield the variables of a closure with their values"
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
         yield name, cell.cell_contents if is_filled(cell) else MISSING
 
 # %% ../nbs/00_by_value.ipynb #125845af
 def is_users(o: Any) -> bool:
-    "Whether it is a module of the user's"
+    "Tell whether something is a module of the user's"
     return isinstance(o, ModuleType) and is_own_module(o.__name__)
 
 def used_of(function: FunctionType, module: ModuleType) -> dict[str, Any]:
-    "What a function may use of a module of the user's: all in it that has one of the names in the function's code"
+    "Return what a function may use of a module of the user's: all in it that has one of the names in the function's code"
     return {name: vars(module)[name] for name in sorted(_all_names(function.__code__)) if name in vars(module)
             and not name.startswith('__')}
 
@@ -335,6 +335,7 @@ class Content:
         if isinstance(o, (classmethod, staticmethod)): return self._add(o.__func__)
         if isinstance(o, property): return self._add_all((o.fget, o.fset, o.fdel))
         if isinstance(o, MethodType): return self._add_all((o.__func__, o.__self__))
+        if isinstance(o, functools.cached_property): return self._add_all((o.func, o.attrname))
         if isinstance(o, functools._lru_cache_wrapper): return self._add_all((o.__wrapped__, o.cache_parameters()))
         try:
             if type(o).__name__ == 'ndarray' and not o.dtype.hasobject: return self._add_array(o)
@@ -346,8 +347,9 @@ class Content:
         self._add_all(list(part) if i in (3, 4) and part is not None else part for i, part in enumerate(parts[:5]))
 
     def _add_array(self, array: Any) -> None:
-        self._note('array', array.dtype.descr if array.dtype.names else array.dtype.str, array.shape)
-        self._hash.update(array.tobytes())
+        self._note('array', repr(array.dtype), array.shape)
+        whole = array.flags.c_contiguous and array.nbytes
+        self._hash.update(array.reshape(-1).view('u1') if whole else array.tobytes())
 
 # %% ../nbs/00_by_value.ipynb #0bfd313c
 def registered_with(

@@ -548,3 +548,42 @@ def test_an_object_without_a_name_that_a_class_names_is_held_for_each_value_that
         assert [one.value('encode_arguments(P())[1] == [log]') for _ in range(2)] == [True, True]
         one.run('pk.Dict("d")["p"] = P()')
         assert one.value('log._hold.kept') is True
+
+
+_BODY = '''
+import abc, enum, functools, numpy as np
+from dataclasses import dataclass
+K = {k}
+A = np.arange(K)
+def helper(x=None): return K
+class Base:
+    def base(self): return {base}
+class P(Base):
+    'doc'
+    limit = {limit}
+    def get(self, a={default}): return {get}
+    @property
+    def prop(self): return {prop}
+    @functools.cached_property
+    def cached(self): return {cached}
+    @staticmethod
+    def static(): return {static}
+    @classmethod
+    def cls_(cls): return {cls}
+    @functools.lru_cache
+    def lru(self): return {lru}
+    def uses(self): return helper(), A, {inner}
+    def note(self, x: {note}): return [y for y in x if {comp}]
+    table = {{'f': lambda: {lam}}}
+'''
+_PARTS = dict(k=3, base=1, limit=1, default=1, get=1, prop=1, cached=1, static=1, cls=1, lru=1, inner=1, note='int', comp=1, lam=1)
+
+@pytest.mark.parametrize('part', _PARTS)
+def test_each_part_of_a_class_counts(part):
+    "Whatever of its text is changed, it is another class; and the same one with the same text"
+    found = []
+    for parts in (_PARTS, _PARTS | {part: 'str' if part == 'note' else 2}, _PARTS):
+        names = {'__name__': '__main__'}
+        exec(_BODY.format(**parts), names)
+        found.append(Content(names['P']).digest)
+    assert found[0] == found[2] != found[1]
