@@ -63,6 +63,7 @@ class _Record(NamedTuple):
     depth: int = 0                # How many calls are about it, each made inside the one before
     variables: bytes = b''        # Where in the ledger the caller's environment variables lie, until it has begun for the last time
     items: int = 0                # How many items of a `map` it runs the function for; 0 for a plain call
+    shared: tuple[tuple[int, bytes], ...] = ()  # Of the buffers among its arguments, those that lie apart: number and digest
 
     @property
     def how(self) -> _Options: return _Options(*self.options)

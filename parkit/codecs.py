@@ -5,13 +5,13 @@
 # %% ../nbs/00_codecs.ipynb #b0b4ae15
 from __future__ import annotations
 import copyreg, functools, io, math, pickle, struct, sys, threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from enum import Enum
 from functools import lru_cache, partial
 from operator import attrgetter, methodcaller
 from pathlib import PosixPath, PurePosixPath
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -21,8 +21,9 @@ from .by_value import (TYPE_NAMES, find_class, identity_of, keep_class, kept_ann
 # %% auto #0
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
            'DecodeError', 'Chunks', 'as_bytes', 'damaged', 'register_codec', 'register_type', 'registered_type',
-           'type_name', 'register_opener', 'recall', 'encode', 'decode', 'encode_user', 'decode_user', 'verify',
-           'encode_key', 'is_canonical', 'decode_key', 'verify_key', 'with_key', 'split_key']
+           'type_name', 'register_opener', 'recall', 'Apart', 'apart', 'take_out', 'encode_buffer', 'encode', 'decode',
+           'encode_user', 'decode_user', 'verify', 'encode_key', 'is_canonical', 'decode_key', 'verify_key', 'with_key',
+           'split_key']
 
 # %% ../nbs/00_codecs.ipynb #abce6dda
 if TYPE_CHECKING: import numpy as np
@@ -422,8 +423,6 @@ class _ThisPython:
     "Pickled as a check that comes before what follows it"
     def __reduce__(self) -> Any: return _check_python, (sys.version_info[:2],)
 
-
-
 # %% ../nbs/00_codecs.ipynb #d2f2c089
 _definitions: WeakKeyDictionary[type, tuple[str, bytes]] = WeakKeyDictionary()  # class -> its identity and its definition
 
@@ -521,6 +520,25 @@ def _encode_pickle(value: Any) -> Record:
         data = _cloud_pickle(value, buffers)
     return _record_of(data, buffers)
 
+class Apart:
+    "Is pickled as `value`, which shares no object with what is pickled beside it, as in a record of its own; unpickled it is the value"
+    __slots__ = ('value',)
+    def __init__(self, value: Any) -> None: self.value = value
+
+    def __reduce__(self) -> Any:
+        buffers: list[pickle.PickleBuffer] = []
+        data = _plain_pickle(self.value, buffers)
+        if data is None:
+            buffers.clear()
+            data = _cloud_pickle(self.value, buffers)
+        return _load_apart, (data, buffers)
+
+def _load_apart(data: bytes, buffers: list[Any]) -> Any: return pickle.loads(data, buffers=buffers)
+
+def apart(values: tuple[Any, ...]) -> Any:
+    "`values`, to be pickled apart if there may be something among them that can be changed"
+    return values if _SCALARS.issuperset(map(type, values)) else Apart(values)
+
 def _record_of(data: bytes, buffers: Sequence[pickle.PickleBuffer]) -> Record:
     "The record of pickle `data` and what its pickler has called back with"
     return _with_buffers(data, [_content(b) for b in buffers]) if buffers else data
@@ -539,11 +557,30 @@ def _with_buffers(data: bytes, views: Sequence[Buffer]) -> Chunks:
     return Chunks([head, *parts], end)
 
 # %% ../nbs/00_codecs.ipynb #2f04d957
-def _decode_buffers(view: memoryview, writable: bool) -> Any:
+def _decode_buffers(view: memoryview, writable: bool, taken: Mapping[int, Buffer]) -> Any:
     try: data, buffers = _split_buffers(view)
     except struct.error as e: raise damaged(view, e) from e
     copy: Callable[[memoryview], Buffer] = bytearray if writable and view.readonly else lambda v: v
-    return pickle.loads(data, buffers=[copy(b) for b in buffers])
+    return pickle.loads(data, buffers=[taken[n] if n in taken else copy(b) for n, b in enumerate(buffers)])
+
+def take_out(
+    record: Record,  # That `encode` has made, and nobody has written
+    size: int,       # Bytes
+) -> tuple[Record, dict[int, Buffer]]:
+    "Take the buffers of at least `size` bytes out of a record; returns the record without them, and them by their numbers"
+    if isinstance(record, bytes) or record.nbytes < size or not isinstance(record.buffers, list): return record, {}
+    head, views = record.buffers[0], record.buffers[2::2]
+    if head[0] != BUFFERS: return record, {}
+    taken = {n: view for n, view in enumerate(views) if len(view) >= size}
+    if not taken: return record, {}
+    data = bytes(head[_BUFFERS.size + _SPAN.size*len(views):])
+    return _with_buffers(data, [b'' if n in taken else view for n, view in enumerate(views)]), taken
+
+_A_BUFFER = pickle.dumps(pickle.PickleBuffer(bytearray()), 5, buffer_callback=lambda buffer: None)
+
+def encode_buffer(view: Buffer) -> Chunks:
+    "The record of a buffer that was taken out; its value is a `memoryview`"
+    return _with_buffers(_A_BUFFER, [view])
 
 def _split_buffers(view: memoryview) -> tuple[memoryview, list[memoryview]]:
     "The pickle in a record of the kind `BUFFERS`, and its buffers"
@@ -591,12 +628,13 @@ def _not_importable(e: ImportError) -> DecodeError:
 def decode(
     record: Buffer,          # A record made by `encode`
     writable: bool = True,   # Must arrays accept writes? A read-only `record` is copied then
+    taken: Mapping[int, Buffer] = MappingProxyType({}),  # The buffers that `take_out` has taken out of it
 ) -> Any:
     "The value of `record`, its arrays looking into `record` where they may; raises `DecodeError` if it is damaged"
     kind = record[0] if len(record) else None
     try:
         if kind == PICKLE: return pickle.loads(record)
-        if kind == BUFFERS: return _decode_buffers(memoryview(record), writable)
+        if kind == BUFFERS: return _decode_buffers(memoryview(record), writable, taken)
         if kind == ARRAY: return _decode_array(memoryview(record), writable)
     except (pickle.UnpicklingError, EOFError) as e: raise damaged(record, e) from e
     except ImportError as e: raise _not_importable(e) from e

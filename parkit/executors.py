@@ -14,6 +14,7 @@ from itertools import islice
 from types import MethodType
 from typing import Any, overload
 from uuid import uuid4
+from .codecs import apart
 from .calls import THREAD_VARIABLES, TaskError, _attend, _environment, _the_runner
 from .ledger import _ledger, settle
 from .tracing import AsyncTrace, T
@@ -254,10 +255,10 @@ class Executor(_Executor):
             return super().map(fn, *iterables, timeout=timeout)
         self._check_open()
         chunks, limit = _chunks(zip(*iterables), chunksize), None if timeout is None else time.monotonic() + timeout
-        if self._is_ours(fn): calls = [partial(fn._call_items, chunk) for chunk in chunks]  # type: ignore[attr-defined]
+        if self._is_ours(fn): calls = [partial(fn._call_items, [*map(apart, chunk)]) for chunk in chunks]  # type: ignore[attr-defined]
         else:
             function = _as_function(fn)
-            calls = [partial(self._calls.task._call_items, [(function, args, {}) for args in chunk]) for chunk in chunks]
+            calls = [partial(self._calls.task._call_items, [(function, apart(args), {}) for args in chunk]) for chunk in chunks]
         return _results_of([self._calls.add(call) for call in calls], limit)
 
     def shutdown(
@@ -330,7 +331,7 @@ _prepared: set[str] = set()  # in a worker, the loops whose initializer was call
 def _limited_threads(n: int | None) -> Any:
     "Return a context manager that limits the threads of libraries that are loaded; without threadpoolctl it cannot"
     if n is None: return nullcontext()
-    try: from threadpoolctl import threadpool_limits
+    try: from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,unused-ignore]
     except ImportError: return nullcontext()
     return threadpool_limits(n)
 

@@ -8,9 +8,11 @@ import os, struct, time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from hashlib import sha256
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, NamedTuple
-from .codecs import decode, encode, register_type
+from .codecs import Record, decode, encode, encode_buffer, register_type, take_out
 from .objects import _ENTRY, _HEAD, Object, _join, release_trace
 from .system import Bell, ObjectNotFoundError, StorageFullError
 from .storage import Blob, Site, check_current
@@ -26,7 +28,7 @@ __all__ = ['TRACES', 'settle', 'prune', 'sweep_output']
 # %% ../nbs/04f_ledger.ipynb #5af64256
 # in the order in which they lie on disk, those that each commit changes together, so that it writes few pages
 (_RUNNING, _TOTAL, _CANCEL, _DELAYED, _QUEUED, _RECORD, _CALL, _RESULT, _ENDED, _PROGRESS, _CONTEXT,
- _WORKER, _VARIABLES, _MASKED) = (bytes((c,)) for c in b'abcdefghijklmn')
+ _WORKER, _VARIABLES, _MASKED, _SHARED, _USERS) = (bytes((c,)) for c in b'abcdefghijklmnop')
 TRACES = '_traces'  # the namespace of the ledger
 _TIME, _TOTALS = struct.Struct('>Q'), struct.Struct('>QQ')  # microseconds since the epoch; calls and bytes
 
@@ -283,6 +285,82 @@ class _Carrying(_Choosing):
         for token in self._noise.tokens():
             if txn.get(self._at_variables(_MASKED, token)) is None: self._noise.remove(token)
 
+# %% ../nbs/04f_ledger.ipynb #d1a7e0e1
+class _SharedGone(Exception):
+    "A buffer that was there has been removed before a call could be given it"
+
+class _Sharing(_Carrying):
+    "The big buffers of arguments, each kept once, by its content, for all calls that are given it"
+    def _at_shared(self, kind: bytes, digest: bytes) -> bytes: return self._oid + _ENTRY + kind + digest
+
+    def _users(self, txn: Any, digest: bytes) -> tuple[int, int]:
+        "How many calls are given a buffer, and how many of them have not ended"
+        return _TOTALS.unpack(txn.get(self._at_shared(_USERS, digest)) or bytes(_TOTALS.size))  # type: ignore[return-value]
+
+    def _put_users(self, txn: Any, digest: bytes, users: int, going: int) -> None:
+        txn.put(self._at_shared(_USERS, digest), _TOTALS.pack(users, going), freeing=True)
+
+    def _size_shared(self, txn: Any, digest: bytes) -> int: return _size_of(txn.get(self._at_shared(_SHARED, digest)))
+
+    def _unknown(self, txn: Any, zero_copy: bool, digests: Iterable[bytes]) -> list[bytes]:
+        return [d for d in digests if txn.get(self._at_shared(_SHARED, d)) is None]
+
+    def _share(self, txn: Any, record: _Record, prepared: Mapping[bytes, bytes | Blob]) -> None:
+        "Note one more call that is given buffers; what only calls that have ended are given counts as kept"
+        for digest in _digests(record):
+            users, going = self._users(txn, digest)
+            if users and not going: self._add_total(txn, 0, -self._size_shared(txn, digest))
+            elif not users:
+                if digest not in prepared: raise _SharedGone
+                txn.put(self._at_shared(_SHARED, digest), txn.link(prepared[digest]))
+            self._put_users(txn, digest, users + 1, going + 1)
+
+    def _end_sharing(self, txn: Any, record: _Record) -> None:
+        "Note that a call that is given buffers has ended"
+        for digest in _digests(record):
+            users, going = self._users(txn, digest)
+            self._put_users(txn, digest, users, going - 1)
+            if going > 1: continue
+            size = self._size_shared(txn, digest)
+            self._add_total(txn, 0, size)
+            self._unpruned = self._unpruned[0], self._unpruned[1] + size
+
+    def _unshare(self, txn: Any, record: _Record) -> None:
+        "Remove one call, which has ended, from those that are given buffers; and those that no call is given any longer"
+        for digest in _digests(record):
+            users, going = self._users(txn, digest)
+            if users > 1:
+                self._put_users(txn, digest, users - 1, going)
+                continue
+            self._add_total(txn, 0, -self._size_shared(txn, digest))
+            txn.unlink(txn.get(self._at_shared(_SHARED, digest)) or b'')
+            for kind in (_SHARED, _USERS): txn.delete(self._at_shared(kind, digest))
+
+    def _shared_entries(self, txn: Any, record: _Record) -> dict[int, bytes]:
+        "The entries of the buffers that a call is given, by their numbers"
+        return {n: txn.get(self._at_shared(_SHARED, digest)) or b'' for n, digest in record.shared}
+
+    def _decode_call(self, call: bytes, shared: Mapping[int, bytes]) -> Any:
+        return decode(self._store.load(call, True), taken={n: decode(self._store.load(entry, True)) for n, entry in shared.items()})
+
+    def given(self, id: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        "What a call was given; raises `KeyError` if that could not be stored"
+        return read(self._store, self._load_call, id)  # type: ignore[no-any-return]
+
+    def _load_call(self, txn: Any, zero_copy: bool, id: str) -> Any:
+        call, record = txn.get(self._key(_CALL, id)), txn.get(self._key(_RECORD, id))
+        if call is None or record is None: return self._load(txn, zero_copy, _CALL, id)  # which says so
+        return self._decode_call(call, self._shared_entries(txn, _Record(*decode(record))))
+
+    _unpruned = 0, 0  # calls that this process has ended since it last looked at what is kept, and their bytes
+
+    def _add_total(self, txn: Any, calls: int, size: int) -> None:
+        if calls > 0: self._unpruned = self._unpruned[0] + calls, self._unpruned[1] + size
+        before = _TOTALS.unpack(txn.get(self._key(_TOTAL, '')) or bytes(_TOTALS.size))
+        txn.put(self._key(_TOTAL, ''), _TOTALS.pack(before[0] + calls, before[1] + size), freeing=True)
+
+def _digests(record: _Record) -> set[bytes]: return {digest for _, digest in record.shared}
+
 # %% ../nbs/04f_ledger.ipynb #62bcb0ce
 _PRUNE_EVERY = 64  # calls after which the process that ends them looks whether there are too many; so with this part of `keep_bytes`
 _BIG = 2**20       # bytes of records for which it does not look: reading the limit costs more than a small call
@@ -295,19 +373,31 @@ class _Claimed(NamedTuple):
     waiting: int = 0   # how many calls were left in the queue
     variables: bytes = b''  # where those of its caller have lain
     masked: bytes = b''     # half of each of their bytes
+    shared: Mapping[int, bytes] = MappingProxyType({})  # the entries of the buffers that lie apart
 
-class _Ledger(_Carrying):
+class _Ledger(_Sharing):
     "The calls of a site: their queue, records, arguments and results"
     keep_traces: int = 100_000  # calls that have ended
     keep_days: float = 30.0    # since they ended
     keep_bytes: int = 2**30    # of arguments, results and output of calls that have ended
     excluded_variables: tuple[str, ...] = EXCLUDED  # patterns of the environment variables that do not travel with calls
 
-    def submit(self, id: str, record: _Record, call: bytes | Blob, facts: Mapping[bytes, bytes]) -> None:
-        "Queue a call"
-        write(self._store, self._submit, id, record, call, facts)
+    def submit(self, id: str, record: _Record, arguments: Record, facts: Mapping[bytes, bytes]) -> _Record:
+        "Queue a call, its big buffers apart, where they are shared with other calls; returns its record"
+        rest, taken = take_out(arguments, self._store.inline_limit)
+        if taken: record = record._replace(shared=tuple((n, sha256(view).digest()[:16]) for n, view in taken.items()))
+        views = {digest: taken[n] for n, digest in record.shared}
+        while True:
+            new = read(self._store, self._unknown, views) if views else []
+            prepared = {digest: self._store.prepare(encode_buffer(views[digest])) for digest in new}
+            try:
+                write(self._store, self._submit, id, record, self._store.prepare(rest), facts, prepared)
+                return record
+            except _SharedGone: pass
 
-    def _submit(self, txn: Any, id: str, record: _Record, call: bytes | Blob, facts: Mapping[bytes, bytes]) -> None:
+    def _submit(self, txn: Any, id: str, record: _Record, call: bytes | Blob, facts: Mapping[bytes, bytes],
+                prepared: Mapping[bytes, bytes | Blob] = MappingProxyType({})) -> None:
+        if record.shared: self._share(txn, record, prepared)
         for digest, fact in facts.items():
             at = self._oid + _ENTRY + _CONTEXT + digest
             if txn.get(at) is None: txn.put(at, fact)
@@ -343,6 +433,8 @@ class _Ledger(_Carrying):
     def _withdraw(self, txn: Any, id: str, record: _Record) -> None:
         if not self._delete_waiting(txn, id, record): return
         if record.variables: self._release_variables(txn, record.variables)
+        self._end_sharing(txn, record)
+        self._unshare(txn, record)
         txn.unlink(txn.get(self._key(_CALL, id)) or b'')
         for kind in (_RECORD, _CALL): txn.delete(self._key(kind, id))
 
@@ -375,7 +467,8 @@ class _Ledger(_Carrying):
         record = record._replace(status='running', pid=os.getpid(), process=process, start=now, variables=again)
         self._put_record(txn, id, record)
         txn.put(self._key(_RUNNING, process), id.encode())
-        self._claimed = _Claimed(id, record, txn.get(self._key(_CALL, id)), head.size - 1, variables, masked)
+        self._claimed = _Claimed(id, record, txn.get(self._key(_CALL, id)), head.size - 1, variables, masked,
+                                 self._shared_entries(txn, record))
         return id
 
     _claimed = _Claimed()
@@ -386,8 +479,8 @@ class _Ledger(_Carrying):
 
     def arguments(self, id: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         "What a call was given; raises `KeyError` if that could not be stored"
-        if self._claimed.id != id: return self.load(_CALL, id)  # type: ignore[no-any-return]
-        return decode(self._store.load(self._claimed.call, True))  # type: ignore[no-any-return]
+        if self._claimed.id != id: return self.given(id)
+        return self._decode_call(self._claimed.call, self._claimed.shared)  # type: ignore[no-any-return]
 
     def variables(self) -> bytes:
         "The record of its caller's environment variables, of the call that this process has claimed"
@@ -448,6 +541,7 @@ class _Ledger(_Carrying):
         if txn.delete(self._key(_CANCEL, id)) and status != 'finished': status, result = 'cancelled', _cancelled(record)
         if status in ('failed', 'crashed', 'timeout') and kinds and _is_retried(record, kinds): return self._retry(txn, id, record)
         now = time.time()
+        self._end_sharing(txn, record)
         if record.variables: self._release_variables(txn, record.variables)
         self._put_record(txn, id, record._replace(status=status, end=now, variables=b''))
         stored = txn.link(result)
@@ -464,8 +558,6 @@ class _Ledger(_Carrying):
         self._put_record(txn, id, again)
         self._put_waiting(txn, id, again)
 
-    _unpruned = 0, 0  # calls that this process has ended since it last looked at what is kept, and their bytes
-
     def _has_ended(self) -> None:
         "Wake those who wait for a call to end, and see to what is kept once enough has ended here"
         self.end_bell.ring()
@@ -473,11 +565,6 @@ class _Ledger(_Carrying):
         if calls < _PRUNE_EVERY and (size < _BIG or size < self.keep_bytes/_PRUNE_EVERY): return
         if open_transaction() is not None: return  # a later one does it: what is unlinked does not come back with a rollback
         with suppress(StorageFullError): prune(self)  # else the supervisor tries again
-
-    def _add_total(self, txn: Any, calls: int, size: int) -> None:
-        if calls > 0: self._unpruned = self._unpruned[0] + calls, self._unpruned[1] + size
-        before = _TOTALS.unpack(txn.get(self._key(_TOTAL, '')) or bytes(_TOTALS.size))
-        txn.put(self._key(_TOTAL, ''), _TOTALS.pack(before[0] + calls, before[1] + size), freeing=True)
 
     def sweep(self, reasons: Mapping[int, str], environment: bytes = b'') -> int:
         """Mark what dead processes were running as `crashed`, with the reason by pid, in one environment or in all; returns how many
@@ -566,10 +653,15 @@ def _excess(txn: Any, zero_copy: bool, ledger: _Ledger, traces: int, size: int, 
     "The calls that are to be removed, or some of them"
     calls, kept = _TOTALS.unpack(txn.get(ledger._key(_TOTAL, '')) or bytes(_TOTALS.size))
     found: list[tuple[str, _Record]] = []
+    left: dict[bytes, int] = {}  # calls that are given a buffer
     for key, bytes_ in islice(ledger._scan(txn, _ENDED), _PRUNED):
         if calls <= traces and (kept <= size or calls == 1) and _TIME.unpack(key[:8])[0] >= before*1e6: break
         calls, kept, id = calls - 1, kept - _TIME.unpack(bytes_)[0], key[8:].decode()
-        found.append((id, _Record(*ledger._load(txn, False, _RECORD, id))))
+        record = _Record(*ledger._load(txn, False, _RECORD, id))
+        found.append((id, record))
+        for digest in _digests(record):
+            left[digest] = left.get(digest, ledger._users(txn, digest)[0]) - 1
+            if not left[digest]: kept -= ledger._size_shared(txn, digest)
     return found
 
 # %% ../nbs/04f_ledger.ipynb #be522bd5
@@ -578,7 +670,9 @@ def _remove(txn: Any, ledger: _Ledger, ids: Iterable[str]) -> None:
     for id in ids:
         data = txn.get(ledger._key(_RECORD, id))
         if data is None: continue  # another process was quicker
-        at = ledger._oid + _ENTRY + _ENDED + _TIME.pack(int(_Record(*decode(data)).end*1e6)) + id.encode()  # type: ignore[operator]
+        record = _Record(*decode(data))
+        at = ledger._oid + _ENTRY + _ENDED + _TIME.pack(int(record.end*1e6)) + id.encode()  # type: ignore[operator]
+        ledger._unshare(txn, record)
         ledger._add_total(txn, -1, -_TIME.unpack(txn.get(at))[0])
         for kind in (_CALL, _RESULT): txn.unlink(txn.get(ledger._key(kind, id)) or b'')
         for key in (at, *(ledger._key(kind, id) for kind in (_RECORD, _CALL, _RESULT, _PROGRESS, _CANCEL))): txn.delete(key)

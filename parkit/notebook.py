@@ -10,6 +10,7 @@ from contextlib import suppress
 from itertools import islice
 from numbers import Integral
 from typing import Any, Literal, overload
+from .codecs import apart
 from .calls import _GOING, RemoteTraceback, _attend, _the_runner
 from .ledger import _ledger
 from .progress import _REPORT_PAUSE, Progress, _bars, _in_notebook, _inside, _InPlace, _Place, _report
@@ -211,7 +212,7 @@ class _Mapped:
     def call(self, n: int) -> AsyncTrace:
         "Make a call of the next `n` items"
         items = self.arguments[self.submitted:self.submitted + n]
-        trace: AsyncTrace = self.task(*items[0], sync=False) if n == 1 else self.task._call_items(items)
+        trace: AsyncTrace = self.task(*items[0], sync=False) if n == 1 else self.task._call_items([apart(i) for i in items])
         self.traces.append(trace)
         self.counts.append(n)
         self.submitted += n

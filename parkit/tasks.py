@@ -15,7 +15,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, Protocol, overload
 from uuid import uuid4
 from weakref import WeakValueDictionary
-from .codecs import EncodeError, decode, encode, recall, register_opener, register_type
+from .codecs import _SCALARS, Apart, EncodeError, decode, encode, recall, register_opener, register_type
 from .objects import (_ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, explains, hold_for_trace,
                             release_trace)
 from .storage import Blob, Site, Store, _followers, current_site
@@ -309,7 +309,7 @@ class Task(_Definition, Generic[P, R]):
         if state.cache: return recall('cached submit', self, state, args, kwargs, options)  # type: ignore[no-any-return]
         return _submit(self, state, args, kwargs, options)
 
-    def _call_items(self, items: list[tuple[Any, ...]], **given: Any) -> AsyncTrace:
+    def _call_items(self, items: list[Any], **given: Any) -> AsyncTrace:
         "Queue one call that runs the function for several tuples of arguments in turn; a `timeout` holds for each on average"
         state = self._called()
         options = _Options(*_options(state.options, **given))
@@ -559,7 +559,8 @@ def _is_storable(value: Any) -> bool:
 def _unstorable(task: str, args: tuple[Any, ...], kwargs: dict[str, Any], error: EncodeError, items: int = 0) -> str:
     "Which of the arguments cannot be stored, and why"
     if items:
-        n, args = next(((n, a) for n, a in enumerate(args[0], 1) if not _is_storable(a)), (0, ()))
+        n, item = next(((n, i) for n, i in enumerate(args[0], 1) if not _is_storable(i)), (0, ()))
+        args = item.value if isinstance(item, Apart) else item
         task = f'{task} (item {n} of the {items} of one call)'
     for name, value in [(f'argument {i}', a) for i, a in enumerate(args, 1)] + [(f'the argument {k!r}', v) for k, v in kwargs.items()]:
         try: encode_arguments(value)  # `encode` alone would keep an object without a name for good
@@ -571,7 +572,7 @@ def _queue(ledger: _Ledger, id: str, record: _Record, encoded: Any, facts: dict[
     "Queue a call: in the transaction that the running code has open, if it has one, else at once"
     txn = open_transaction()
     if txn is None or txn.store is ledger._store:
-        ledger.submit(id, record, ledger._store.prepare(encoded), facts)
+        record = ledger.submit(id, record, encoded, facts)
         if txn is None: _see_to(ledger, id, record)
         else: txn.then += (partial(_see_to, ledger, id, record),)
         return AsyncTrace(ledger, id)
@@ -630,9 +631,9 @@ def _run_items(function: Callable[..., Any], items: list[tuple[Any, ...]]) -> li
     for arguments in items:
         try: done.append(_value_of(function, arguments, {}))
         except Exception as e:
-            setattr(e, _DONE, (len(done), _join(encode(done))))
+            setattr(e, _DONE, (len(done), _join(encode([Apart(v) for v in done]))))
             raise
-    return done
+    return [v if type(v) in _SCALARS else Apart(v) for v in done]
 
 def _run_coroutine(coroutine: Any) -> Any:
     import asyncio
@@ -663,7 +664,7 @@ class TaskCall(Generic[P, R]):
         "The same with further options"
         return TaskCall(self.task, self.given | given)
 
-    def _call_items(self, items: list[tuple[Any, ...]]) -> AsyncTrace[Any]:
+    def _call_items(self, items: list[Any]) -> AsyncTrace[Any]:
         "As of `Task`"
         return self.task._call_items(items, **self.given)
 

@@ -22,7 +22,7 @@ from .transactions import WaitTimeout, is_interactive, open_transaction, read, u
 from .calls import _GOING, STATUSES, RemoteTraceback, TaskError, _attend, _environment, _Record, _the_runner
 from .outbox import _Post, _posted
 from .output import _Growing, _output_path, _read_from
-from .ledger import _CALL, _PROGRESS, _RESULT, _Ledger, _ledger
+from .ledger import _PROGRESS, _RESULT, _Ledger, _ledger
 from .delivery import deliver
 from .progress import Progress, _inside
 
@@ -146,7 +146,7 @@ class _Facts:
 
     @property
     def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        try: return self._ledger.load(_CALL, self.id)  # type: ignore[no-any-return]
+        try: return self._ledger.given(self.id)
         except KeyError: pass
         store = self._ledger.site.store(self._outbox, True) if self._outbox else None
         if store is not None: return decode(store.load(self._posted.call, True))  # type: ignore[no-any-return]
