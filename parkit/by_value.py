@@ -51,8 +51,11 @@ def find_named(
     qualname: str,       # A path of attributes in it
 ) -> Any:
     "Return what this process has under a qualified name; `None` if nothing"
+    first, *others = qualname.split('.')
     found: Any = sys.modules.get(module or '')
-    for part in qualname.split('.'): found = getattr(found, part, None)
+    # of a worker's `__main__` only what is in it: it also answers for what the call has (test_subprocesses.py::test_pickle_finds_names)
+    found = vars(found).get(first) if module == '__main__' and found is not None else getattr(found, first, None)
+    for part in others: found = getattr(found, part, None)
     return found
 
 # %% ../nbs/00_by_value.ipynb #98c5011c

@@ -407,6 +407,7 @@ def _begin_class(version: None, identity: str, module: str, qualname: str, make:
     found = find_class(identity, module, qualname)
     if found is not None: return found
     made = make(*args)
+    vars(type)['__qualname__'].__set__(made, qualname)  # which cloudpickle gives enums alone; past the metaclass
     _unfinished[id(made)] = made, identity
     return made
 

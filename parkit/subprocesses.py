@@ -5,8 +5,10 @@
 # %% ../nbs/05d_subprocesses.ipynb #7d6e4ff0
 from __future__ import annotations
 import gc, io, os, pickle, sys
-from functools import lru_cache
-from types import FunctionType
+from functools import lru_cache, partial
+from itertools import islice
+from types import FunctionType, MethodType
+from collections.abc import Iterator
 from typing import Any
 from .by_value import find_definition, is_by_value
 from .codecs import _record_of, decode
@@ -14,13 +16,14 @@ from .functions import _function_pickler
 from .objects import _join
 
 # %% auto #0
-__all__ = ['teach_multiprocessing', 'forget_globals']
+__all__ = ['teach_multiprocessing', 'forget_globals', 'answer_for']
 
 # %% ../nbs/05d_subprocesses.ipynb #1cd8bcfa
 def teach_multiprocessing() -> None:
     "Have `multiprocessing` in this process, and in those that it forks, send functions and classes that it does not find by their names"
     from multiprocessing.reduction import ForkingPickler
     if getattr(ForkingPickler, 'reducer_override', None) is _reduce: return
+    if not hasattr(sys.modules['__main__'], '__getattr__'): setattr(sys.modules['__main__'], '__getattr__', _answer)
     setattr(ForkingPickler, 'reducer_override', _reduce)
     _lineage[:] = [os.getpid()]
     os.register_at_fork(after_in_child=lambda: _lineage.append(os.getpid()))
@@ -114,3 +117,40 @@ class _Unknown:
     def __init__(self, name: str) -> None: self.name = name
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise pickle.UnpicklingError(f'{self.name!r} was defined after this process was forked; define it before the pool is made')
+
+# %% ../nbs/05d_subprocesses.ipynb #c057e5b1
+_call: list[Any] = []  # the function that runs in this process, and what it was given
+
+def answer_for(
+    *call: Any,  # A function and its arguments; nothing: no call runs any longer
+) -> None:
+    "Have the `__main__` of this process, a worker, answer for names of a call"
+    _call[:] = call
+
+def _answer(name: str) -> Any:
+    "The `__getattr__` of a worker's `__main__`"
+    found = _find(name) if not name.startswith('__') else None
+    if found is None: raise AttributeError(f"module '__main__' has no attribute {name!r}")
+    return found
+
+def _find(name: str) -> Any:
+    "What a call has under the name of a global of the notebook: first what it was given itself, last what methods know of"
+    known = list(_definitions([*_call]))
+    functions = [o for o in known if isinstance(o, FunctionType)]
+    methods = [f for o in known if isinstance(o, type) for m in list(vars(o).values()) if isinstance(f := getattr(m, '__func__', m), FunctionType)]
+    named = (o for o in known if o.__qualname__ == name)
+    return next(named, None) or next((v for f in functions + methods if (v := f.__globals__.get(name)) is not None), None)
+
+def _definitions(values: list[Any]) -> Iterator[Any]:
+    "The functions and classes of a notebook among the values and what is in these, up to a thousand"
+    for o in islice(values, 1000):  # also over what is added meanwhile
+        if isinstance(o, type): yield from (c for c in o.__mro__ if c.__module__ == '__main__')
+        elif not isinstance(o, FunctionType): values += _parts(o)
+        elif o.__module__ == '__main__': yield o
+
+def _parts(o: Any) -> list[Any]:
+    if isinstance(o, partial): return [o.func, o.args, o.keywords]
+    if isinstance(o, MethodType): return [o.__func__, o.__self__]
+    if type(o) in (list, tuple, set, frozenset): return list(islice(o, 100))
+    if type(o) is dict: return list(islice(o.values(), 100))
+    return [type(o)]

@@ -22,7 +22,7 @@ from .output import _keep_output, _output_path
 from .ledger import _ledger, prune, settle, sweep_output
 from .delivery import keep_house
 from .progress import _inside, _watch_tqdm
-from .subprocesses import forget_globals, teach_multiprocessing
+from .subprocesses import answer_for, forget_globals, teach_multiprocessing
 from .variables import WorkerVariables, is_excluded, note_changes, note_inherited
 
 # %% auto #0
@@ -139,6 +139,7 @@ class _Running(_Surroundings):
         self.running = id
         if record.options and record.how.timeout: self._limit(record.how.timeout)
         self.modules.look()
+        answer_for(function, args, kwargs)
         try: return _perform(function, args, kwargs, record, self.ledger, id)
         finally: self.modules.look()
 
@@ -153,6 +154,7 @@ class _Running(_Surroundings):
         _inside.clear()
         self.variables.restore()
         forget_globals()
+        answer_for()
         if not (self.record.options and self.record.how.timeout): return
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()

@@ -177,17 +177,56 @@ def work():
         assert p.value('work().result') == ([10**8, 10**8 + 1, 10**8 + 2], [True, True])
 
 
+_PICKLING = """
+import io, joblib, pickle, pickletools
+class Model:
+    kind = 1
+    def __init__(self, n): self.n = n
+class Part(Model):
+    class Inner: pass
+def helper(x): return x + 1
+def stored(value):
+    made = pickle.loads(pickle.dumps(value))
+    file = io.BytesIO()
+    joblib.dump(value, file)
+    return type(made) is type(value), pickle.dumps(value)
+@pk.task
+def named(): return stored(Model(3)), stored(helper), stored([Part(2), Part.Inner()])
+@pk.task
+def given(values): return stored(values)
+@pk.task
+def among(**values): return stored(values['model'])
+"""
+
+def test_pickle_finds_names(single):
+    "As it does in the notebook, which can read what was pickled; also of what the function itself does not name"
+    with interpreters(1, single.site) as (p,):
+        p.run(_PICKLING)
+        p.run('(a, one), (b, two), (c, three) = named().result')
+        assert p.value('a and b and c and type(pickle.loads(one)) is Model and pickle.loads(one).n == 3 and pickle.loads(two) is helper')
+        assert p.value('type(pickle.loads(three)[1]) is Part.Inner')
+        for call in ('given([Part(1), helper]).result', 'given({"a": [Part.Inner(), Part(1)]}).result', 'among(model=Model(1)).result'):
+            p.run(f'same, data = {call}')
+            assert p.value('same') and b'__main__' in p.value('data')
+        p.run('with pk.Executor() as executor: same, data = executor.submit(stored, Part(4)).result()')
+        assert p.value('same and pickle.loads(data).n == 4')
+        p.run('class Model:\n    kind = 2\n    def __init__(self, n): self.n = n')  # another version, in the worker that had the first
+        assert p.value('pickle.loads(among(model=Model(1)).result[1]).kind') == 2
+
+
 def test_nothing_of_it_is_left_for_the_next_call(single):
-    "Another notebook's function of the same name is another"
+    "Another notebook's function of the same name is another, and what only one has the other does not see"
     with interpreters(2, single.site) as made:
         for i, p in enumerate(made):
             p.run(f'''
 import multiprocessing
 def helper(x): return x + {i}
+def only_{i}(): pass
 @pk.task(name='work_{i}')
 def work():
     import __main__
-    with multiprocessing.get_context('fork').Pool(1) as pool: return pool.map(helper, [10]), hasattr(__main__, 'helper')
+    with multiprocessing.get_context('fork').Pool(1) as pool: found = pool.map(helper, [10])
+    return found, __main__.helper is helper, [hasattr(__main__, f'only_{{n}}') for n in (0, 1)], only_{i}()
 ''')
         for _ in range(2):
-            for i, p in enumerate(made): assert p.value('work().result') == ([10 + i], False)
+            for i, p in enumerate(made): assert p.value('work().result') == ([10 + i], True, [i == 0, i == 1], None)
