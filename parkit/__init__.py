@@ -5,19 +5,19 @@ __version__ = "0.1.0"
 
 # %% auto #0
 __all__ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'ObjectExistsError', 'ObjectNotFoundError', 'Site',
-           'SiteError', 'StorageFullError', 'TransactionError', 'TransactionTimeout', 'set_site', 'WaitTimeout',
-           'snapshot', 'transaction', 'wait_until', 'AttributeNameError', 'Namespace', 'NamespacePath', 'Object',
-           'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File', 'FileChangedError',
-           'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task', 'TaskCancelledError',
-           'TaskError', 'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task', 'export_library',
-           'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'CallFuture', 'Executor',
-           'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError',
-           'schedules', 'upcoming', 'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore',
-           'register_codec']
+           'SiteError', 'UnreadableKey', 'StorageFullError', 'TransactionError', 'TransactionTimeout', 'set_site',
+           'WaitTimeout', 'snapshot', 'transaction', 'wait_until', 'AttributeNameError', 'Namespace', 'NamespacePath',
+           'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File',
+           'FileChangedError', 'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task',
+           'TaskCancelledError', 'TaskError', 'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task',
+           'export_library', 'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'CallFuture',
+           'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule',
+           'ScheduleError', 'schedules', 'upcoming', 'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor',
+           'gc', 'restore', 'register_codec']
 
 # %% ../nbs/10_parkit.ipynb #c0bb7c4f
 from . import arrays  # noqa: F401  whose codecs are registered
-from .codecs import DecodeError, EncodeError, ParkitError, register_codec
+from .codecs import DecodeError, EncodeError, ParkitError, UnreadableKey, register_codec
 from .system import (InvalidNameError, ObjectExistsError, ObjectNotFoundError, SiteError, StorageFullError, TransactionError,
                            TransactionTimeout)
 from .storage import Site, set_site
@@ -37,7 +37,7 @@ from .notebook import map as map  # not in `__all__`: `import *` must not hide P
 from .maintenance import Finding, Findings, backup, check, compact, doctor, gc, restore
 
 # %% ../nbs/10_parkit.ipynb #403478f2
-_all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'ObjectExistsError', 'ObjectNotFoundError', 'Site', 'SiteError',
+_all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'ObjectExistsError', 'ObjectNotFoundError', 'Site', 'SiteError', 'UnreadableKey',
          'StorageFullError', 'TransactionError', 'TransactionTimeout', 'set_site', 'WaitTimeout', 'snapshot', 'transaction', 'wait_until',
          'AttributeNameError', 'Namespace', 'NamespacePath', 'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change',
          'Dict', 'Event', 'File', 'FileChangedError', 'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback',

@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from operator import attrgetter, methodcaller
 from pathlib import PosixPath, PurePosixPath
 from types import CodeType, FunctionType, MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Union
 from uuid import UUID
 from weakref import WeakKeyDictionary
 from .by_value import (TYPE_NAMES, find_class, identity_of, keep_class, kept_annotations_of, module_of, refers_to_objects, slots_of,
@@ -21,9 +21,9 @@ from .by_value import (TYPE_NAMES, find_class, identity_of, keep_class, kept_ann
 # %% auto #0
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
            'DecodeError', 'Chunks', 'as_bytes', 'damaged', 'register_codec', 'register_type', 'registered_type',
-           'type_name', 'register_opener', 'recall', 'Apart', 'apart', 'take_out', 'encode_buffer', 'encode', 'decode',
-           'encode_user', 'decode_user', 'verify', 'encode_key', 'is_canonical', 'decode_key', 'verify_key', 'with_key',
-           'split_key']
+           'type_name', 'register_opener', 'recall', 'Apart', 'apart', 'take_out', 'encode_buffer', 'encode',
+           'raise_unreadable', 'decode', 'encode_user', 'decode_user', 'verify', 'UnreadableKey', 'encode_key',
+           'is_canonical', 'decode_key', 'verify_key', 'with_key', 'split_key']
 
 # %% ../nbs/00_codecs.ipynb #abce6dda
 if TYPE_CHECKING: import numpy as np
@@ -625,23 +625,29 @@ def _not_importable(e: ImportError) -> DecodeError:
     "The error for a value whose classes this Python does not have"
     return DecodeError(f'reading this value takes the module {e.name!r}, which {sys.executable} cannot import ({e}); install it')
 
+def raise_unreadable(
+    record: Buffer,
+    e: Exception,  # Raised while `record` was read: by damage, for want of a class, or by whatever its pickle calls
+) -> NoReturn:
+    "Raise the `DecodeError` that says why; errors of a transaction, the disk or the site are not the record's, and are raised as they are"
+    if isinstance(e, DecodeError) or isinstance(e, ParkitError) and isinstance(e, (OSError, RuntimeError)): raise e
+    if isinstance(e, ImportError) and e.name: raise _not_importable(e) from e
+    if isinstance(e, (pickle.UnpicklingError, EOFError)) or record[0] == ARRAY: raise damaged(record, e) from e
+    raise DecodeError(f'{type(e).__name__}: {e} (in a record of {len(record)} bytes)') from e
+
 # %% ../nbs/00_codecs.ipynb #b6a9316f
 def decode(
     record: Buffer,          # A record made by `encode`
     writable: bool = True,   # Must arrays accept writes? A read-only `record` is copied then
     taken: Mapping[int, Buffer] = MappingProxyType({}),  # The buffers that `take_out` has taken out of it
 ) -> Any:
-    "The value of `record`, its arrays looking into `record` where they may; raises `DecodeError` if it is damaged"
+    "The value of `record`, its arrays looking into `record` where they may; raises `DecodeError` where there is none, for whatever reason"
     kind = record[0] if len(record) else None
     try:
         if kind == PICKLE: return pickle.loads(record)
         if kind == BUFFERS: return _decode_buffers(memoryview(record), writable, taken)
         if kind == ARRAY: return _decode_array(memoryview(record), writable)
-    except (pickle.UnpicklingError, EOFError) as e: raise damaged(record, e) from e
-    except ImportError as e: raise _not_importable(e) from e
-    except _DAMAGE as e:
-        if kind != ARRAY or isinstance(e, DecodeError): raise
-        raise damaged(record, e) from e
+    except Exception as e: raise_unreadable(record, e)
     raise DecodeError(f'a record of {len(record)} bytes has the unknown kind {kind}: it is damaged, or of a newer parkit')
 
 # %% ../nbs/00_codecs.ipynb #d1643cfd
@@ -769,8 +775,26 @@ def _unwrapped(key: Any) -> Any:
     return key if key.real else complex(0., key.imag)  # -0.0 is 0
 
 # %% ../nbs/00_codecs.ipynb #d7ec8f20
+class UnreadableKey:
+    "Stands for a stored key that cannot be decoded here: `d[key]` and `del d[key]` find its entry"
+    __slots__ = ('data', 'error')
+    def __init__(
+        self,
+        data: bytes,         # What `encode_key` made of the key
+        error: DecodeError,  # Why it cannot be decoded
+    ) -> None: self.data, self.error = data, error
+    def __eq__(self, other: object) -> bool: return isinstance(other, UnreadableKey) and other.data == self.data
+    def __hash__(self) -> int: return hash(self.data)
+    def __repr__(self) -> str: return f'<UnreadableKey {_shortened(self.data)}>'
+
+def _shortened(data: bytes) -> str:
+    "The `repr` of at most 40 bytes"
+    return repr(data) if len(data) <= 40 else f'{data[:40]!r}... of {len(data)} bytes'
+
+# %% ../nbs/00_codecs.ipynb #dfc5238b
 def _key_slow(key: Any) -> bytes:
     "`encode_key` for all that is not exactly a `str` or an `int`"
+    if type(key) is UnreadableKey: return key.data
     key = _unwrapped(key)
     cls = type(key)
     if key is None: return bytes((_NONE,))
@@ -802,6 +826,7 @@ def is_canonical(key: Hashable) -> bool:
     "Whether `decode_key(encode_key(key))` gives back `key` itself, type and all"
     cls = type(key)
     if cls in (str, int, bytes, type(None), UUID, PosixPath, date): return True
+    if cls is UnreadableKey: return True
     if cls is float: return key != key or key % 1 != 0  # type: ignore[operator]
     if cls is datetime: return key.tzinfo is None and not key.fold  # type: ignore[attr-defined]
     if cls in (tuple, frozenset): return all(map(is_canonical, key))  # type: ignore[call-overload]

@@ -7,14 +7,14 @@ from __future__ import annotations
 import io, operator, os, pickle, queue, shutil, struct, sys, warnings
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, Sequence, ValuesView
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, IO, NamedTuple, TypeVar, overload
-from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, damaged, decode, decode_key, decode_user, encode, encode_key,
-                           encode_user,
-                           register_type, split_key, with_key)
+from typing import TYPE_CHECKING, Any, Generic, IO, NamedTuple, NoReturn, TypeVar, overload
+from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, UnreadableKey, decode, decode_key, decode_user, encode, encode_key,
+                           encode_user, raise_unreadable, register_type, split_key, with_key)
 from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _is_changing, _join, explains
 from .system import TransactionError, _fork
-from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, _after
+from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, WriteTxn, _ID, _after, _value_record
 from .transactions import (WaitTimeout, _find, _frame, _give_up, cell_notes, in_transaction, notes_for, read, read_apart, transaction,
                                  wait_until, wait_until_async, write, write_async, write_whole)
 
@@ -80,7 +80,14 @@ class _Container(Object):
         if not self._decodes and buffer[0] != USER: return decode(buffer, not zero_copy)
         metadata, payload = decode_user(buffer)
         given = payload.toreadonly() if zero_copy else bytes(payload)
-        return self.decode_value(given, metadata) if self._describes else self.decode_value(given)
+        try: return self.decode_value(given, metadata) if self._describes else self.decode_value(given)
+        except Exception as e: raise_unreadable(buffer, e)
+
+    def _fault(self, e: DecodeError, errors: str, part: str) -> Any:
+        "What `errors` says about a `part` that cannot be read: raise, return the error, or leave it out"
+        error = self._unreadable(part, e)
+        if errors == 'raise': raise error from error.__cause__
+        return error if errors == 'return' else _SKIPPED
 
     def _entries(self, lo: bytes, hi: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes, bool]]:
         "Keys, records and whether views are wanted, in the current transaction or a snapshot of its own"
@@ -88,8 +95,16 @@ class _Container(Object):
         txn, zero_copy = (frame.txn, frame.zero_copy) if frame else (store.read(), False)
         epoch = _fork.epoch
         try:
-            self._head(txn)
-            for key, record in store.scan(txn, lo, hi, reverse): yield key, record, zero_copy
+            head = self._head(txn)
+            if not isinstance(txn, WriteTxn):
+                for key, record in store.scan(txn, lo, hi, reverse): yield key, record, zero_copy
+                return
+            writes, left = txn.writes, head.size
+            for key, record in store.scan(txn, lo, hi, reverse):
+                if not left: raise self._changed_size()
+                left -= 1
+                yield key, record, zero_copy
+                if txn.writes != writes: writes = self._check_unchanged(txn, head)
         finally:
             if not frame and epoch == _fork.epoch:
                 try: store.end(txn)
@@ -97,14 +112,31 @@ class _Container(Object):
                     store.end(txn)
                     raise
 
+    def _check_unchanged(self, txn: Any, head: Any) -> int:
+        "Raise as a `dict` does if entries came or went while one iterates; else return the number of writes up to now"
+        if self._head(txn)[:3] != head[:3]: raise self._changed_size()
+        return txn.writes  # type: ignore[no-any-return]
+
+    def _changed_size(self) -> TransactionError:
+        return TransactionError(f'{type(self).__name__} changed size during iteration: in a transaction, iterate over a list of it')
+
     def _each(self, work: Callable[[bytes, bytes, bool], Any], lo: bytes, hi: bytes, reverse: bool = False) -> Iterator[Any]:
-        "What `work` makes of each entry; if it raises, the snapshot ends, though the traceback is kept"
+        "What `work` makes of each entry, if anything; if it raises, the snapshot ends, though the traceback is kept"
         entries = self._entries(lo, hi, reverse)
         try:
-            for entry in entries: yield work(*entry)
+            for entry in entries:
+                found = work(*entry)
+                if found is not _SKIPPED: yield found
         finally: entries.close()  # type: ignore[attr-defined]
 
     get_metadata: Callable[[Any], Any]
+
+# %% ../nbs/04_containers.ipynb #f09d2db6
+_SKIPPED: Any = object()  # stands for what could not be read and is left out
+_ERRORS = 'raise', 'skip', 'return'  # what to do about what cannot be read
+
+def _check_errors(errors: str, known: tuple[str, ...] = _ERRORS) -> None:
+    if errors not in known: raise ValueError(f'errors is one of {", ".join(map(repr, known))}, got {errors!r}')
 
 # %% ../nbs/04_containers.ipynb #db3a7168
 T = TypeVar('T')
@@ -120,10 +152,17 @@ class _DictReading(_Container):
         at = self._oid + encode_key(key)
         record = txn.get(at) if len(at) < KEY_LIMIT else self._store.get(txn, at)
         if record is not None:
-            try: return pickle.loads(record) if record and record[0] == PICKLE and not self._decodes else self._value(record, zero_copy)
-            except (pickle.UnpicklingError, EOFError) as e: raise damaged(record, e) from e
+            try:
+                if not record or record[0] != PICKLE or self._decodes: return self._value(record, zero_copy)
+            except DecodeError as e: raise self._unreadable(_item(key), e) from e.__cause__ or e
+            try: return pickle.loads(record)
+            except Exception as e: self._raise_unreadable(key, record, e)
         self._head(txn)  # an object that was dropped is not an empty one
         return default(key)
+
+    def _raise_unreadable(self, key: Any, record: bytes, e: Exception) -> NoReturn:
+        try: raise_unreadable(record, e)
+        except DecodeError as unnamed: raise self._unreadable(_item(key), unnamed) from unnamed.__cause__ or unnamed
 
     def _has(self, txn: Any, zero_copy: bool, key: Any) -> bool:
         if self._store.get(txn, self._oid + encode_key(key)) is not None: return True
@@ -132,21 +171,44 @@ class _DictReading(_Container):
 
     def _key(self, key: bytes, record: bytes) -> Any:
         "A key as it was first stored"
-        kept = split_key(record)[0] if record[:1] == _KEYED_KIND else None
-        return decode_key(key[8:]) if kept is None else decode(kept)
+        try:
+            kept = split_key(record)[0] if record[:1] == _KEYED_KIND else None
+            return decode_key(key[8:]) if kept is None else decode(kept)
+        except Exception as e:
+            unreadable = UnreadableKey(key[8:], DecodeError(f'{type(e).__name__}: {e}'))
+            unreadable.error = self._unreadable(f'[{unreadable!r}]', e if isinstance(e, DecodeError) else unreadable.error)
+            raise unreadable.error from e.__cause__ or e
 
-    def _scan(self, work: Callable[[bytes, bytes, bool], Any], reverse: bool) -> Iterator[Any]:
+    def _key_at(self, key: bytes, record: bytes, zero_copy: bool = False, errors: str = 'raise') -> Any:
+        try: return self._key(key, record)
+        except DecodeError as e:
+            if errors == 'raise': raise
+            return UnreadableKey(key[8:], e) if errors == 'return' else _SKIPPED
+
+    def _value_at(self, key: bytes, record: bytes, zero_copy: bool, errors: str = 'raise') -> Any:
+        try: return self._value(record, zero_copy)
+        except DecodeError as e: return self._fault(e, errors, _item(self._key_at(key, record, errors='return')))
+
+    def _item_at(self, key: bytes, record: bytes, zero_copy: bool, errors: str = 'raise') -> Any:
+        k = self._key_at(key, record, zero_copy, errors)
+        if k is _SKIPPED: return k
+        try: return k, self._value(record, zero_copy)
+        except DecodeError as e:
+            value = self._fault(e, errors, _item(k))
+            return value if value is _SKIPPED else (k, value)
+
+    def _scan(self, work: Callable[..., Any], reverse: bool, errors: str) -> Iterator[Any]:
+        if errors != 'raise': work = partial(work, errors=errors)
         return self._each(work, self._oid + _ENTRY, _after(self._oid), reverse)
 
-    def _keys(self, reverse: bool = False) -> Iterator[Any]: return self._scan(lambda k, r, z: self._key(k, r), reverse)
-    def _values(self, reverse: bool = False) -> Iterator[Any]: return self._scan(lambda k, r, z: self._value(r, z), reverse)
-    def _items(self, reverse: bool = False) -> Iterator[Any]:
-        return self._scan(lambda k, r, z: (self._key(k, r), self._value(r, z)), reverse)
+    def _keys(self, reverse: bool = False, errors: str = 'raise') -> Iterator[Any]: return self._scan(self._key_at, reverse, errors)
+    def _values(self, reverse: bool = False, errors: str = 'raise') -> Iterator[Any]: return self._scan(self._value_at, reverse, errors)
+    def _items(self, reverse: bool = False, errors: str = 'raise') -> Iterator[Any]: return self._scan(self._item_at, reverse, errors)
 
     def _end_item(self, txn: Any, zero_copy: bool, reverse: bool) -> tuple[Any, Any]:
         "The first or last item; raises `KeyError`"
         for key, record in self._store.scan(txn, self._oid + _ENTRY, _after(self._oid), reverse):
-            return self._key(key, record), self._value(record, zero_copy)
+            return self._item_at(key, record, zero_copy)  # type: ignore[no-any-return]
         self._head(txn)
         raise KeyError(f'{self!r} is empty')
 
@@ -167,8 +229,9 @@ class _DictWriting(_DictReading):
         else: record = txn.link(prepared)
         if old is None: record = with_key(key, record)
         elif old[:1] != _PICKLE_KIND:
-            rest = bytes(split_key(old)[1])
-            record = old[:len(old) - len(rest)] + record  # the key stays as it was first stored
+            rest = _value_record(old)
+            # the key stays as it was first stored
+            record = old[:len(old) - len(rest)] + record if rest else with_key(key, record)
         try: txn.put_entry(at, record, oid, _HEAD.pack(count + (old is None), first, next, version + 1))
         except struct.error as e: raise self._damaged(e) from e
         if rest: txn.unlink(rest)
@@ -183,7 +246,7 @@ class _DictWriting(_DictReading):
         head, at = self._head(txn), self._oid + encode_key(key)
         old = self._store.get(txn, at)
         if old is None: return False
-        txn.unlink(bytes(split_key(old)[1]))
+        txn.unlink(_value_record(old))
         txn.delete_entry(at)
         self._changed(txn, head._replace(size=head.size - 1), freeing=True)
         return True
@@ -207,24 +270,36 @@ class _DictWriting(_DictReading):
 # %% ../nbs/04_containers.ipynb #99e3e2db
 def _missing(key: Any) -> Any: raise KeyError(key)
 
+def _item(key: Any) -> str:
+    "How an item is called in a message"
+    shown = repr(key)
+    return f'[{shown}]' if len(shown) <= 100 else f'[{shown[:100]}...]'
+
 _PICKLE_KIND, _KEYED_KIND = bytes((PICKLE,)), bytes((KEYED,))
 _NOTHING: Any = type('Nothing', (), {'__repr__': lambda self: '...'})()  # stands for an argument that was not given
 
 # %% ../nbs/04_containers.ipynb #7a93b52a
-class _Keys(KeysView[K]):
-    def __iter__(self) -> Iterator[K]: return self._mapping._keys()  # type: ignore[attr-defined, no-any-return]
-    def __reversed__(self) -> Iterator[K]: return self._mapping._keys(True)  # type: ignore[attr-defined, no-any-return]
+class _View:
+    "What the views of a `Dict` share"
+    def __init__(self, mapping: Any, errors: str = 'raise') -> None:
+        _check_errors(errors)
+        super().__init__(mapping)  # type: ignore[call-arg]
+        self._errors = errors
+
+class _Keys(_View, KeysView[K]):
+    def __iter__(self) -> Iterator[K]: return self._mapping._keys(False, self._errors)  # type: ignore[attr-defined, no-any-return]
+    def __reversed__(self) -> Iterator[K]: return self._mapping._keys(True, self._errors)  # type: ignore[attr-defined, no-any-return]
     def __repr__(self) -> str: return f'dict_keys({list(self)})'
 
-class _Values(ValuesView[V]):
-    def __iter__(self) -> Iterator[V]: return self._mapping._values()  # type: ignore[attr-defined, no-any-return]
-    def __reversed__(self) -> Iterator[V]: return self._mapping._values(True)  # type: ignore[attr-defined, no-any-return]
+class _Values(_View, ValuesView[V]):
+    def __iter__(self) -> Iterator[V]: return self._mapping._values(False, self._errors)  # type: ignore[attr-defined, no-any-return]
+    def __reversed__(self) -> Iterator[V]: return self._mapping._values(True, self._errors)  # type: ignore[attr-defined, no-any-return]
     def __contains__(self, value: object) -> bool: return any(v is value or v == value for v in self)
     def __repr__(self) -> str: return f'dict_values({list(self)})'
 
-class _Items(ItemsView[K, V]):
-    def __iter__(self) -> Iterator[tuple[K, V]]: return self._mapping._items()  # type: ignore[attr-defined, no-any-return]
-    def __reversed__(self) -> Iterator[tuple[K, V]]: return self._mapping._items(True)  # type: ignore[attr-defined, no-any-return]
+class _Items(_View, ItemsView[K, V]):
+    def __iter__(self) -> Iterator[tuple[K, V]]: return self._mapping._items(False, self._errors)  # type: ignore[attr-defined, no-any-return]
+    def __reversed__(self) -> Iterator[tuple[K, V]]: return self._mapping._items(True, self._errors)  # type: ignore[attr-defined, no-any-return]
     def __repr__(self) -> str: return f'dict_items({list(self)})'
 
 # %% ../nbs/04_containers.ipynb #08015d56
@@ -251,7 +326,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         return dict(self._items()) == dict(other.items()) if isinstance(other, Mapping) else NotImplemented
     __hash__ = None  # type: ignore[assignment]
     def __repr__(self) -> str: return _shown(self, 'entry', 'entries')
-    def _ipython_key_completions_(self) -> list[K]: return list(islice(self._keys(), _COMPLETIONS))
+    def _ipython_key_completions_(self) -> list[K]: return list(islice(self._keys(False, 'skip'), _COMPLETIONS))
     def __or__(self, other: Mapping[K, V]) -> dict[K, V]:
         return dict(self._items()) | dict(other.items()) if isinstance(other, Mapping) else NotImplemented
     def __ror__(self, other: Mapping[K, V]) -> dict[K, V]:
@@ -288,28 +363,40 @@ class Dict(_DictWriting, MutableMapping[K, V]):
             self._note_value(key, value)
         return value
 
-    def keys(self) -> KeysView[K]:
+    def keys(
+        self,
+        errors: str = 'raise',  # What to do about keys that cannot be read, as for `items`
+    ) -> KeysView[K]:
         "A live view of the keys, in order"
-        return _Keys(self)
+        return _Keys(self, errors)
 
-    def values(self) -> ValuesView[V]:
+    def values(
+        self,
+        errors: str = 'raise',  # What to do about values that cannot be read, as for `items`
+    ) -> ValuesView[V]:
         "A live view of the values, in the order of their keys"
-        return _Values(self)
+        return _Values(self, errors)
 
-    def items(self) -> ItemsView[K, V]:
+    def items(
+        self,
+        errors: str = 'raise',  # Of what cannot be read: `raise`, `skip`, or `return` a `DecodeError` in place of a value, an `UnreadableKey` of a key
+    ) -> ItemsView[K, V]:
         "A live view of keys and values, in order"
-        return _Items(self)
+        return _Items(self, errors)
 
     def range(
         self,
         lo: Any = None,         # The least key; `None` begins at the first
         hi: Any = None,         # The first key that is too great; `None` goes on to the last
         reverse: bool = False,  # From the greatest key to the least?
+        *,
+        errors: str = 'raise',  # What to do about entries that cannot be read, as for `items`
     ) -> Iterator[tuple[K, V]]:
         "Keys and values from `lo` up to, but not including, `hi`, in order and in one snapshot"
         first = self._oid + (_ENTRY if lo is None else encode_key(lo))
         end = _after(self._oid) if hi is None else self._oid + encode_key(hi)
-        return self._each(lambda k, r, z: (self._key(k, r), self._value(r, z)), first, end, reverse)
+        _check_errors(errors)
+        return self._each(partial(self._item_at, errors=errors), first, end, reverse)
 
     def first(self) -> tuple[K, V]:
         "The item with the least key; raises `KeyError` if there is none"
@@ -431,13 +518,10 @@ class _Numbered(_Container):
         txn.put_many(pairs) if len(pairs) > 1 else txn.put(*pairs[0], True) if pairs else None
         return head._replace(size=head.size + len(prepared), next=head.next + len(prepared))
 
-    def _remove(self, txn: Any, at: bytes) -> Any:
-        "Remove the item at the key `at`; returns its value"
-        record = txn.get(at)
-        value = self._value(record, False)
-        txn.unlink(record)
+    def _remove(self, txn: Any, at: bytes) -> None:
+        "Remove the item at the key `at`, whatever it is"
+        txn.unlink(txn.get(at) or b'')
         txn.delete(at)
-        return value
 
 # %% ../nbs/04_containers.ipynb #f0e5e1d1
 class _ArrayItems(_Numbered):
@@ -449,13 +533,37 @@ class _ArrayItems(_Numbered):
 
     def _key_of(self, txn: Any, zero_copy: bool, i: int) -> bytes: return self._at(self._index(self._head(txn), i))
 
-    def _item(self, txn: Any, zero_copy: bool, i: int) -> Any: return self._value(txn.get(self._key_of(txn, zero_copy, i)), zero_copy)
+    def _item(self, txn: Any, zero_copy: bool, i: int) -> Any:
+        try: return self._value(txn.get(self._key_of(txn, zero_copy, i)), zero_copy)
+        except DecodeError as e: raise self._unreadable(f'[{i}]', e) from e.__cause__ or e
 
     def _slice(self, txn: Any, zero_copy: bool, s: slice) -> list[Any]:
         head = self._head(txn)
         wanted = range(head.first, head.next)[s]
-        if wanted.step != 1: return [self._value(txn.get(self._at(i)), zero_copy) for i in wanted]
-        return [self._value(r, zero_copy) for _, r in self._store.scan(txn, self._at(wanted.start), self._at(wanted.stop))]
+        records = ((self._at(i), txn.get(self._at(i))) for i in wanted) if wanted.step != 1 else \
+            self._store.scan(txn, self._at(wanted.start), self._at(wanted.stop))
+        found: list[Any] = []
+        try:
+            for key, record in records: found.append(self._value(record, zero_copy))
+        except DecodeError as e: raise self._unreadable(f'[{wanted[len(found)] - head.first}]', e) from e.__cause__ or e
+        return found
+
+    def _values(self, reverse: bool = False) -> Iterator[Any]: return self._each(self._counting('raise', reverse, False), *self._whole, reverse)
+    def _items(self, errors: str) -> Iterator[Any]: return self._each(self._counting(errors, False, True), *self._whole)
+
+    @property
+    def _whole(self) -> tuple[bytes, bytes]: return self._oid + _ENTRY, _after(self._oid)
+
+    def _counting(self, errors: str, reverse: bool, indexed: bool) -> Callable[[bytes, bytes, bool], Any]:
+        "What makes an item of each entry, one after the other, with its index if `indexed`"
+        at = -1
+        def work(key: bytes, record: bytes, zero_copy: bool) -> Any:
+            nonlocal at
+            at += 1
+            try: value = self._value(record, zero_copy)
+            except DecodeError as e: value = self._fault(e, errors, f'[{-at - 1 if reverse else at}]')
+            return value if not indexed or value is _SKIPPED else (at, value)
+        return work
 
     def _set_item(self, txn: Any, i: int, prepared: bytes | Blob) -> None:
         head = self._head(txn)
@@ -478,13 +586,16 @@ class _ArrayItems(_Numbered):
         txn.delete_range(self._at(head.first), self._at(head.first + n))
         return head._replace(size=head.size - n, first=head.first + n)
 
-    def _pop_item(self, txn: Any, i: int) -> Any:
+    def _pop_item(self, txn: Any, i: int, read: bool = True) -> Any:
+        "Remove an item; returns its value, unless it is not to be `read`"
         head = self._head(txn)
         if not head.size: raise IndexError('pop from an empty Array')
         at = self._index(head, i)
         left = at == head.first
         if not left and at != head.next - 1: raise TypeError(f'cannot pop item {i} of {head.size}: an Array shrinks at its ends only')
-        value = self._remove(txn, self._at(at))
+        try: value = self._value(txn.get(self._at(at)), False) if read else None
+        except DecodeError as e: raise self._unreadable(f'[{i}]', e) from e.__cause__ or e
+        self._remove(txn, self._at(at))
         self._changed(txn, head._replace(size=head.size - 1, first=head.first + left, next=head.next - (not left)), freeing=True)
         return value
 
@@ -534,7 +645,7 @@ class Array(_ArrayItems, Sequence[V]):
 
     def __delitem__(self, i: int) -> None:
         if isinstance(i, slice): raise TypeError('an Array cannot delete a slice: it shrinks at its ends only, by pop() and popleft()')
-        self.pop(i)
+        write(self._store, self._pop_item, _as_index(i), False)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         import numpy as np
@@ -554,8 +665,8 @@ class Array(_ArrayItems, Sequence[V]):
         with transaction(self): self.extend(list(self)*(n - 1)) if n > 0 else self.clear()
         return self
 
-    def __iter__(self) -> Iterator[V]: return self._each(lambda k, r, z: self._value(r, z), self._oid + _ENTRY, _after(self._oid))
-    def __reversed__(self) -> Iterator[V]: return self._each(lambda k, r, z: self._value(r, z), self._oid + _ENTRY, _after(self._oid), True)
+    def __iter__(self) -> Iterator[V]: return self._values()
+    def __reversed__(self) -> Iterator[V]: return self._values(True)
     def __eq__(self, other: object) -> bool: return list(self) == list(other) if isinstance(other, (list, Array)) else NotImplemented
     __hash__ = None  # type: ignore[assignment]
     def __repr__(self) -> str: return _shown(self, 'item', 'items')
@@ -564,6 +675,14 @@ class Array(_ArrayItems, Sequence[V]):
     def maxsize(self) -> int | None:
         "Items it holds at most, or `None`"
         return read(self._store, lambda txn, zero_copy: self._limit(txn))
+
+    def items(
+        self,
+        errors: str = 'raise',  # Of what cannot be read: `raise`, `skip`, or `return` a `DecodeError` in its place
+    ) -> Iterator[tuple[int, V]]:
+        "Indexes and values, as `enumerate` gives them"
+        _check_errors(errors)
+        return self._items(errors)
 
     def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
         "Where `value` is first found, from `start` and before `stop`; raises `ValueError` if it is not"
@@ -613,6 +732,8 @@ class _QueueState(NamedTuple):
 # %% ../nbs/04_containers.ipynb #38c2739c
 class _QueueItems(_Numbered):
     "The items of a queue. The head's `next` counts all that were ever put"
+    _cure = "discard() removes it, get(errors='skip') sets it aside"
+
     def _state(self, txn: Any) -> _QueueState:
         data = txn.get(self._oid + _STATE)
         return _QueueState() if data is None else _QueueState(*decode(data))
@@ -645,19 +766,78 @@ class _QueueItems(_Numbered):
         self._check_open(txn, size)
         return size  # type: ignore[no-any-return]
 
-    def _take(self, txn: Any, n: int) -> list[Any]:
-        "Take up to `n` items"
-        head = self._head(txn)
+    def _take(self, txn: Any, n: int, errors: str = 'raise') -> list[Any]:
+        "Take up to `n` items. One that cannot be read ends that, or raises if it is the first; with `skip` it is set aside"
+        head, values, aside = self._head(txn), list[Any](), 0
         self._check_open(txn, head.size)
-        n = min(n, head.size)
-        if not n: return []
-        values = [self._remove(txn, at) for at in self._next_keys(txn, head, n)]
-        self._changed(txn, head._replace(size=head.size - n, first=head.first + n), freeing=True)
+        for at in self._next_keys(txn, head):
+            if len(values) == n: break
+            try: values.append(self._value(txn.get(at), False))
+            except DecodeError as e:
+                error = self._unreadable(f' item {_INDEX.unpack(at[8:])[1]}', e)
+                if errors == 'raise' and values: break
+                if errors == 'raise': raise error from error.__cause__
+                self._set_aside(txn, at, error)
+                aside += 1
+            else: self._remove(txn, at)
+        taken = len(values) + aside
+        if aside: self._count_done(txn, head, aside)
+        if taken: self._changed(txn, head._replace(size=head.size - taken, first=head.first + taken), freeing=True)
         return values
 
-    def _next_keys(self, txn: Any, head: Any, n: int) -> list[bytes]:
-        "Where the `n` items are that are to be taken next"
-        return [self._at(i) for i in range(head.first, head.first + n)]
+    def _next_keys(self, txn: Any, head: Any) -> Iterator[bytes]:
+        "Where the items are, in the order in which they are to be taken"
+        return (self._at(i) for i in range(head.first, head.first + head.size))
+
+    def _set_aside(self, txn: Any, at: bytes, error: DecodeError) -> None:
+        "Move an item to where those are kept that cannot be read"
+        warnings.warn(f'it was set aside, and dead_letters() lists it: {error}', RuntimeWarning, stacklevel=8)
+        record = txn.get(at) or b''
+        txn.need(len(record) + 256)
+        txn.put(self._oid + _ASIDE + at[9:], record, freeing=True)
+        txn.delete(at)
+
+    def _count_done(self, txn: Any, head: Any, n: int) -> None:
+        "Count items as dealt with, which are to be taken by nobody"
+        state = self._state(txn)
+        self._save_state(txn, head, state._replace(done=min(state.done + n, head.next)))
+
+    def _discard(self, txn: Any) -> bool:
+        "Remove the next item unread; returns whether there was one"
+        head = self._head(txn)
+        self._check_open(txn, head.size)
+        if not head.size: return False
+        self._remove(txn, next(self._next_keys(txn, head)))
+        self._count_done(txn, head, 1)
+        self._changed(txn, head._replace(size=head.size - 1, first=head.first + 1), freeing=True)
+        return True
+
+    def _letters(self, txn: Any) -> list[tuple[bytes, bytes]]:
+        self._head(txn)
+        return list(self._store.scan(txn, self._oid + _ASIDE, self._oid + _ASIDE + bytes((255,))*9))
+
+    def _read_letters(self, txn: Any, zero_copy: bool) -> list[Any]:
+        found = list[Any]()
+        for key, record in self._letters(txn):
+            try: found.append(self._value(record, zero_copy))
+            except DecodeError as e: found.append(self._unreadable(f' item {_ID.unpack(key[-8:])[0]}', e))
+        return found
+
+    def _put_back(self, txn: Any) -> int:
+        "Put what was set aside at the end"
+        head, letters = self._head(txn), self._letters(txn)
+        for i, (key, record) in enumerate(letters, head.next):
+            txn.need(len(record) + 256)
+            txn.put(self._at(i), record, freeing=True)
+            txn.delete(key)
+        if letters: self._changed(txn, head._replace(size=head.size + len(letters), next=head.next + len(letters)), freeing=True)
+        return len(letters)
+
+    def _drop_letters(self, txn: Any) -> int:
+        letters = self._letters(txn)
+        for key, _ in letters: self._remove(txn, key)
+        if letters: self._changed(txn, self._head(txn), freeing=True)
+        return len(letters)
 
     def _done(self, txn: Any) -> None:
         head, state = self._head(txn), self._state(txn)
@@ -676,6 +856,7 @@ class _QueueItems(_Numbered):
 
 # %% ../nbs/04_containers.ipynb #4c54fc75
 _STATE = b'\x01_state'  # follows the id in the key of a queue's state
+_ASIDE = b'\x01_aside'  # and in the keys of items that were set aside; then comes the index
 
 # %% ../nbs/04_containers.ipynb #514725ce
 class Queue(_QueueItems, Generic[V]):
@@ -752,19 +933,41 @@ class Queue(_QueueItems, Generic[V]):
         self,
         block: bool = True,            # Wait for an item? Otherwise `queue.Empty` is raised at once
         timeout: float | None = None,  # Seconds to wait before `queue.Empty` is raised; `None` waits for ever
+        *,
+        errors: str = 'raise',         # Of an item that cannot be read: `raise`, and it stays; or `skip`, and `dead_letters` has it
     ) -> V:
-        "Take the next item; raises `queue.Empty`, or `QueueShutDown`"
-        return self.get_many(1, block, timeout)[0]
+        "Take the next item; raises `queue.Empty`, `QueueShutDown`, or `DecodeError`"
+        return self.get_many(1, block, timeout, errors=errors)[0]
 
     def get_many(
         self,
         n: int,                        # Items to take at most, at least 1
         block: bool = True,            # Wait for the first item? Otherwise `queue.Empty` is raised at once
         timeout: float | None = None,  # Seconds to wait before `queue.Empty` is raised; `None` waits for ever
+        *,
+        errors: str = 'raise',         # As for `get`; the items before one that cannot be read are taken
     ) -> list[V]:
         "Take the next items in one transaction: as many as there are, from 1 to `n`"
         if n < 1: raise ValueError(f'n is at least 1, got {n}')
-        return self._wait(lambda: write(self._store, self._take, n) if read(self._store, self._stock) else [], block, timeout, queue.Empty)
+        _check_errors(errors, ('raise', 'skip'))
+        return self._wait(lambda: write(self._store, self._take, n, errors) if read(self._store, self._stock) else [], block, timeout,
+                          queue.Empty)
+
+    def discard(self) -> None:
+        "Remove the next item without reading it, as one that has been dealt with; raises `queue.Empty`, or `QueueShutDown`"
+        if not write(self._store, self._discard): raise queue.Empty
+
+    def dead_letters(self) -> list[Any]:
+        "The items that `get` has set aside: each a `DecodeError` that says why, or its value where this process can read it"
+        return read(self._store, self._read_letters)
+
+    def restore_dead_letters(self) -> int:
+        "Put the items that were set aside at the end of the queue; returns how many"
+        return write_whole(self._store, self._put_back)
+
+    def discard_dead_letters(self) -> int:
+        "Remove the items that were set aside; returns how many"
+        return write_whole(self._store, self._drop_letters)
 
     def put_nowait(self, item: V) -> None:
         "`put` an `item` without waiting; raises `queue.Full` if there is no room"
@@ -785,11 +988,16 @@ class Queue(_QueueItems, Generic[V]):
             _give_up(prepared)
             raise
 
-    async def aget(self) -> V:
+    async def aget(
+        self,
+        *,
+        errors: str = 'raise',  # As for `get`
+    ) -> V:
         "`get` for asyncio: waits without holding up the event loop"
+        _check_errors(errors, ('raise', 'skip'))
         while True:
             if not read(self._store, self._stock): await wait_until_async(lambda: read(self._store, self._stock))
-            taken = await write_async(self._store, self._take, 1)
+            taken = await write_async(self._store, self._take, 1, errors)
             if taken: return taken[0]  # type: ignore[no-any-return]
 
     def task_done(self) -> None:
@@ -834,8 +1042,8 @@ def _check_timeout(block: bool, timeout: float | None) -> None:
 class LifoQueue(Queue[V]):
     "A persistent queue, shared by many processes: last in, first out"
     _usage = Queue._usage.replace('Queue', 'LifoQueue')
-    def _next_keys(self, txn: Any, head: Any, n: int) -> list[bytes]:
-        return [key for key, _ in islice(self._store.scan(txn, self._oid + _ENTRY, _after(self._oid), True), n)]
+    def _next_keys(self, txn: Any, head: Any) -> Iterator[bytes]:
+        return (key for key, _ in self._store.scan(txn, self._oid + _ENTRY, _after(self._oid), True))
 
 # %% ../nbs/04_containers.ipynb #ad665f0f
 register_type(Queue, 'parkit.Queue')

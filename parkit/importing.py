@@ -12,6 +12,7 @@ from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+from .codecs import DecodeError
 from .functions import Ingredient, is_task_decorator
 from .objects import Namespace
 from .storage import Site
@@ -23,6 +24,11 @@ from .tasks import TASKS, Task
 __all__ = ['Library', 'libraries', 'export_library']
 
 # %% ../nbs/05a_importing.ipynb #8df44a85
+def _library_of(task: Task) -> Any:
+    "The word for the library that a task belongs to; `None` if there is none, or its metadata cannot be read here"
+    try: return task.metadata.get('library')
+    except DecodeError: return None
+
 class Library:
     "The tasks with one word for `library` in their metadata"
     def __init__(
@@ -37,11 +43,11 @@ class Library:
     @property
     def tasks(self) -> list[Task]:
         "Its tasks now, by name"
-        return [t for t in Namespace(TASKS, site=self.site) if isinstance(t, Task) and t.metadata.get('library') == self.name]
+        return [t for t in Namespace(TASKS, site=self.site) if isinstance(t, Task) and _library_of(t) == self.name]
 
     def __getitem__(self, name: str) -> Task:
         found = Namespace(TASKS, site=self.site).get(name)
-        if isinstance(found, Task) and found.metadata.get('library') == self.name: return found
+        if isinstance(found, Task) and _library_of(found) == self.name: return found
         raise ObjectNotFoundError(f'the library {self.name!r} has no {name!r}; it has '
                                   f'{", ".join(t.name or "" for t in self.tasks) or "nothing"}')
 
@@ -61,7 +67,7 @@ def libraries(
     site: Site | None = None,  # Where they lie; `None` is this process's site
 ) -> list[Library]:
     "The libraries there are, by name; looks at metadata only, and runs no code"
-    words = {t.metadata.get('library') for t in Namespace(TASKS, site=site) if isinstance(t, Task)}
+    words = {_library_of(t) for t in Namespace(TASKS, site=site) if isinstance(t, Task)}
     return [Library(w, site=site) for w in sorted(w for w in words if isinstance(w, str))]
 
 # %% ../nbs/05a_importing.ipynb #45df9c43

@@ -4,11 +4,12 @@
 
 # %% ../nbs/06a_maintenance.ipynb #54ea5448
 from __future__ import annotations
-import errno, json, os, re, shutil, signal, struct, subprocess, sys, time, zlib
+import errno, io, json, os, pickle, re, shutil, signal, struct, subprocess, sys, time, zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
-from .codecs import ARRAY, BLOB, Buffer, DecodeError, decode, split_key, verify, verify_key
+from .codecs import (ARRAY, BLOB, BUFFERS, PICKLE, Buffer, DecodeError, _split_buffers, decode, decode_key, split_key,
+                                   verify, verify_key)
 from .containers import _CONTENT
 from .objects import (_ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _counted, _drop_object, _each_holder, _Head,
     _Info, _read_if_any, sweep_holders)
@@ -219,7 +220,14 @@ class _Checker:
             if key[8:] != _HELD: total = zlib.crc32(record, zlib.crc32(key, total))
             if info.type == 'parkit._Ledger' and key[9:10] in _PLAIN: continue
             try: self.check_record(key[8:], record)
-            except Exception as e: self.report(subject, f'the entry {key[8:60]!r} is damaged: {e}')
+            except Exception as e:
+                self.report(subject, f'the entry {_called(info.type, head, key, record)} is damaged: {e}')
+                continue
+            if info.type.startswith('parkit._') or info.type == 'parkit.Task': continue
+            try: self.read(key[8:], record)
+            except Exception as e:
+                self.report(subject, f'the entry {_called(info.type, head, key, record)} cannot be read in a new process: '
+                            f'{type(e).__name__}: {e}', 'import, install or repair what it needs, or delete it')
         if _is_counted(info.type) and entries != head.size:
             self.report(subject, f'holds {_counted(entries, "entry", "entries")}, and its head says {head.size}')
         if head.next and head.next - head.first < head.size: self.report(subject, f'its head is damaged: {head}')
@@ -234,6 +242,14 @@ class _Checker:
         content: Buffer = bytes(value)
         if content[0] == BLOB: content = self.check_blob(*_blob_of(bytes(content)))
         if at != _CONTENT: verify(content)
+
+    def read(self, at: bytes, record: bytes) -> None:
+        "Read the key and the value of an entry; raises what reading them raises"
+        key, value = split_key(record)
+        if key is not None: _read_pickles(key)
+        elif at[:1] > _ENTRY: decode_key(at)
+        content: Buffer = bytes(value)
+        if at != _CONTENT: _read_pickles(self.store.load(bytes(content), False))
 
     def check_blob(self, id: bytes, size: int) -> Buffer:
         self.unused.discard(id)
@@ -268,6 +284,25 @@ class _Checker:
         for oid in owners - set(infos) - nodes: self.report('', f'there are entries of {oid.hex()}, which is no object', 'no value is lost')
 
 # %% ../nbs/06a_maintenance.ipynb #5dba60a2
+class _Trial(pickle.Unpickler):
+    "Reads pickles, but follows no reference: that would take hold of what it leads to"
+    def find_class(self, module: str, name: str) -> Any:
+        return (lambda *args: None) if (module, name) == ('parkit.codecs', 'recall') else super().find_class(module, name)
+
+def _read_pickles(record: Buffer) -> None:
+    "Read what of a record is a pickle, and forget it; raises what its classes raise"
+    if record[0] == PICKLE: _Trial(io.BytesIO(record)).load()
+    elif record[0] == BUFFERS:
+        data, buffers = _split_buffers(memoryview(record))
+        _Trial(io.BytesIO(data), buffers=buffers).load()
+
+def _called(type_name: str, head: Any, key: bytes, record: bytes) -> str:
+    "What a finding calls an entry: an attribute's name, a list's index or a key, where that can be read"
+    if key[8:9] == _ATTRIBUTE: return key[9:60].decode(errors='replace')
+    if key[8:9] == _ENTRY and len(key) == 17: return str(_ID.unpack(key[9:])[0] - head.first*(type_name == 'parkit.Array'))
+    try: return repr(decode_key(key[8:]))[:100]
+    except Exception: return repr(key[8:60])
+
 _PLAIN = _QUEUED, _DELAYED, _RUNNING, _CANCEL, _ENDED, _TOTAL, _WORKER, _VARIABLES, _MASKED  # the ledger's entries that are no records
 _INDEXED = 'parkit.Array', 'parkit.Queue'  # which have all their items from the head's `first` to its `next`
 _SUMS, _SUM = META + b'sum', struct.Struct('>QI')  # what the keys of checksums begin with; the version of an object, or 0, and a CRC-32

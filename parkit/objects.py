@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 from .by_value import identity_of
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type,
-                           registered_type, split_key, type_name)
+                           registered_type, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
-from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites,
+from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites, _value_record,
                             check_current, check_namespace, current_site, split_path)
 from .transactions import _frame, in_transaction, is_writing, Notes, notes_for, read, wait_until_async, write, write_new, write_whole
 
@@ -33,7 +33,7 @@ class _Info(NamedTuple):
     type: str                 # The class, by its registered name or module and qualified name
     name: str | None          # `None` for an anonymous object
     created: float            # Seconds since the epoch
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] | bytes  # As stored, a record of its own: what is in it may be unreadable here, and the object is still there
     settings: dict[str, Any]  # What a class fixes when an object is made, such as `maxsize`
 
 # %% ../nbs/03_objects.ipynb #865b6c18
@@ -57,7 +57,13 @@ def _info(txn: Any, oid: bytes) -> _Info | None:
     data = txn.get(OBJECTS + oid)
     if data is None: return None
     try: return _Info(*decode(data))
-    except TypeError as e: raise DecodeError(f'the record of the object {oid.hex()} is damaged: {e}') from e
+    except (DecodeError, TypeError) as e: raise DecodeError(f'the record of the object {oid.hex()} is damaged: {e}') from e
+
+def _encode_info(info: _Info) -> bytes:
+    return _join(encode(tuple(info._replace(metadata=_join(encode(info.metadata))) if isinstance(info.metadata, dict) else info)))
+
+def _metadata(info: _Info) -> dict[str, Any]:
+    return decode(info.metadata) if isinstance(info.metadata, bytes) else info.metadata  # type: ignore[no-any-return]
 
 # %% ../nbs/03_objects.ipynb #cb103662
 def _counted(n: int, one: str, many: str) -> str: return f'{n} {one if n == 1 else many}'
@@ -188,7 +194,7 @@ class _Identity:
         if info.name is not None:
             found = self._lookup(txn, False, info.name)
             if found: return *found, False
-        data, oid = _join(encode(tuple(info))), txn.new_id()
+        data, oid = _encode_info(info), txn.new_id()
         if type(self)._by_value: _save_class(txn, type(self))
         txn.put(OBJECTS + oid, data)
         txn.put(oid, _HEAD.pack(*_Head()))
@@ -204,8 +210,8 @@ class _Identity:
         if info.type != mine:
             namespace, name = split_path(str(path), True)
             raise ObjectTypeError(f'{path!r} is a {info.type}, not a {mine}; pk.Namespace({namespace!r})[{name!r}] opens it as what it is')
-        if metadata is not None and dict(metadata) != info.metadata:
-            raise ObjectExistsError(f'{path!r} exists already, with other metadata: {info.metadata!r}; open it without metadata=, then '
+        if metadata is not None and dict(metadata) != (known := _metadata(info)):
+            raise ObjectExistsError(f'{path!r} exists already, with other metadata: {known!r}; open it without metadata=, then '
                                     'assign to .metadata')
         for k, v in (settings or {}).items():
             if v is not None and v != info.settings.get(k):
@@ -420,6 +426,15 @@ class _Reading(_Identity):
             raise self._damaged(ValueError(f'it claims {head.size} entries from {head.first} to {head.next}'))
         return head
 
+    _cure = 'import or define what it needs, or replace or delete it'  # what to do about a part that cannot be read
+
+    def _unreadable(self, part: str, e: DecodeError) -> DecodeError:
+        "The error of a `part` of this object, such as `[key]`, that names both; its cause is that of `e`"
+        path = repr(f'{self._store.namespace}/{self._name}') if self._name else self.uuid
+        error = DecodeError(f'{type(self).__name__}({path}){part} cannot be read: {e}; {self._cure}')
+        error.__cause__ = e.__cause__ or e
+        return error
+
     def _damaged(self, e: Exception) -> DecodeError:
         return DecodeError(f'the head of the {type(self).__name__} {self._name or self.uuid} in {self._store.namespace!r} is damaged: {e}')
 
@@ -510,14 +525,15 @@ class _Writing(_Reading):
     @property
     def metadata(self) -> dict[str, Any]:
         "Facts stored with the object, readable without opening it; assign a new `dict` to change them"
-        return read(self._store, self._read_info).metadata
+        try: return _metadata(read(self._store, self._read_info))
+        except DecodeError as e: raise self._unreadable('.metadata', e) from e.__cause__ or e
 
     @metadata.setter
     def metadata(self, value: Mapping[str, Any]) -> None: write_whole(self._store, self._set_metadata, dict(value))
 
     def _set_metadata(self, txn: Any, value: dict[str, Any]) -> None:
         info = self._read_info(txn, False)
-        txn.put(OBJECTS + self._oid, _join(encode(tuple(info._replace(metadata=value)))))
+        txn.put(OBJECTS + self._oid, _encode_info(info._replace(metadata=value)))
         self._changed(txn, self._head(txn))
 
     def _changed(self, txn: Any, head: _Head, freeing: bool = False) -> None:
@@ -537,7 +553,9 @@ class _Writing(_Reading):
 
     def _read_attribute(self, txn: Any, zero_copy: bool, name: str, *default: Any) -> Any:
         record = txn.get(self._oid + _ATTRIBUTE + name.encode())
-        if record is not None: return decode(self._store.load(record, not zero_copy), not zero_copy)
+        if record is not None:
+            try: return decode(self._store.load(record, not zero_copy), not zero_copy)
+            except DecodeError as e: raise self._unreadable(f'.{name}', e) from e.__cause__ or e
         self._head(txn)
         if default: return default[0]
         raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
@@ -655,7 +673,7 @@ class Object(_Writing):
         info = self._read_info(txn, False)
         if txn.get(_name_key(name)) is not None:
             raise ObjectExistsError(f'{self._store.namespace}/{name} exists already; drop it first, or choose another name')
-        data = _join(encode(tuple(info._replace(name=name))))
+        data = _encode_info(info._replace(name=name))
         txn.put(OBJECTS + self._oid, data)
         txn.put(_name_key(name), self._oid)
         if info.name is not None: txn.delete(_name_key(info.name))
@@ -692,7 +710,7 @@ class Object(_Writing):
         if code is not None and into.get(_class_key(info.type)) is None: into.put(_class_key(info.type), code)
         for key, record in self._store.scan(txn, self._oid + _ATTRIBUTE, _after(self._oid)):
             if key[8:] == _HELD: continue
-            value = bytes(split_key(record)[1])
+            value = _value_record(record)
             new = into.link(made._store.copy_blob(self._store, value)) if value and value[0] == BLOB else value
             into.need(len(key) + len(record))
             into.put_entry(made._oid + key[8:], record[:len(record) - len(value)] + new, made._oid, data)
@@ -863,7 +881,7 @@ def _renew_ids(txn: Any) -> None:
         if key >= OUTBOX_CALLS: txn.unlink(record)
         txn.delete(key)
     for key, data in list(txn.store.scan(txn, OBJECTS, CLASSES)):
-        txn.put(key, _join(encode(tuple(_Info(*decode(data))._replace(uuid=uuid4().bytes)))))
+        txn.put(key, _encode_info(_Info(*decode(data))._replace(uuid=uuid4().bytes)))
 
 # %% ../nbs/03_objects.ipynb #59ee24dc
 def namespaces(

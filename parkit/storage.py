@@ -930,7 +930,7 @@ class WriteTxn:
 
     def unlink(self, record: bytes) -> None:
         "Note that an entry no longer refers to its blob, if it has one; the file goes when no reader is older"
-        if record[:1] != _BLOB_KIND: return
+        if record[:1] != _BLOB_KIND or len(record) != _BLOB.size: return  # if it is damaged, there is no telling to which
         id, size = _blob_of(record)
         self.delete(BLOBS + id)
         self.put(TRASH + _ID.pack(self.raw.id()) + id, _ID.pack(size), freeing=True)
@@ -1053,9 +1053,10 @@ class _Entries(WriteTxn):
 
 # %% ../nbs/01_storage.ipynb #1c7e2873
 def _value_record(record: bytes) -> bytes:
-    "The record of an entry's value, without the key in front"
+    "The record of an entry's value, without the key in front; `b''` if it is damaged, since that must not keep it from being removed"
     from parkit.codecs import split_key
-    return bytes(split_key(record)[1])
+    try: return bytes(split_key(record)[1])
+    except DecodeError: return b''
 
 # %% ../nbs/01_storage.ipynb #dfae6c60
 class Store(_Blobs):

@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from queue import Empty
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
-from .codecs import decode, recall, register_opener, register_type
+from .codecs import DecodeError, decode, recall, register_opener, register_type
 from .objects import Namespace, NamespacePath
 from .containers import Queue, T
 from .system import SAFETY_NET, Listener, ObjectNotFoundError, TransactionError, _fork
@@ -306,21 +306,27 @@ class AsyncTrace(_NotTheResult, _Facts, Generic[R]):
         if record.status in _GOING: self.wait()
         error = self._failure()
         if error is not None: raise error
-        return self._ledger.load(_RESULT, self.id)
+        return self._stored(_RESULT, 'result')
+
+    def _stored(self, kind: bytes, what: str) -> Any:
+        "A record of the call; raises `KeyError`, or a `DecodeError` that names both"
+        try: return self._ledger.load(kind, self.id)
+        except DecodeError as e:
+            raise DecodeError(f'the {what} of {self._record.task} (trace {self.id}) cannot be read in this process: {e}') from e.__cause__ or e
 
     def _failure(self) -> BaseException | None: return None if self.status == 'finished' else self.error
 
     def _result(self) -> R:
         error = self._failure()
         if error is not None: raise error
-        return self._ledger.load(_RESULT, self.id)  # type: ignore[no-any-return]
+        return self._stored(_RESULT, 'result')  # type: ignore[no-any-return]
 
     async def _await(self) -> R:
         if self._record.stream: return Stream(self)  # type: ignore[return-value]
         await wait_until_async(lambda: self.done)
         error = self._failure()
         if error is not None: raise error
-        return self._ledger.load(_RESULT, self.id)
+        return self._stored(_RESULT, 'result')
 
     def __await__(self) -> Generator[Any, None, R]: return self._await().__await__()
 

@@ -743,7 +743,8 @@ def test_item_that_cannot_be_read_is_not_lost(scratch, tmp_path, kind):
     assert q.get() == 1
     before = q.version
     for work in (q.get, q.get_nowait, lambda: q.get_many(2), lambda: asyncio.run(q.aget()), lambda: q.get(timeout=1)):
-        with pytest.raises(RuntimeError, match='poison'): work()
+        with pytest.raises(pk.DecodeError, match='poison') as caught: work()
+        assert type(caught.value.__cause__) is RuntimeError and 'n/q' in str(caught.value)
     assert q.qsize() == 2 and q.version == before and len(blobs(q._store)) == 1
     path.unlink()
     (healed, array), last = q.get_many(2)

@@ -1,7 +1,7 @@
 """Transactions of several processes, threads and asyncio tasks on the same data, some waiting and some interrupted.
 
 A notebook's cells run one after the other: none of them can wait for another, let alone be interrupted meanwhile."""
-import asyncio, os, random, re, select, signal, time
+import asyncio, contextlib, os, random, re, select, signal, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -270,21 +270,67 @@ def test_trap_07_inner_transaction_that_raises_is_undone_alone(d):
     assert run(d.site, "say(dict(pk.Dict('n/d')))") == {'outer': 1, 'list': [1], 'after': 2}
 
 
-@pytest.mark.parametrize('change, found', [
-    (lambda d, k: d.__setitem__(k, -k), [0, 1, 2, 3]),
-    (lambda d, k: d.__delitem__(k), [0, 1, 2, 3]),
-    (lambda d, k: d.pop(3, None), [0, 1, 2]),
-    (lambda d, k: d.__setitem__(k + 0.5, 0) if k%1 == 0 else None, [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5]),
-    (lambda d, k: d.clear(), [0])], ids='overwrite delete delete_ahead insert_ahead clear'.split())
-def test_trap_08_iteration_goes_on_among_writes(d, change, found):
+def test_trap_08_iteration_goes_on_among_writes_of_values(d):
     d.update((i, i) for i in range(4))
     with pk.transaction(d):
         seen = []
-        for k in d:
-            seen.append(k)
-            change(d, k)
-            assert (k in d) == (k in list(d)), 'it reads its own writes'
-        assert seen == found
+        for k, v in d.items():
+            seen.append((k, v))
+            d[k], d[3] = -k, 'new'
+            d[k] = -k
+            pk.Dict('n/other')[k] = 1  # what happens to other objects is no matter
+            with contextlib.suppress(ZeroDivisionError), pk.transaction(d):
+                d[99] = 1
+                1/0
+        assert seen == [(0, 0), (1, 1), (2, 2), (3, 'new')] and d == {0: 0, 1: -1, 2: -2, 3: -3}
+
+
+_iterations = {'keys': iter, 'values': lambda d: iter(d.values()), 'items': lambda d: iter(d.items()), 'reversed': reversed,
+               'range': lambda d: d.range(0, 1000), 'range back': lambda d: d.range(0, 1000, reverse=True)}
+_changes = {'insert ahead': lambda d, n: d.__setitem__(n + 100, 0), 'insert behind': lambda d, n: d.__setitem__(-1 - n, 0),
+            'delete': lambda d, n: d.pop(2), 'clear': lambda d, n: d.clear(), 'update': lambda d, n: d.update({n + 100: 1}),
+            'replace one by another': lambda d, n: (d.popitem(), d.__setitem__(500 - n, 0)) if 0 in d and len(d) == 4 else None,
+            'replace the first by another': lambda d, n: (d.pop(d.first()[0]), d.__setitem__(100 + n, 0))}
+
+@pytest.mark.parametrize('iterate', _iterations)
+@pytest.mark.parametrize('change', _changes)
+def test_trap_08_iteration_ends_where_entries_come_or_go(d, iterate, change):
+    "As with a `dict`: a loop that adds to what it goes over raises, and never goes on for ever"
+    d.update((i, i) for i in range(4))
+    with pytest.raises(RuntimeError, match='changed size during iteration'), pk.transaction(d):
+        for n, _ in enumerate(_iterations[iterate](d)):
+            assert n < 5, 'it goes on'
+            _changes[change](d, n)
+        assert 'replace one' in change and 'revers' not in iterate, 'dict does not see that one either'
+        raise RuntimeError('changed size during iteration')
+    assert list(d) == [0, 1, 2, 3]
+
+@pytest.mark.parametrize('iterate', [iter, reversed, lambda a: a.items()], ids='iter reversed items'.split())
+@pytest.mark.parametrize('change', [lambda a: a.append(0), lambda a: a.popleft(), lambda a: a.pop(), lambda a: a.clear()],
+                         ids='append popleft pop clear'.split())
+@pytest.mark.parametrize('maxsize', [None, 4])
+def test_trap_08_iteration_over_an_array_ends_where_items_come_or_go(scratch, iterate, change, maxsize):
+    a = pk.Array('n/a', maxsize=maxsize)
+    a.extend(range(4))
+    with pytest.raises(RuntimeError, match='changed size during iteration'), pk.transaction(a):
+        for n, _ in enumerate(iterate(a)):
+            assert n < 5, 'it goes on'
+            change(a)
+    with pk.transaction(a):
+        for i, v in a.items(): a[i] = -v
+    assert list(a) == [0, -1, -2, -3]
+    for v in a: a.append(v)  # outside, it goes over what there was when it began
+    assert list(a)[-4:] == [0, -1, -2, -3]
+
+def test_trap_08_iteration_in_an_iteration(d):
+    d.update((i, i) for i in range(3))
+    with pk.transaction(d):
+        assert [(a, b) for a in d for b in d.range(a)] == [(a, (b, b)) for a in range(3) for b in range(a, 3)]
+        outer = iter(d)
+        assert next(outer) == 0
+        for k in list(d): d[k + 10] = 1
+        with pytest.raises(RuntimeError, match='changed size'): next(outer)
+        assert len(list(d)) == 6
 
 
 def test_trap_08_iteration_does_not_see_writes_of_others(d):
