@@ -28,12 +28,10 @@ class OwnModules:
     "The user's modules that this process has imported"
     def __init__(self) -> None: self.first, self.seen, self.files = set(sys.modules), 0, dict[str, tuple[str, int]]()
 
-    def forget_changed(self) -> bool:
-        "Unload the modules imported since this object was made if the file of one of them has changed; returns whether it did"
+    def is_changed(self) -> bool:
+        "Whether the file of one of the modules imported since this object was made has changed"
         self.look()
-        if all(_changed(file) == when for file, when in self.files.values()): return False
-        self.forget()
-        return True
+        return any(_changed(file) != when for file, when in self.files.values())
 
     def forget(self) -> None:
         "Unload the modules imported since this object was made"

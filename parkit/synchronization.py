@@ -14,7 +14,7 @@ from .system import _Exit, _fork, _try_lock
 from .transactions import WaitTimeout, _check_waiting, read, wait_until, wait_until_async, write
 
 # %% auto #0
-__all__ = ['Lock', 'Event']
+__all__ = ['held_locks', 'Lock', 'Event']
 
 # %% ../nbs/04a_synchronization.ipynb #5a8a135a
 _HOLDER = struct.Struct('=Q')  # in a lock's file: the pid of its holder, 0 if it was released
@@ -22,6 +22,12 @@ _LOOK = 0.25  # seconds between looks of one who waits for a limited time: a hol
 _FREE = -1, 0, 0  # what an object holds that does not hold its lock
 
 # %% ../nbs/04a_synchronization.ipynb #aa9fd343
+_taken: set[tuple[int, int]] = set()  # descriptors of locks that this process has taken, and has not released; and its number of forks
+
+def held_locks() -> int:
+    "How many locks this process holds"
+    return sum(epoch == _fork.epoch for _, epoch in _taken) if _taken else 0
+
 class Lock(Object):
     "A lock that one thread of one process can hold at a time; it is released when its holder ends"
     _usage = "how long to wait is said where it is taken: lock = pk.Lock('name'); lock.acquire(timeout=1)"
@@ -56,6 +62,7 @@ class Lock(Object):
         with _fork.gate:  # another thread may release it at once; and no descriptor is opened meanwhile
             fd, epoch, _ = self._held
             if fd < 0 or epoch != _fork.epoch: return False
+            _taken.discard((fd, epoch))
             try: os.pwrite(fd, _HOLDER.pack(0), 0)
             finally:  # after an interrupt, too; a call of C is done when one comes
                 try: object.__setattr__(self, '_held', _FREE)  # first: another thread may take the lock through this object at once
@@ -154,6 +161,7 @@ class Lock(Object):
         try: os.pwrite(fd, _HOLDER.pack(os.getpid()), 0)
         except OSError as e: raise self._store.explain(e) from e
         self._held = fd, _fork.epoch, threading.get_ident()
+        _taken.add((fd, _fork.epoch))
         return True
 
     def _give_up(self, fd: int) -> bool:

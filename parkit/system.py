@@ -18,7 +18,8 @@ from .codecs import Buffer, DecodeError, ParkitError
 # %% auto #0
 __all__ = ['SAFETY_NET', 'SiteError', 'StorageFullError', 'InvalidNameError', 'ObjectNotFoundError', 'SiteRemovedError',
            'ObjectExistsError', 'TransactionError', 'TransactionTimeout', 'is_parkit_frame', 'warn_caller',
-           'open_locked', 'Bell', 'Alarm', 'Listener', 'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file']
+           'has_children', 'open_locked', 'Bell', 'Alarm', 'Listener', 'is_full', 'no_room', 'allocate', 'replace_file',
+           'copy_file']
 
 # %% ../nbs/00a_system.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -131,6 +132,14 @@ def _end_child(error: BaseException | None) -> None:
         elif error is not None: sys.excepthook(type(error), error, error.__traceback__)
         for stream in (sys.stdout, sys.stderr): stream.flush()
     finally: os._exit(code & 0xff)
+
+# %% ../nbs/00a_system.ipynb #83caec64
+def has_children() -> bool:
+    "Whether this process has children, alive or not yet collected; true where the system does not say"
+    if not hasattr(os, 'waitid'): return True  # macOS before Python 3.13
+    try: os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError: return False
+    return True
 
 # %% ../nbs/00a_system.ipynb #f2199925
 def _leak(o: Any) -> None:

@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_workers.ipynb #10511e6c
 from __future__ import annotations
-import errno, faulthandler, fcntl, os, re, resource, select, signal, struct, subprocess, sys, time, traceback
+import atexit, ctypes, errno, faulthandler, fcntl, math, os, re, resource, select, signal, struct, subprocess, sys, threading, time, traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -12,13 +12,14 @@ from types import TracebackType
 from typing import Any, NamedTuple, Union
 from .codecs import decode, encode
 from .objects import _ATTRIBUTE, Object, _counted, explains, register_type
-from .system import SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, Listener, _ParentOnly, _try_lock, open_locked
+from .system import SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, has_children, Listener, _ParentOnly, _try_lock, open_locked
 from .storage import INTERNAL, Blob, Site, current_site, set_site
 from .transactions import transaction, write
 from .functions import InstalledModules, OwnModules
 from .tasks import Task, _functions, _import_path, _perform, _worker
 from .calls import THREAD_VARIABLES, _Record, Runner, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _kinds, _name_of, set_runner
 from .output import _keep_output, _output_path
+from .process_state import ProcessState, stop_timers
 from .ledger import _ledger, prune, settle, sweep_output
 from .delivery import keep_house
 from .progress import _inside, _watch_tqdm
@@ -32,50 +33,86 @@ __all__ = ['IDLE_TIMEOUT', 'Duty', 'Worker', 'add_duty', 'Supervisor', 'is_super
 class _Surroundings:
     "The working directory and the import path of the caller whose call is run"
     ledger: Any
+    state: ProcessState | None = None  # what calls are to find; `None` restores nothing after them
     def __init__(self) -> None: self.context, self.modules, self.variables = b'', OwnModules(), WorkerVariables()
 
     def _enter_context(self, digest: bytes) -> None:
-        "Use the caller's import path and working directory, if it is still there"
+        "Use the import path and the working directory of a caller; raises `TaskError` if that cannot be entered"
+        if digest == self.context: self._refresh()
+        else: self._change_context(digest)
+        try: os.chdir(self.directory)  # each time: the call before may have left it, and it may have been made anew
+        except OSError as e:
+            raise TaskError(f'the working directory that the call was made in, {self.directory}, cannot be used: {e.strerror}; make it again, '
+                            'or call from one that stays') from e
+
+    def _change_context(self, digest: bytes) -> None:
         directory, path = self.ledger.fact(digest)
-        if self.context: self.modules.forget()  # this caller may have modules of the same names in other folders
+        if self.context: self._forget_modules()  # this caller may have modules of the same names in other folders
         _functions.clear()
         sys.path[:] = path
-        if os.path.isdir(directory): os.chdir(directory)
-        self.context = digest
+        if self.state: self.state.expect('import path')
+        self.context, self.directory = digest, directory
 
     def _refresh(self) -> None:
         "Forget the caller's modules if one of them has been edited, and the functions that know them"
-        if self.modules.forget_changed(): _functions.clear()
+        if self.modules.is_changed(): self._forget_modules()
+
+    def _forget_modules(self) -> None:
+        self.modules.forget()
+        _functions.clear()
+        if self.state: self.state.forget_own_modules()
 
 # %% ../nbs/06_workers.ipynb #4f441497
 class _Capture:
     "Collects what a worker's calls write; a context manager"
     def __init__(self, site: Site, process: str) -> None:
         self.site, self.process, self.fd = site, process, -1
-        self.before, self.streams = [os.dup(n) for n in (1, 2)], (sys.stdout, sys.stderr)
+        self.before, self.null = [os.dup(n) for n in (1, 2)], os.open(os.devnull, os.O_RDONLY)
         os.makedirs(os.path.dirname(_output_path(site, process)), 0o700, exist_ok=True)
-        for stream in self.streams:
-            stream.reconfigure(encoding='utf-8', errors='backslashreplace', line_buffering=True)  # type: ignore[union-attr]
+        self.streams = [self._usable(n, getattr(sys, name)) for n, name in enumerate(_STREAMS)]
         self._renew()
 
     def _renew(self) -> None:
         "Begin a new file"
         if self.fd >= 0: os.close(self.fd)
         self.fd = os.open(_output_path(self.site, self.process), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
-        for n in (1, 2): os.dup2(self.fd, n)
+        self._connect()
+
+    def _connect(self) -> None:
+        "Have the descriptors 0 to 2 lead where they should, which tasks may have closed or led elsewhere"
+        for n, fd in enumerate((self.null, self.fd, self.fd)): os.dup2(fd, n)
+
+    def _usable(self, n: int, stream: Any) -> Any:
+        "The stream of a descriptor, as calls are to find it: another if it was closed"
+        if _is_closed(stream): stream = open(n, 'r' if n == 0 else 'w', closefd=False)
+        if n and (stream.encoding, stream.errors, stream.line_buffering, stream.write_through) != _AS_CALLED:
+            encoding, errors, line_buffering, write_through = _AS_CALLED
+            stream.reconfigure(encoding=encoding, errors=errors, line_buffering=line_buffering, write_through=write_through)
+        return stream
 
     def take(self, id: str) -> int:
-        "Give what was written to the call `id`; returns how many bytes"
+        "Give what was written to the call `id`; returns how many bytes. The next call finds streams and descriptors as this one has"
         self._flush()
-        if not os.fstat(self.fd).st_size: return 0
-        size = _keep_output(self.site, self.process, id)
+        self._connect()
+        for n, name in enumerate(_STREAMS):
+            self.streams[n] = stream = self._usable(n, self.streams[n])
+            setattr(sys, name, stream)
+            setattr(sys, f'__{name}__', stream)
+        size = os.fstat(self.fd).st_size
+        if size: size = _keep_output(self.site, self.process, id)
+        elif not has_children(): return 0
+        else: os.unlink(_output_path(self.site, self.process))  # what they write from now on belongs to no call
         with suppress(FileNotFoundError): self._renew()  # else: the site was removed
         return size
 
     def _flush(self) -> None:
-        for stream in (*self.streams, sys.stdout, sys.stderr):
+        for stream in (*self.streams[1:], sys.stdout, sys.stderr):
             with suppress(Exception): stream.flush()
-        sys.stdout, sys.stderr = self.streams  # whatever a task has put in their place
+        ctypes.pythonapi.fflush(None)  # what libraries in C have printed
+
+    def log(self, text: str) -> None:
+        "Write a line to the log of the workers"
+        os.write(self.before[1], f'{text}\n'.encode(errors='backslashreplace'))
 
     def __enter__(self) -> _Capture: return self
 
@@ -84,8 +121,15 @@ class _Capture:
         for n, fd in enumerate(self.before, 1):
             os.dup2(fd, n)
             os.close(fd)
-        os.close(self.fd)
+        for fd in (self.fd, self.null): os.close(fd)
         with suppress(FileNotFoundError): os.unlink(_output_path(self.site, self.process))
+
+_STREAMS = 'stdin', 'stdout', 'stderr'
+_AS_CALLED = 'utf-8', 'backslashreplace', True, False  # encoding, errors, line by line, without a buffer
+
+def _is_closed(stream: Any) -> bool:
+    try: return bool(stream.closed)
+    except (AttributeError, ValueError): return True  # there is none, or it is detached from its buffer
 
 # %% ../nbs/06_workers.ipynb #56d18c3f
 def _below(error: BaseException) -> TracebackType | None:
@@ -100,6 +144,7 @@ class _TimedOut(KeyboardInterrupt):
 class _Running(_Surroundings):
     "Runs one call"
     running = ''   # the call whose function is running
+    interrupted = False  # was it, by its time limit or a cancellation?
     given = False  # are objects without a name among its arguments?
     capture: _Capture | None = None
     record: _Record
@@ -111,7 +156,7 @@ class _Running(_Surroundings):
     def _outcome(self, id: str) -> tuple[str, Any, tuple[str, ...]]:
         self.record = self.ledger.in_hand(id)
         try:
-            try: value = self._call(id)
+            try: value = self.state.run(self._call, id) if self.state else self._call(id)
             finally: self._rest()
         except _TimedOut as e:
             error = TaskTimeoutError(f'{self.record.task} has not ended within {self.record.how.timeout:g} s')
@@ -128,10 +173,9 @@ class _Running(_Surroundings):
 
     def _call(self, id: str) -> Any:
         record = self.record
-        self.given = record.given
+        self.given, self.interrupted = record.given, False
         self.variables.enter(self.ledger.variables_of_claimed, self.ledger.variables)
-        if record.context != self.context: self._enter_context(record.context)
-        else: self._refresh()
+        self._enter_context(record.context)
         function = Task(record.task)._function(record.definition)
         try: args, kwargs = self.ledger.arguments(id)
         except Exception as e: raise TaskError(f'the arguments of the call could not be read: {e}') from e
@@ -155,16 +199,21 @@ class _Running(_Surroundings):
         self.variables.restore()
         forget_globals()
         answer_for()
+        if self.state: stop_timers()
         if not (self.record.options and self.record.how.timeout): return
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
 
     def _time_out(self, number: int, frame: Any) -> None:
-        if self.running: raise _TimedOut
+        if self.running:
+            self.interrupted = True
+            raise _TimedOut
 
     def interrupt(self, number: int, frame: Any) -> None:
         "Handle a signal: end the call that is running, if that is the one to be cancelled"
-        if self.running and self.ledger.is_to_end(self.running): raise KeyboardInterrupt
+        if self.running and self.ledger.is_to_end(self.running):
+            self.interrupted = True
+            raise KeyboardInterrupt
 
 # %% ../nbs/06_workers.ipynb #8ef9b3e7
 class Worker(_Running):
@@ -175,6 +224,7 @@ class Worker(_Running):
     max_tasks: int | None = None   # calls after which it leaves
     max_memory: int | None = None  # bytes; if it has more after a call, it leaves
     rested = True  # has it had nothing to do since its last call?
+    spoiled = False  # has a call left what would harm the next one?
     choosy = False  # is it one of several, each of which prefers the calls whose context it is in?
     # of a call that is not on record yet: id, status, result, kinds, bytes of output
     outcome: tuple[str, str, Any, tuple[str, ...], int] | None = None
@@ -195,7 +245,9 @@ class Worker(_Running):
         if self.outcome is None:
             self.claimed = id = self.claimed or self.take()
             if id is None: return False
-            self.outcome = id, *self._run(id), self.capture.take(id) if self.capture else 0
+            outcome = self._run(id)
+            if self.state: self._tidy_up(id)
+            self.outcome = id, *outcome, self.capture.take(id) if self.capture else 0
             self.ran += 1
         id, status, result, kinds, output = self.outcome
         leaving = self.leaving or self.is_spent()
@@ -224,9 +276,18 @@ class Worker(_Running):
         self.rested = id is None
         return id
 
+    def _tidy_up(self, id: str) -> None:
+        "Have the next call find this process as the last one has; what cannot be restored has another take its place"
+        assert self.state and self.capture
+        left = self.state.restore()
+        if self.interrupted and has_children(): left.append('processes')
+        if not left: return
+        self.spoiled = True
+        self.capture.log(f'worker {os.getpid()} leaves, for what call {id} of {self.record.task} has left: {", ".join(left)}')
+
     def is_spent(self) -> bool:
         "Whether another should come in its place"
-        return self.installed.changed() or self.max_tasks is not None and self.ran >= self.max_tasks or self.max_memory is not None and _memory() > self.max_memory
+        return self.spoiled or self.installed.changed() or self.max_tasks is not None and self.ran >= self.max_tasks or self.max_memory is not None and _memory() > self.max_memory
 
     def pause(self) -> float | None:
         "Seconds until a call is due that is to wait; `None` if there is none"
@@ -372,6 +433,32 @@ class _Signals:
         for s, handler in self.before.items(): signal.signal(s, handler)
         for fd in (self.fd, self.writer): os.close(fd)
 
+# %% ../nbs/06_workers.ipynb #2ff7d282
+def _end_program() -> None:
+    "Do what Python does at the end of a program, for `_GRACE` seconds at most: a timer kills a process that takes longer"
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, _GRACE)
+    threading._shutdown()  # type: ignore[attr-defined]  # as `multiprocessing` does at the end of a process that it has forked
+    atexit._run_exitfuncs()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+def _signal_group(group: int, number: int) -> bool:
+    "Whether there is such a process group, which is sent a signal; 0 only asks"
+    try: os.killpg(group, number)
+    except ProcessLookupError: return False
+    except PermissionError: return False  # on macOS: nobody is left but who has not been collected
+    return True
+
+def _end_own_group() -> None:
+    "End this process and those of its group, where no supervisor does"
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    limit = time.monotonic() + _GRACE
+    with suppress(ChildProcessError):  # there are none any longer
+        while time.monotonic() < limit:
+            if not os.waitpid(-1, os.WNOHANG)[0]: time.sleep(_GROUP_POLL)
+    os.killpg(0, signal.SIGKILL)
+
 # %% ../nbs/06_workers.ipynb #f94dfe18
 def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, ...]) -> None:
     "The life of a worker process"
@@ -389,6 +476,8 @@ def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, ...])
     orphaned = False
     _watch_tqdm()
     with _Capture(site, worker.process) as worker.capture, _Rest(line, [lifeline, signals.fd]) as rest:
+        worker.state = ProcessState()
+        worker.state.watch_imports()
         while not worker.leaving:
             try:
                 if not worker.claimed: _rest(worker, rest)
@@ -401,8 +490,11 @@ def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, ...])
         with suppress(StorageFullError):  # else its supervisor says how the call has ended
             if worker.claimed: worker.step()
         line.call()  # word of a call may have come to this worker alone
+    _note_waiting(1)  # another may come at once: this one is ready when its threads and exit handlers are
     if orphaned and os.path.exists(os.path.join(site.path, 'site.json')): _replace(site, supervisor)
+    _end_program()
     site.close()
+    if orphaned: _end_own_group()  # else its supervisor does
 
 # %% ../nbs/06_workers.ipynb #afdfd294
 def _rest(worker: Worker, rest: _Rest) -> None:
@@ -439,6 +531,7 @@ IDLE_TIMEOUT = 600.0  # seconds without a call after which the supervisor leaves
 _GRACE = 5.0          # seconds that a worker has to end its call when the pool stops, or when the call is cancelled
 _CANCELLING = signal.SIGINT, signal.SIGTERM, signal.SIGKILL  # what a call to be cancelled is sent, `_GRACE` apart
 _RETRY = 1.0          # seconds before a worker that died at birth is replaced, and before one that found no room tries again
+_GROUP_POLL = 0.02    # seconds between looks whether the processes that a worker has left have ended: nothing tells of it
 _STOP_POLL = 0.01     # seconds between looks whether a supervisor that was told to stop is gone: its lock rings no bell
 
 # %% ../nbs/06_workers.ipynb #5fca8f8f
@@ -535,6 +628,7 @@ class _Children:
         self.waiting: set[int] = set()    # those whose task waits for another call
         self.retiring: set[int] = set()   # those that were sent home
         self.killed: dict[int, str] = {}  # those that we have killed, and why
+        self.groups: dict[int, float] = {}  # process groups of workers that are gone -> when to kill what is left in them
         self.starved = _out_of_memory()
 
     def hear(self) -> None:
@@ -550,6 +644,7 @@ class _Children:
             found, status, usage = os.wait4(pid, os.WNOHANG)
             if not found: continue
             del self.born[pid]
+            self.end_group(pid)
             for group in (self.waiting, self.retiring): group.discard(pid)
             before, self.starved = self.starved, _out_of_memory()
             reasons[pid] = (self.killed.pop(pid, '')
@@ -557,6 +652,16 @@ class _Children:
                                     before is None or before != self.starved))
             if status and self.clock() - born < _RETRY: self.not_before = self.clock() + _RETRY
         return reasons
+
+    def end_group(self, pid: int) -> None:
+        "Ask the processes that a worker has left to end, those of its process group; they are killed if they have not in time"
+        if _signal_group(pid, signal.SIGTERM): self.groups[pid] = self.clock() + _GRACE
+
+    def kill_groups(self, limit: float) -> None:
+        "Kill what is left of the groups whose time is over by then, or by `limit`"
+        for pid, due in list(self.groups.items()):
+            over = self.clock() >= min(due, limit)
+            if not _signal_group(pid, signal.SIGKILL if over else 0) or over: del self.groups[pid]
 
     def retire(self, pid: int) -> None:
         "Send a worker home, once it has ended the call in its hands"
@@ -574,6 +679,7 @@ class _Children:
         "Start one worker"
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # one that comes before the child can heed it waits until it can
         pid = os.fork()
+        with suppress(OSError): os.setpgid(pid, pid)  # both do: neither knows which of them is first
         if pid:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             self.born[pid] = self.clock()
@@ -592,26 +698,24 @@ class _Children:
 
 # %% ../nbs/06_workers.ipynb #723387ff
 class _Orphans:
-    "Workers of a supervisor that was killed, which are yet to end the call in their hands"
-    def __init__(self, ledger: Any, environment: bytes) -> None:
+    "Workers of a supervisor that was killed, which are yet to end the call in their hands, or what they have started"
+    def __init__(self, ledger: Any, environment: bytes, workers: Iterable[int]) -> None:
         self.fds = dict[int, int]()  # a descriptor that tells of the death -> pid
         if not hasattr(os, 'pidfd_open'): return
-        for record in ledger.running_records():
-            if record.environment != environment: continue
-            try: fd = os.pidfd_open(record.pid)
-            except ProcessLookupError: continue
-            if ledger.site.alive.is_alive(record.process): self.fds[fd] = record.pid
-            else: os.close(fd)
+        for pid in {record.pid for record in ledger.running_records() if record.environment == environment} | set(workers):
+            with suppress(ProcessLookupError): self.fds[os.pidfd_open(pid)] = pid
+        alive = {n['pid'] for n in ledger.site.alive.neighbours()} if self.fds else set()
+        for fd in [fd for fd, pid in self.fds.items() if pid not in alive]:  # another process has that pid now
+            del self.fds[fd]
+            os.close(fd)
 
-    def bury(self) -> bool:
-        "Whether one of them has died"
+    def bury(self) -> list[int]:
+        "The pids of those that have died"
         poll = select.poll()
         for fd in self.fds: poll.register(fd, select.POLLIN)
         dead = [fd for fd, _ in poll.poll(0)] if self.fds else []
-        for fd in dead:
-            del self.fds[fd]
-            os.close(fd)
-        return bool(dead)
+        for fd in dead: os.close(fd)
+        return [self.fds.pop(fd) for fd in dead]
 
 # %% ../nbs/06_workers.ipynb #3524606b
 _at_start = [InstalledModules()]  # those of a supervisor, when its process began
@@ -634,9 +738,9 @@ class Supervisor(_Children):
         self.cancelling: dict[str, tuple[int, float]] = {}  # call -> signals sent, and when to send the next
         self.reasons: dict[int, str] = {}  # how workers have died whose calls are not marked yet
         self.bereft = False                # are there calls to be marked of workers that were another's?
-        self.team.supervisor, self.team.workers = os.getpid(), ()
+        before, self.team.supervisor, self.team.workers = self.team.workers, os.getpid(), ()
         self.ledger.sweep({}, self.environment)
-        self.orphans, self.limits = _Orphans(self.ledger, self.environment), self.control.limits()
+        self.orphans, self.limits = _Orphans(self.ledger, self.environment, before), self.control.limits()
         self.housekeeping = 0.0  # when to see to what is kept
         self.installed, self.outdated = _at_start[0], False  # has a package been upgraded that its workers would have from it?
         self._start_idling()
@@ -650,7 +754,10 @@ class Supervisor(_Children):
         self.outdated = self.installed.changed()
         if self.outdated: return False
         self.hear()
-        self.reasons, self.bereft = self.bury() | self.reasons, self.orphans.bury() or self.bereft
+        self.reasons, orphans = self.bury() | self.reasons, self.orphans.bury()
+        self.bereft = self.bereft or bool(orphans)
+        for pid in orphans: self.end_group(pid)
+        self.kill_groups(math.inf)
         if self.reasons or self.bereft:
             self.ledger.sweep(self.reasons, self.environment)
             self.reasons, self.bereft = {}, False
@@ -729,6 +836,7 @@ class Supervisor(_Children):
         if self.not_before > self.clock(): until = min(until, self.not_before)
         if self.due is not None: until = min(until, self.clock() + self.due - time.time())
         until = min([until, *(due for _, due in self.cancelling.values())])
+        if self.groups: until = min(until, self.clock() + _GROUP_POLL)
         return max(0.01, min(until - self.clock(), SAFETY_NET))
 
     def loop(self) -> None:
@@ -750,15 +858,16 @@ class Supervisor(_Children):
         "Send the workers home, killing those that do not go, and let go of the lock"
         limit = self.clock() + _GRACE
         for pid in self.born: os.kill(pid, signal.SIGTERM)
-        while self.born:
+        while self.born or self.groups:
             self.reasons = self.bury() | self.reasons
+            self.kill_groups(limit)
             if self.clock() > limit:
                 for pid in self.born:
                     self.killed[pid] = 'was stopped with its pool'
                     os.kill(pid, signal.SIGKILL)
             poll = select.poll()
             poll.register(self.signals.fd, select.POLLIN)
-            if self.born: poll.poll(50)
+            if self.born or self.groups: poll.poll(50 if self.born else 1000*_GROUP_POLL)
             self.signals.clear()
         homeless = self.is_homeless()
         if not homeless:

@@ -156,3 +156,531 @@ def test_child_takes_signals_as_any_program(single):
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert send(int(signal.SIGTERM)).result == -signal.SIGTERM
     assert send(int(signal.SIGINT)).result == 7
+
+
+# --- the state of the process
+
+class Changes:
+    "Each changes the state of the process; the function of its name below says what a call sees of it"
+    def directory(): os.chdir('/')
+    def import_path(): sys.path.insert(0, '/nowhere')
+    def another_import_path(): sys.path = ['/nowhere']
+    def command_line(): sys.argv = ['program', '-x']
+    def umask(): os.umask(0o077)
+    def warning_filters():
+        import warnings
+        warnings.simplefilter('error')
+    def warnings_caught_for_ever():
+        import warnings
+        warnings.catch_warnings(record=True).__enter__()
+        warnings.simplefilter('error')
+    def captured_warnings():
+        import logging
+        logging.captureWarnings(True)
+    def decimal_context():
+        import decimal
+        decimal.getcontext().prec = 3
+        decimal.getcontext().traps[decimal.Inexact] = True
+    def another_decimal_context():
+        import decimal
+        decimal.setcontext(decimal.Context(prec=3))
+    def locale():
+        import locale
+        locale.setlocale(locale.LC_ALL, next(name for name in ('C', 'C.UTF-8', 'POSIX') if locale.setlocale(locale.LC_ALL) != name))
+    def recursion_limit(): sys.setrecursionlimit(300)
+    def switch_interval(): sys.setswitchinterval(1)
+    def stack_size():
+        import threading
+        threading.stack_size(2**20)
+    def garbage_collection():
+        import gc
+        gc.disable()
+        gc.set_threshold(1)
+        gc.set_debug(gc.DEBUG_UNCOLLECTABLE)
+    def fault_handler():
+        import faulthandler
+        (faulthandler.disable if faulthandler.is_enabled() else faulthandler.enable)()
+    def hooks():
+        import builtins, threading
+        sys.excepthook = sys.unraisablehook = sys.displayhook = sys.breakpointhook = threading.excepthook = print
+        sys.tracebacklimit = 0
+    def trace_functions():
+        sys.settrace(lambda *args: None)
+        sys.setprofile(lambda *args: None)
+    def profiler():
+        import cProfile
+        cProfile.Profile().enable()
+    def tracemalloc():
+        import tracemalloc
+        tracemalloc.start()
+    def signal_handlers():
+        import signal
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD, signal.SIGALRM): signal.signal(number, signal.SIG_IGN)
+    def handlers_of_a_loop():
+        import asyncio, signal
+        loop = asyncio.new_event_loop()
+        loop.add_signal_handler(signal.SIGTERM, print)
+        loop.close()
+    def blocked_signals():
+        import signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+    def alarm():
+        import signal
+        signal.signal(signal.SIGALRM, lambda *args: 1/0)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+    def timers():
+        import signal
+        for timer, number in ((signal.ITIMER_PROF, signal.SIGPROF), (signal.ITIMER_VIRTUAL, signal.SIGVTALRM)):
+            signal.signal(number, signal.SIG_IGN)
+            signal.setitimer(timer, 0.001, 0.001)
+    def logging_of_the_root():
+        import logging
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)
+    def logging_of_others():
+        import logging
+        logger = logging.getLogger('some.library')
+        logger.addHandler(logging.StreamHandler())
+        logger.propagate = False
+        logging.getLogger('another').setLevel(logging.ERROR)
+    def logging_disabled():
+        import logging
+        logging.disable(logging.CRITICAL)
+        logging.setLogRecordFactory(dict)
+    def event_loop():
+        import asyncio
+        asyncio.run(asyncio.sleep(0))
+    def context_variable():
+        import numpy
+        numpy.seterr(all='raise')
+    def limits():
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    def limits_for_good():
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+    def niceness(): os.nice(1)
+    def processors():
+        if hasattr(os, 'sched_setaffinity'): os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+    def closed_streams():
+        with sys.stdout as out: out.write('bye\n')
+        sys.stderr.close()
+        sys.stdin.close()
+    def detached_streams():
+        sys.stdout.detach()
+        sys.__stderr__.detach()
+    def replaced_streams():
+        import io
+        sys.stdin, sys.stdout, sys.stderr = io.StringIO('x'), io.StringIO(), None
+        sys.__stdout__ = None
+    def configured_streams():
+        sys.stdout.reconfigure(encoding='ascii', errors='strict', line_buffering=False)
+        sys.stderr.reconfigure(encoding='latin-1', write_through=True)
+    def closed_descriptors():
+        for n in range(3): os.close(n)
+    def led_descriptors():
+        null = os.open(os.devnull, os.O_RDWR)
+        for n in range(3): os.dup2(null, n)
+    def left_transaction(): pk.transaction('elsewhere').__enter__()
+    def left_snapshot(): pk.snapshot(pk.Dict('elsewhere/d')).__enter__()
+    def transaction_of_a_generator():
+        def items():
+            with pk.transaction('elsewhere'): yield 1
+        sys.left = items()
+        next(sys.left)
+    def lock(): pk.Lock('lock').acquire()
+    def thread():
+        import threading, time
+        def speak():
+            while True:
+                print('spam')
+                time.sleep(0.001)
+        threading.Thread(target=speak).start()
+    def daemon_thread():
+        import threading, time
+        def speak():
+            while True:
+                print('spam')
+                time.sleep(0.001)
+        threading.Thread(target=speak, daemon=True).start()
+    def work_of_an_executor():
+        import concurrent.futures, time
+        def speak():
+            for i in range(3000):
+                print('spam')
+                time.sleep(0.001)
+        sys.left = concurrent.futures.ThreadPoolExecutor(1)
+        sys.left.submit(speak)
+    def timer():
+        import threading
+        threading.Timer(0.05, print, ['spam']).start()
+    def talking_child():
+        import subprocess
+        sys.left = subprocess.Popen('while true; do echo spam; sleep 0.01; done', shell=True)
+
+def observe():
+    "What a call finds, and what it can do"
+    import asyncio, cProfile, decimal, faulthandler, gc, locale, logging, resource, signal, subprocess, threading, time, tracemalloc, warnings
+    import numpy
+    fds = [os.readlink(f'/proc/self/fd/{n}') if os.path.isdir('/proc/self') else '' for n in range(3)]
+    loggers = [logging.getLogger(name) for name in ('root', 'some.library', 'another')]
+    hooks = [getattr(o, n, None) for o, n in ((sys, 'excepthook'), (sys, 'unraisablehook'), (sys, 'displayhook'), (sys, 'breakpointhook'),
+             (threading, 'excepthook'), (warnings, 'showwarning'), (sys, 'tracebacklimit'))]
+    os.umask(mask := os.umask(0))
+    seen = dict(
+        directory=os.getcwd(), path=sys.path[:], argv=sys.argv[:], umask=mask, filters=[str(f) for f in warnings.filters],
+        decimal=repr(decimal.getcontext()), locale=locale.setlocale(locale.LC_ALL), recursion=sys.getrecursionlimit(),
+        switch=sys.getswitchinterval(), stack=threading.stack_size(), gc=(gc.isenabled(), gc.get_threshold(), gc.get_debug()),
+        fault=faulthandler.is_enabled(), hooks=repr([getattr(h, '__qualname__', h) for h in hooks]), trace=(sys.gettrace(), sys.getprofile()),
+        memory=tracemalloc.is_tracing(), mask=sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        signals=[str(getattr(h, '__qualname__', h)) for n in range(1, 32) for h in [signal.getsignal(n)]],
+        timers=[signal.getitimer(n) for n in range(3)], wakeup=signal.set_wakeup_fd(-1) >= 0,
+        loggers=[(o.level, o.handlers, o.propagate, o.disabled, o.isEnabledFor(logging.ERROR)) for o in loggers],
+        record=logging.getLogRecordFactory().__name__, floats=str(numpy.geterr()),
+        limits=[resource.getrlimit(getattr(resource, n)) for n in dir(resource) if n.startswith('RLIMIT_')],
+        nice=os.nice(0), affinity=hasattr(os, 'sched_getaffinity') and os.sched_getaffinity(0), group=os.getpgrp() == os.getpid(),
+        streams=[(s.encoding, s.errors, s.line_buffering, s.write_through, s.closed, type(s).__name__) for s in (sys.stdout, sys.stderr, sys.__stdout__)],
+        stdin=(sys.stdin.read(), fds[0]), same=sys.stdout is sys.__stdout__, fds=fds[1] == fds[2] and 'output' in fds[1])
+    if sys.version_info < (3, 12): asyncio.get_event_loop_policy().get_event_loop().close()  # as in a fresh program: one is made
+    profile = cProfile.Profile()
+    profile.enable()
+    profile.disable()
+    print('größe', flush=True)
+    subprocess.run('echo from a child', shell=True)
+    print('error', file=sys.stderr)
+    pid = os.fork()
+    if not pid: sys.exit()
+    os.waitpid(pid, 0)
+    with pk.transaction('elsewhere', timeout=5): pk.Dict('elsewhere/d')['x'] = 1
+    lock = pk.Lock('lock')
+    assert lock.acquire(timeout=5)
+    lock.release()
+    time.sleep(0.1)  # for whoever is still there to print
+    return seen
+
+changes = [f for f in vars(Changes).values() if callable(f) and not isinstance(f, type)]
+# what only another process can be without
+replaced = {'limits_for_good', 'left_transaction', 'left_snapshot', 'transaction_of_a_generator', 'lock', 'thread', 'daemon_thread',
+            'work_of_an_executor', 'timer'}
+
+def test_call_finds_nothing_of_the_one_before(single):
+    "Neither what it reads nor what it can do differs from what the first call finds"
+    observer, wrong = pk.task(observe), {}
+    pk.Namespace('elsewhere', durable=False)
+    first = observer(sync=False).result
+    observer(sync=False).result  # imports are done now
+    for change in changes:
+        name, before = change.__name__, single.status.workers
+        assert ended(pk.task(change)(sync=False)) in ('finished', 'failed'), name
+        trace = observer(sync=False)
+        if trace.error is not None: wrong[name] = str(trace.error)
+        else:
+            wrong |= {f'{name}: {key}': (first[key], value) for key, value in trace.result.items() if value != first[key]}
+            if trace.output != 'größe\nfrom a child\nerror\n': wrong[f'{name}: output'] = trace.output[:200]
+        if (settled_workers(single, 1) == before) != (name not in replaced): wrong[f'{name}: worker'] = name in replaced
+    assert not wrong, "\n".join(f"{k}: {v}" for k, v in wrong.items())
+
+def test_log_says_why_a_worker_was_replaced(single):
+    @pk.task
+    def leave_a_thread():
+        import threading, time
+        threading.Thread(target=time.sleep, args=[60], name='heartbeat').start()
+    trace = leave_a_thread()
+    trace.wait()
+    log = Path(single.site.path)/'@'/'workers.log'
+    assert wait_for(lambda: log.exists() and f'worker {trace.pid} leaves, for what call {trace.id}' in log.read_text())
+    assert 'task/leave_a_thread has left: thread heartbeat' in log.read_text()
+
+def test_threads_of_libraries_that_rest_do_not_cost_a_worker(single):
+    @pk.task
+    def use_threads():
+        import asyncio, concurrent.futures, os, sys, threading
+        sys.executor = concurrent.futures.ThreadPoolExecutor(2)
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, daemon=True).start()
+        return list(sys.executor.map(abs, [-1, -2])), asyncio.run_coroutine_threadsafe(asyncio.sleep(0, 3), loop).result()
+    first, second = use_threads(), use_threads()
+    assert first.result == second.result == ([1, 2], 3) and first.pid == second.pid
+
+def test_cancel_is_quick_after_a_call_that_ignored_signals(single, tmp_path):
+    pk.task(Changes.signal_handlers)(sync=False).wait()
+    @pk.task
+    def sleep(path):
+        import time
+        from pathlib import Path
+        Path(path).touch()
+        time.sleep(60)
+    trace = sleep(str(tmp_path/'began'))
+    started(tmp_path/'began')
+    began = time.monotonic()
+    trace.cancel()
+    assert ended(trace) == 'cancelled' and time.monotonic() - began < 4  # and not the 5 s after which it would be killed
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    "A folder with a module whose import changes the process, where the calls are made"
+    (tmp_path/'changing.py').write_text('''
+import decimal, logging, os, sys, warnings
+warnings.filterwarnings('ignore', message='of the module')
+sys.path.append('/added/by/the/module')
+sys.setrecursionlimit(4321)
+decimal.getcontext().prec = 7
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+logging.getLogger('changing').setLevel(logging.DEBUG)
+''')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+def look(change):
+    import decimal, logging, sys, warnings
+    if change:
+        warnings.filterwarnings('ignore', message='of the call')
+        sys.path.append('/added/by/the/call')
+        decimal.getcontext().prec = 5
+        logging.getLogger('call').setLevel(logging.DEBUG)
+    import changing  # noqa: F401
+    logging.getLogger('changing').debug('a line')
+    return ([m.pattern for _, m, *_ in warnings.filters if m and m.pattern.startswith('of the')], sys.path[-1], sys.getrecursionlimit(),
+            decimal.getcontext().prec, logging.getLogger('call').level)
+
+def test_what_a_module_changes_while_it_is_imported_stays(single, folder):
+    "It would not do so again; what the call had changed before is gone"
+    looks = pk.task(look)
+    first, second = looks(True, sync=False), looks(False, sync=False)
+    assert first.result == (['of the module', 'of the call'], '/added/by/the/module', 4321, 7, 10)
+    assert second.result == (['of the module'], '/added/by/the/module', 4321, 7, 0) and first.pid == second.pid
+    assert first.output == second.output == 'DEBUG:changing:a line\n'
+
+def test_what_a_module_of_another_caller_has_changed_is_gone(single, folder, tmp_path_factory, monkeypatch):
+    def limits():
+        import sys, warnings
+        return sys.getrecursionlimit(), [m.pattern for _, m, *_ in warnings.filters if m and m.pattern.startswith('of the')]
+    limits = pk.task(limits)
+    first = limits(sync=False).result
+    with_module = pk.task(look)(False, sync=False)
+    assert with_module.result[2] == 4321
+    monkeypatch.chdir(tmp_path_factory.mktemp('elsewhere'))
+    trace = limits(sync=False)
+    assert trace.result == first and trace.pid == with_module.pid
+
+
+# --- the working directory
+
+@pytest.fixture
+def where(site):
+    @pk.task
+    def where():
+        import os, pathlib
+        pathlib.Path('found').touch()
+        return os.getcwd()
+    return where
+
+def test_directory_that_a_call_has_left_is_that_of_the_next(single, where, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    worker = where()
+    assert worker.result == str(tmp_path)
+    pk.task(lambda: os.chdir('/'), name='leave')(sync=False).wait()
+    again = where()
+    assert again.result == str(tmp_path) and again.pid == worker.pid
+
+def test_directory_that_was_made_again(single, where, tmp_path, monkeypatch):
+    folder = tmp_path/'folder'
+    for _ in range(3):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        assert where().result == str(folder) and (folder/'found').exists()
+        (folder/'found').unlink()
+        folder.rmdir()
+
+def test_directory_that_is_another_each_time(single, where, tmp_path, monkeypatch):
+    "A link that leads elsewhere now"
+    link = tmp_path/'link'
+    for name in 'ab':
+        (tmp_path/name).mkdir()
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path/name)
+        monkeypatch.setenv('PWD', str(link))
+        monkeypatch.chdir(link)
+        assert where().result == str(tmp_path/name)
+
+@pytest.mark.parametrize('hindrance', ['gone', 'a file', 'closed'])
+def test_directory_that_cannot_be_used_when_a_call_runs(single, where, tmp_path, monkeypatch, hindrance):
+    "An error that names it, and never the directory of another caller"
+    if hindrance == 'closed' and os.getuid() == 0: pytest.skip('root may enter everything')
+    other, folder = tmp_path/'other', tmp_path/'folder'
+    other.mkdir()
+    folder.mkdir()
+    monkeypatch.chdir(other)
+    assert where().result == str(other)
+    (other/'found').unlink()
+    monkeypatch.chdir(folder)
+    trace = where.options(delay=0.5)()
+    if hindrance == 'closed': folder.chmod(0)
+    else: folder.rmdir()
+    if hindrance == 'a file': folder.touch()
+    assert ended(trace) == 'failed' and not (other/'found').exists()
+    message = str(trace.error)
+    assert 'the working directory that the call was made in' in message and str(folder) in message and 'make it again' in message
+    if hindrance == 'gone':
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        assert where().result == str(folder)
+
+
+# --- processes
+
+def start_all(folder):
+    "Start processes in all the ways that there are; each writes down its pid"
+    import multiprocessing, os, pathlib, signal, subprocess, sys, time
+    write, rest = f'echo $$ > {folder}/', 'while true; do sleep 1; done'
+    def stay(name):
+        pathlib.Path(folder, f'{name}.new').write_text(str(os.getpid()))
+        os.rename(f'{folder}/{name}.new', f'{folder}/{name}')
+        while True: time.sleep(1)
+    def stubborn(name):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        stay(name)
+    sys.left = [subprocess.Popen(f'{write}popen; {rest}', shell=True),
+                subprocess.Popen(['sh', '-c', f'sh -c "echo \\$\\$ > {folder}/grandchild; {rest}" & {write}parent; {rest}'])]
+    subprocess.run(f'(echo > /dev/null; exec sh -c "echo \\$\\$ > {folder}/orphan; {rest}") &', shell=True)
+    context = multiprocessing.get_context('fork')
+    for target, name in ((stay, 'process'), (stubborn, 'stubborn')):
+        sys.left.append(context.Process(target=target, args=[name], daemon=True))
+        sys.left[-1].start()
+    if not (pid := os.fork()):
+        if os.fork(): os._exit(0)
+        stay('forked_twice')
+    os.waitpid(pid, 0)
+
+names = ['popen', 'grandchild', 'parent', 'orphan', 'process', 'stubborn', 'forked_twice']
+
+def start_all_and_stay(folder):
+    import time
+    start_all(folder)
+    while True: time.sleep(0.01)
+
+@pytest.fixture
+def processes(tmp_path):
+    "A folder where processes write down their pids, and what waits until all have"
+    folder = tmp_path/'processes'
+    folder.mkdir()
+    def pids():
+        def read():
+            found = {name: (folder/name).read_text().strip() for name in names if (folder/name).exists()}
+            return len(found) == len(names) and all(found.values()) and found
+        found = wait_for(read)
+        assert found, os.listdir(folder)
+        return {name: int(pid) for name, pid in found.items()}
+    return folder, pids
+
+def gone(pids):
+    assert wait_for(lambda: all(is_gone(pid) for pid in pids.values()), 30), {n: p for n, p in pids.items() if not is_gone(p)}
+
+@pytest.mark.parametrize('end', ['cancel', 'timeout', 'kill', 'exit', 'stop', 'orphan', 'orphan_killed'])
+def test_processes_that_a_call_has_started_end_with_it(single, double, processes, end):
+    folder, pids = processes
+    trace = pk.task(start_all_and_stay).options(timeout=3 if end == 'timeout' else None)(str(folder))
+    found = pids()
+    supervisor = single.status.supervisor
+    if end == 'cancel': trace.cancel()
+    elif end == 'kill': os.kill(trace.pid, signal.SIGKILL)
+    elif end == 'exit': os.kill(trace.pid, signal.SIGSEGV)
+    elif end == 'stop': single.stop()
+    elif end.startswith('orphan'):
+        os.kill(supervisor, signal.SIGKILL)
+        assert wait_for(lambda: is_gone(supervisor))
+        assert double(1) and wait_for(lambda: single.status.supervisor not in (None, supervisor))
+        if end == 'orphan': trace.cancel()
+        else: os.kill(trace.pid, signal.SIGKILL)
+    gone(found)
+    assert ended(trace) == dict(cancel='cancelled', timeout='timeout', orphan='cancelled').get(end, 'crashed')
+    assert double(4).result == 8
+
+@pytest.mark.parametrize('end', ['stop', 'idle', 'replaced', 'supervisor killed'])
+def test_processes_that_a_call_has_left_end_with_its_worker(single, double, processes, end):
+    "They are part of what stays, as a pool of processes that a library keeps; no later than the worker do they end"
+    folder, pids = processes
+    trace = pk.task(start_all)(str(folder), sync=False)
+    trace.wait()
+    found = pids()
+    assert double(4).result == 8 and single.status.workers == (trace.pid,) and not any(map(is_gone, found.values()))
+    if end == 'stop': single.stop()
+    elif end == 'idle': single.idle_timeout = 0.2
+    elif end == 'replaced': single.max_tasks_per_worker = 1
+    else: os.kill(single.status.supervisor, signal.SIGKILL)
+    gone(found)
+    assert is_gone(trace.pid)
+
+def test_process_in_a_session_of_its_own_goes_on(single, tmp_path):
+    "This is how to detach one"
+    @pk.task
+    def detach():
+        import subprocess
+        return subprocess.Popen(['sleep', '1000'], start_new_session=True).pid
+    pid = detach().result
+    try:
+        single.stop()
+        assert wait_for(lambda: not pool_processes(single.site)) and not is_gone(pid)
+    finally: os.kill(pid, signal.SIGKILL)
+    assert wait_for(lambda: is_gone(pid))
+
+
+# --- the end of a worker
+
+@pytest.mark.parametrize('end', ['stop', 'idle', 'replaced'])
+def test_worker_ends_as_a_program_does(single, tmp_path, end):
+    @pk.task
+    def prepare(folder):
+        import atexit, logging, logging.handlers, multiprocessing.util, pathlib, tempfile, threading, time, weakref
+        folder = pathlib.Path(folder)
+        atexit.register((folder/'atexit').touch)
+        multiprocessing.util.Finalize(None, (folder/'finalizer').touch, exitpriority=1)
+        weakref.finalize(prepare.__class__, (folder/'weakref').touch)
+        memory = logging.handlers.MemoryHandler(100, target=logging.FileHandler(folder/'log'))
+        memory.handle(logging.LogRecord('x', 30, 'x', 1, 'flushed', (), None))
+        logging.left = memory
+        pathlib.Path(folder/'temporary').mkdir()
+        logging.directory = tempfile.TemporaryDirectory(dir=folder/'temporary')
+        def work():
+            time.sleep(0.2)
+            (folder/'thread').touch()
+        threading.Thread(target=work).start()
+    if end == 'replaced': single.max_tasks_per_worker = 1
+    trace = prepare(str(tmp_path))
+    trace.wait()
+    if end == 'stop': single.stop()
+    elif end == 'idle': single.idle_timeout = 0.2
+    assert wait_for(lambda: is_gone(trace.pid))
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name not in ('site', 'processes')) == ['atexit', 'finalizer', 'log', 'temporary',
+                                                                                                'thread', 'weakref']
+    assert not list((tmp_path/'temporary').iterdir()) and (tmp_path/'log').read_text() == 'flushed\n'
+
+def test_exit_handler_that_does_not_end_holds_up_nothing(single, double):
+    @pk.task
+    def hang():
+        import atexit, threading, time
+        atexit.register(time.sleep, 1000)
+        threading.Thread(target=time.sleep, args=[1000]).start()
+    trace = hang()
+    trace.wait()
+    assert double(4).result == 8
+    assert not is_gone(trace.pid)  # another has come in its place at once
+    assert wait_for(lambda: is_gone(trace.pid), 30) and double(5).result == 10
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='looks where Linux keeps named semaphores')
+def test_loky_leaves_neither_processes_nor_files(single):
+    pytest.importorskip('joblib')
+    @pk.task
+    def fit():
+        import joblib, numpy, psutil
+        sums = joblib.Parallel(n_jobs=2, max_nbytes=1000)(joblib.delayed(numpy.sum)(numpy.ones(10000)) for _ in range(4))
+        return sums, [p.pid for p in psutil.Process().children(recursive=True)]
+    trace = fit()
+    sums, pids = trace.result
+    def files(): return list(Path('/dev/shm').glob(f'*loky*-{trace.pid}-*')) + list(Path('/dev/shm').glob(f'joblib*_{trace.pid}_*'))
+    assert sums == [10000]*4 and len(pids) >= 3 and files()
+    again = fit()
+    assert set(pids) <= set(again.result[1])  # a pool that a library keeps is there for the next call
+    single.stop()
+    assert wait_for(lambda: all(map(is_gone, pids))) and wait_for(lambda: not files())
