@@ -194,14 +194,15 @@ class _ImportWatch(MetaPathFinder):
         others = [finder for finder in list(sys.meta_path) if finder is not self and hasattr(finder, 'find_spec')]
         spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
         load = getattr(spec and spec.loader, 'exec_module', None)
-        if load is None or isinstance(spec.loader, type): return spec  # type: ignore[union-attr]
+        if load is None or isinstance(spec.loader, type) or hasattr(load, 'watched'): return spec  # type: ignore[union-attr]
         def exec_module(module: Any) -> None:
             if self.busy: return load(module)  # type: ignore[no-any-return]
             self.busy, before = True, self.read()
             try: load(module)
             finally:
                 self.busy = False
-                self.keep(name, before, self.read())
+                self.keep(module.__name__, before, self.read())
+        exec_module.watched = True  # type: ignore[attr-defined]  # a loader may be that of many modules
         with suppress(AttributeError): spec.loader.exec_module = exec_module  # type: ignore[union-attr]
         return spec
 

@@ -196,10 +196,10 @@ class _Running(_Surroundings):
     def _rest(self) -> None:
         self.running = ''
         _inside.clear()
+        if self.state: stop_timers()
         self.variables.restore()
         forget_globals()
         answer_for()
-        if self.state: stop_timers()
         if not (self.record.options and self.record.how.timeout): return
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
@@ -860,7 +860,7 @@ class Supervisor(_Children):
         for pid in self.born: os.kill(pid, signal.SIGTERM)
         while self.born or self.groups:
             self.reasons = self.bury() | self.reasons
-            self.kill_groups(limit)
+            self.kill_groups(limit + 1)  # those of a worker killed just now have a moment
             if self.clock() > limit:
                 for pid in self.born:
                     self.killed[pid] = 'was stopped with its pool'
