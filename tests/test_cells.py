@@ -15,12 +15,13 @@ d.update(list=[1], dict={'lr': 1}, set={1}, array=np.zeros(3), bytes=bytearray(b
 a.append({'x': 1})
 o.tags = ['x']
 '''
-LOST = ["d['list'].append(2)", "d['dict']['lr'] = 2", "d['set'].add(2)", "d['array'][0] = 1", "d.get('bytes').extend(b'z')",
+LOST = ["d['list'].append(2)", "d['dict']['lr'] = 2", "d['set'].add(2)", "d.get('bytes').extend(b'z')",
         "v = d.get('dict'); v.clear()", "d['nested']['a'].append(2)", "a[0]['x'] = 2", "o.tags.append('y')", "for v in [d['list']]: v.sort(reverse=True); v += [3]",
         "with pk.transaction(d): pass\nd['list'].clear()"]
 KEPT = ["d['list']", "v = d['list']; v.append(2); d['list'] = v", "with d.edit('list') as v: v.append(3)", "d['text'] += 'x'",
         "with pk.transaction(d):\n    v = d['list']; v.append(2); d['list'] = v", "v = d.pop('set'); v.add(5); d['set'] = v", "x = [1]; x.append(2)",
-        "v = d['dict']; del d['dict']; v['a'] = 1; d['dict'] = v", "for i in range(1000): d['list']"]
+        "v = d['dict']; del d['dict']; v['a'] = 1; d['dict'] = v", "for i in range(1000): d['list']",
+        "array = d['array']\narray[0] = 1"]  # the user's second recipe ends with that
 
 @pytest.fixture(scope='module')
 def kernel():
