@@ -18,7 +18,7 @@ from .calls import _environment, _Record
 from .ledger import _ledger
 from .tracing import AsyncTrace
 from .by_value import identity_of, inspect_signature, is_by_value
-from .codecs import EncodeError, _array_data, _dtype_spec, decode, encode, register_opener, register_type, type_name
+from .codecs import EncodeError, _array_data, _codec_of, _flat, decode, encode, register_opener, register_type, type_name
 from .objects import _ENTRY, Object, _counted, _Identity, _join
 from .storage import Blob, Site
 from .system import ObjectNotFoundError, StorageFullError
@@ -79,7 +79,7 @@ class _Digester:
     def numpy(self, cls: type, value: Any) -> bytes:
         "An array or a scalar of numpy, by its content"
         if value.dtype.hasobject: return _tagged('objects', repr(value.shape).encode(), *(self.digest(v) for v in value.ravel().tolist()))
-        h = blake2b(_tagged(cls.__name__, _dtype_spec(value.dtype), repr(value.shape).encode()), digest_size=16)
+        h = blake2b(_tagged(cls.__name__, str(value.dtype).encode(), repr(value.shape).encode()), digest_size=16)
         array = sys.modules['numpy'].asarray(value)
         for part in _array_data(array if array.flags.c_contiguous or array.ndim < 2 else array.copy('C')): h.update(part)
         return h.digest()
@@ -95,7 +95,11 @@ class _Digester:
         return _tagged('code', _code_version(f).encode())
 
     def reduced(self, cls: type, value: Any) -> bytes:
-        "What `copyreg` takes the value apart into"
+        "What its codec or `copyreg` takes the value apart into"
+        codec = _codec_of(cls)
+        if codec is not None and (found := codec.encode(value)) is not NotImplemented:
+            state, buffers = found
+            return _tagged('coded', type_name(cls).encode(), self.digest(state), *(blake2b(_flat(b)).digest() for b in buffers))
         try: parts = value.__reduce_ex__(4)
         except Exception as e: raise EncodeError(f'cannot hash a value of type {cls.__qualname__!r}: {e}') from e
         if isinstance(parts, str): return _tagged('global', f'{getattr(value, "__module__", "")}.{parts}'.encode())

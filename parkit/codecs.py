@@ -308,8 +308,10 @@ class _Lent(bytearray):
 def _content(buffer: pickle.PickleBuffer) -> Buffer:
     "The bytes of an out-of-band buffer"
     raw = buffer.raw()
-    if type(raw.obj) is not _Lent: return as_bytes(raw)
-    content = raw.obj.content
+    return _flat(raw.obj.content) if type(raw.obj) is _Lent else as_bytes(raw)
+
+def _flat(content: Any) -> Buffer:
+    "The bytes of a buffer or of an array of any dtype, in C order"
     if not hasattr(content, 'dtype'): return as_bytes(content)
     if not content.flags.c_contiguous: return content.tobytes()  # type: ignore[no-any-return]
     try: return pickle.PickleBuffer(content).raw()

@@ -14,7 +14,7 @@ from itertools import groupby, islice
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 from .by_value import identity_of
-from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, decode, encode, recall, register_opener, register_type,
+from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, _join, decode, encode, recall, register_opener, register_type,
                            registered_type, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
 from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites, _value_record,
@@ -50,8 +50,6 @@ ANONYMOUS = '_anonymous'               # the scratch namespace of objects withou
 _COMPLETIONS = 1000                    # keys at most that are offered where one is typed into a notebook
 
 # %% ../nbs/03_objects.ipynb #57ef3dea
-def _join(record: Record) -> bytes: return record if isinstance(record, bytes) else record.join()
-
 def _info(txn: Any, oid: bytes) -> _Info | None:
     "The info of the object `oid`"
     data = txn.get(OBJECTS + oid)

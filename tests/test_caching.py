@@ -320,3 +320,20 @@ def test_coroutines_and_generators(site):
     with pytest.raises(TypeError, match='it is a generator'):
         @pk.task(cache=True)
         def numbers(): yield 1
+
+
+def test_digest_of_arrays_of_any_library_is_of_what_they_show():
+    "Whatever memory they look into; equal arrays with dtypes that are called otherwise are one"
+    digest = pk.caching.digest
+    data = np.arange(12)
+    assert digest(np.zeros(2, 'q')) == digest(np.zeros(2, 'l')) != digest(np.zeros(2, '>i8'))
+    assert digest(np.zeros(2, np.dtype('i4', metadata={'unit': 'm'}))) == digest(np.zeros(2, 'i4'))
+    def masked(hard=False): return np.ma.array(data[:2], mask=[0, 1], hard_mask=hard)
+    assert digest(masked()) == digest(masked()) != digest(masked(True))
+    assert digest(np.matrix([[1, 2]])) == digest(np.matrix([[1, 2]])) != digest(np.array([[1, 2]]))
+    for library, make in dict(torch=lambda m: [m.arange(12)[:3], m.arange(3), m.arange(1, 4)], polars=lambda m: [m.Series(range(12))[:3], m.Series(range(3)), m.Series(range(1, 4))],
+                              jax=lambda m: [m.numpy.arange(12)[:3], m.numpy.arange(3), m.numpy.arange(1, 4)]).items():
+        try: module = __import__('jax.numpy' if library == 'jax' else library)
+        except ImportError: continue
+        part, same, other = make(module)
+        assert digest(part) == digest(same) != digest(other), library
