@@ -4,7 +4,8 @@
 
 # %% ../nbs/05e_process_state.ipynb #a4f8f51a
 from __future__ import annotations
-import _signal, contextvars, decimal, faulthandler, gc, locale, logging, os, resource, signal, sys, threading, tracemalloc, warnings
+import contextvars, decimal, faulthandler, gc, locale, logging, os, resource, signal, sys, threading, tracemalloc, warnings
+import _signal  # type: ignore[import-not-found,unused-ignore]  # what `signal` wraps, without its enumerations: ten times as quick
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.abc import MetaPathFinder
@@ -46,6 +47,8 @@ def _restore_attributes(values: tuple[Any, ...]) -> None:
         elif hasattr(owner, name): delattr(owner, name)
 
 # %% ../nbs/05e_process_state.ipynb #175b2adc
+def _fill(items: list[Any], wanted: Sequence[Any]) -> None: items[:] = wanted
+
 def _restore_filters(filters: Sequence[Any]) -> None:
     with warnings.catch_warnings(): pass  # has the warnings that were shown under other filters shown again
     warnings.filters[:] = filters  # type: ignore[index]
@@ -139,8 +142,8 @@ def _parts() -> list[Part]:
     loggers, limits = _Loggers(), _Limits()
     return [
         Part('hooks', _read_attributes, _restore_attributes),
-        Part('import path', lambda: list(sys.path), lambda path: sys.path.__setitem__(slice(None), path)),
-        Part('command line', lambda: list(sys.argv), lambda argv: sys.argv.__setitem__(slice(None), argv)),
+        Part('import path', lambda: list(sys.path), lambda path: _fill(sys.path, path)),
+        Part('command line', lambda: list(sys.argv), lambda argv: _fill(sys.argv, argv)),
         Part('umask', _umask, os.umask),
         Part('warning filters', lambda: list(warnings.filters), _restore_filters),
         Part('decimal context', _read_decimal, _restore_decimal),
@@ -243,16 +246,22 @@ class ProcessState:
         "The value of each part now"
         return [part.read() for part in self.parts]
 
-    def watch_imports(self) -> None:
+    def watch_imports(
+        self,
+        *others: tuple[Callable[[], Any], Callable[[Any, Any], None]],  # Reads more state; is told what it was before and after an import
+    ) -> None:
         "From now on, in a process that is there for calls, have changes that modules make while they are imported stay"
+        self.others = others
         sys.modules.pop('resource', None)  # it is there again when a call has imported it
-        sys.meta_path.insert(0, _ImportWatch(lambda: (self.read(), contextvars.copy_context()), self._keep))
+        sys.meta_path.insert(0, _ImportWatch(lambda: (self.read(), contextvars.copy_context(), [read() for read, _ in others]), self._keep))
 
     def _keep(self, module: str, before: Any, after: Any) -> None:
         states = (self.wanted,) if is_own_module(module) else (self.wanted, self.lasting)
         for n, (part, old, new) in enumerate(zip(self.parts, before[0], after[0])):
             if not part.importable or new == old: continue
             for state in states: state[n] = _merged(state[n], old, new)
+        for (_, keep), old, new in zip(self.others, before[2], after[2]):
+            if new != old: keep(old, new)
         found = before[1]
         self.variables |= {v: o for v, o in after[1].items() if v is not _frame and (v not in found or found[v] is not o)}
 

@@ -97,6 +97,15 @@ class WorkerVariables:
         mine = {k: v for k, v in self.own.items() if k not in inherited or is_excluded(k, excluded)}
         return self.defaults | mine | variables
 
+    def keep(
+        self,
+        before: dict[bytes, bytes],  # The variables before a module was imported
+        after: dict[bytes, bytes],   # And after it
+    ) -> None:
+        "Have calls find what a module has set or removed while it was imported: it would not do so again"
+        changed, gone = {k: v for k, v in after.items() if before.get(k) != v}, before.keys() - after.keys()
+        self.own, self.now = [{k: v for k, v in o.items() if k not in gone} | changed for o in (self.own, self.now)]
+
     def restore(self) -> None:
         "Undo what the call has changed, also what it has told the system alone, by `os.putenv`"
         os.environ = self.environ

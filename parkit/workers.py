@@ -24,7 +24,7 @@ from .ledger import _ledger, prune, settle, sweep_output
 from .delivery import keep_house
 from .progress import _inside, _watch_tqdm
 from .subprocesses import answer_for, forget_globals, teach_multiprocessing
-from .variables import WorkerVariables, is_excluded, note_changes, note_inherited
+from .variables import WorkerVariables, is_excluded, note_changes, note_inherited, variables_now
 
 # %% auto #0
 __all__ = ['IDLE_TIMEOUT', 'Duty', 'Worker', 'add_duty', 'Supervisor', 'is_supervised', 'use_workers', 'PoolStatus', 'Pool']
@@ -477,7 +477,7 @@ def _work(site: Site, lifeline: int, notes: int, limits: tuple[int | None, ...])
     _watch_tqdm()
     with _Capture(site, worker.process) as worker.capture, _Rest(line, [lifeline, signals.fd]) as rest:
         worker.state = ProcessState()
-        worker.state.watch_imports()
+        worker.state.watch_imports((lambda: dict(variables_now()), worker.variables.keep))
         while not worker.leaving:
             try:
                 if not worker.claimed: _rest(worker, rest)

@@ -424,6 +424,7 @@ import decimal, logging, os, sys, warnings
 warnings.filterwarnings('ignore', message='of the module')
 sys.path.append('/added/by/the/module')
 sys.setrecursionlimit(4321)
+os.environ['OF_THE_MODULE'] = 'kept'
 decimal.getcontext().prec = 7
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 logging.getLogger('changing').setLevel(logging.DEBUG)
@@ -439,17 +440,18 @@ def look(change):
         sys.path.append('/added/by/the/call')
         decimal.getcontext().prec = 5
         logging.getLogger('call').setLevel(logging.DEBUG)
+        os.environ['OF_THE_CALL'] = 'gone'
     import changing  # noqa: F401
     logging.getLogger('changing').debug('a line')
     return ([m.pattern for _, m, *_ in warnings.filters if m and m.pattern.startswith('of the')], sys.path[-1], sys.getrecursionlimit(),
-            decimal.getcontext().prec, logging.getLogger('call').level)
+            decimal.getcontext().prec, logging.getLogger('call').level, os.environ.get('OF_THE_MODULE'), os.environ.get('OF_THE_CALL'))
 
 def test_what_a_module_changes_while_it_is_imported_stays(single, folder):
     "It would not do so again; what the call had changed before is gone"
     looks = pk.task(look)
     first, second = looks(True, sync=False), looks(False, sync=False)
-    assert first.result == (['of the module', 'of the call'], '/added/by/the/module', 4321, 7, 10)
-    assert second.result == (['of the module'], '/added/by/the/module', 4321, 7, 0) and first.pid == second.pid
+    assert first.result == (['of the module', 'of the call'], '/added/by/the/module', 4321, 7, 10, 'kept', 'gone')
+    assert second.result == (['of the module'], '/added/by/the/module', 4321, 7, 0, 'kept', None) and first.pid == second.pid
     assert first.output == second.output == 'DEBUG:changing:a line\n'
 
 def test_what_a_module_of_another_caller_has_changed_is_gone(single, folder, tmp_path_factory, monkeypatch):
