@@ -119,7 +119,7 @@ class _Loggers:
         "By name of logger: level, handlers, filters, whether it propagates, whether it is disabled"
         if 'parkit' in logging.root._cache and self.stamp() == self.seen: return self.known  # type: ignore[attr-defined]
         loggers = [logging.root, *(o for o in list(logging.root.manager.loggerDict.values()) if isinstance(o, logging.Logger))]
-        found = {o.name: (o.level, tuple(o.handlers), tuple(o.filters), o.propagate, o.disabled) for o in loggers}
+        found: dict[str, Any] = {o.name: (o.level, tuple(o.handlers), tuple(o.filters), o.propagate, o.disabled) for o in loggers}
         found[''] = logging.root.manager.disable
         self.known, self.seen = {name: state for name, state in found.items() if state != _NEW_LOGGER}, self.stamp()
         return self.known
