@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, IO, NamedTuple, NoReturn, TypeVa
 from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, UnreadableKey, decode, decode_key, decode_user, encode, encode_key,
                            encode_user, raise_unreadable, register_type, split_key, with_key)
 from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _is_changing, _join, explains
-from .system import TransactionError, _fork
+from .system import TransactionError, _fork, warn_caller
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, WriteTxn, _ID, _after, _value_record
 from .transactions import (WaitTimeout, _find, _frame, _give_up, cell_notes, in_transaction, notes_for, read, read_apart, transaction,
                                  wait_until, wait_until_async, write, write_async, write_whole)
@@ -791,7 +791,7 @@ class _QueueItems(_Numbered):
 
     def _set_aside(self, txn: Any, at: bytes, error: DecodeError) -> None:
         "Move an item to where those are kept that cannot be read"
-        warnings.warn(f'it was set aside, and dead_letters() lists it: {error}', RuntimeWarning, stacklevel=8)
+        warn_caller(f'it was set aside, and dead_letters() lists it: {error}', RuntimeWarning)
         record = txn.get(at) or b''
         txn.need(len(record) + 256)
         txn.put(self._oid + _ASIDE + at[9:], record, freeing=True)

@@ -4,14 +4,14 @@
 
 # %% ../nbs/04g_delivery.ipynb #ded353f1
 from __future__ import annotations
-import os, warnings
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
 from .codecs import BLOB, ParkitError, encode
-from .system import ObjectNotFoundError, TransactionError
+from .system import ObjectNotFoundError, TransactionError, warn_caller
 from .storage import MAKING, OUTBOX, OUTBOX_CALLS, Blob, Site, Store, on_open
 from .transactions import read, transaction, write
 from .calls import _ensure, _Record
@@ -25,8 +25,8 @@ __all__ = ['deliver', 'deliver_all', 'keep_house']
 # %% ../nbs/04g_delivery.ipynb #eebb066a
 def _warn_of(store: Store, e: ParkitError) -> None:
     "Say that calls cannot leave an outbox now; they stay in it, so that nothing is lost"
-    warnings.warn(f'calls made in a transaction on {store.namespace!r} wait in its outbox until they can be queued; the '
-                  f'transaction was committed ({e})', RuntimeWarning, stacklevel=3)
+    warn_caller(f'calls made in a transaction on {store.namespace!r} wait in its outbox until they can be queued; the '
+                  f'transaction was committed ({e})', RuntimeWarning)
 
 class _Delivery:
     "Brings to the ledger what one transaction has put into the outbox, once it has committed"

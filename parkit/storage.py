@@ -4,7 +4,7 @@
 
 # %% ../nbs/01_storage.ipynb #fe04aff1
 from __future__ import annotations
-import errno, fcntl, json, mmap, os, re, shutil, struct, sys, time, warnings
+import errno, fcntl, json, mmap, os, re, shutil, struct, sys, time
 import lmdb, threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, ObjectExistsError, ObjectNotFoundError, SiteRemovedError, open_locked,
                            replace_file, SiteError, StorageFullError, TransactionError, _Alive, _boot_id, _check_directory,
                            _check_exchange, _exchange, _Exit, _file_lock, _find_open_files, _fork, _guard_streams, _hold_lmdb_locks, _leak, _link_all,
-                           _make_private, _map_file, _RECORD_SIZE, _reserve, _sync, _watchers, _write_all, _write_new, _WriteLock)
+                           _make_private, _map_file, _RECORD_SIZE, _reserve, _sync, _watchers, _write_all, _write_new, _WriteLock, warn_caller)
 
 # %% auto #0
 __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'OUTBOX',
@@ -1292,8 +1292,8 @@ class Store(_Blobs):
         "Say who keeps replaced values from being freed, at 64 MiB and again at each doubling"
         if kept >= self._warned:
             self._warned = 2*kept
-            warnings.warn(f'{kept} bytes of replaced values in {self.namespace!r} cannot be freed: {self._readers()} read an '
-                          'older snapshot', ResourceWarning, stacklevel=2)
+            warn_caller(f'{kept} bytes of replaced values in {self.namespace!r} cannot be freed: {self._readers()} read an '
+                          'older snapshot', ResourceWarning)
 
     def _readers(self) -> str:
         "Who reads, for a message"

@@ -609,8 +609,8 @@ class _Watchers:
         with suppress(IndexError): return self.idle.pop()
         try: return _Kqueue() if hasattr(select, 'kqueue') else _Inotify()
         except OSError as e:
-            if not self.warned: warnings.warn(f'no file watch to be had ({e}); parkit looks for changes from time to time instead. '
-                                              'On Linux, raise fs.inotify.max_user_instances', RuntimeWarning, stacklevel=4)
+            if not self.warned: warn_caller(f'no file watch to be had ({e}); parkit looks for changes from time to time instead. '
+                                              'On Linux, raise fs.inotify.max_user_instances', RuntimeWarning)
             self.warned = True
             return None
 

@@ -1,9 +1,9 @@
 "What people type though it is not what parkit has: it works, or the message says what was meant"
-import inspect, math, operator, traceback
+import inspect, math, operator, traceback, warnings
 from pathlib import Path
 
 import parkit as pk, pytest
-from helpers import Child, nobody_runs, run
+from helpers import Child, nobody_runs, root, run
 from kernels import notebooks
 from task_helpers import event_loop  # noqa: F401  a fixture
 
@@ -192,3 +192,25 @@ def test_a_notebook_shows_only_the_users_lines(site):
         [error] = [o for o in kernel.run('inner(0).result') if o['output_type'] == 'error']
         shown = '\n'.join(error['traceback'])
         assert 'return 1/n' in shown and shown.count('parkit/') == 1, shown
+
+
+# --- warnings point at the cell
+
+_definitions = ['@pk.task\ndef f(): return table', '@pk.task(default_sync=True)\ndef f(): return table', 'def g(): return table\nf = pk.task(g, name="f") if False else pk.task(name="f")(g)',
+                'class M(pk.Object):\n    @pk.task\n    def f(self): return table', 'f()\nf.version', 'f.options(timeout=60)()', 'pk.map(f, [])\nf()']
+
+@pytest.mark.parametrize('n', range(len(_definitions)))
+def test_the_warning_of_a_large_global_points_at_the_cell(site, single, n):
+    names = dict(pk=pk, __name__='__main__', table=bytes(2_000_000) if n < 4 else [1])
+    if n >= 4:
+        exec('@pk.task\ndef f(): return len(table)', names)
+        names['table'].extend(range(500_000))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        exec(compile(_definitions[n], 'the cell', 'exec'), names)
+    assert caught and {w.filename for w in caught} == {'the cell'}, [str(w) for w in caught]
+
+def test_every_warning_is_given_at_the_line_outside():
+    "With a fixed `stacklevel` it would point into parkit on one way or another; the one of a `File` comes from the garbage collection"
+    found = [line.strip() for path in sorted((root/'parkit').glob('*.py')) for line in path.read_text().splitlines() if 'warnings.warn(' in line]
+    assert [line for line in found if 'was opened for writing and not closed' not in line] == [] and len(found) == 1
