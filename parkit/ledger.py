@@ -457,7 +457,8 @@ class _Ledger(_Sharing):
         head, self._left = self._head(txn), False
         if head.first: self._move_due(txn, now)
         if context is not None: self._note_worker(txn, process, environment, context)
-        id = (self._first(txn, False, environment) if context is None else self._next(txn, environment, context, patient)) if head.size else None
+        if not head.size: return None
+        id = self._first(txn, False, environment) if context is None else self._next(txn, environment, context, patient)
         if id is None: return None
         record = _Record(*self._load(txn, False, _RECORD, id))
         self._delete_waiting(txn, id, record)
@@ -485,7 +486,8 @@ class _Ledger(_Sharing):
     def variables(self) -> bytes:
         "The record of its caller's environment variables, of the call that this process has claimed"
         noise = self._noise.get(self._claimed.variables)
-        if noise is None: raise TaskError("the environment variables of the call's caller are gone: half of them lay in a file that was removed")
+        if noise is None:
+            raise TaskError("the environment variables of the call's caller are gone: half of them lay in a file that was removed")
         return mask(self._claimed.masked, noise)
 
     @property

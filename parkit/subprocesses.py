@@ -113,7 +113,8 @@ def _inherited(process: int, where: int, module: str, name: str) -> Any:
     return _Unknown(name) if found is None else found
 
 class _Unknown:
-    "Stands for a function that a forked process does not have. To raise where it is unpickled would end that process, which is started again and again"
+    """Stands for a function that a forked process does not have. To raise where it is unpickled would end that process, and the pool
+    would start it again and again"""
     def __init__(self, name: str) -> None: self.name = name
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise pickle.UnpicklingError(f'{self.name!r} was defined after this process was forked; define it before the pool is made')
@@ -137,7 +138,8 @@ def _find(name: str) -> Any:
     "What a call has under the name of a global of the notebook: first what it was given itself, last what methods know of"
     known = list(_definitions([*_call]))
     functions = [o for o in known if isinstance(o, FunctionType)]
-    methods = [f for o in known if isinstance(o, type) for m in list(vars(o).values()) if isinstance(f := getattr(m, '__func__', m), FunctionType)]
+    members = (getattr(m, '__func__', m) for o in known if isinstance(o, type) for m in list(vars(o).values()))
+    methods = [m for m in members if isinstance(m, FunctionType)]
     named = (o for o in known if o.__qualname__ == name)
     return next(named, None) or next((v for f in functions + methods if (v := f.__globals__.get(name)) is not None), None)
 

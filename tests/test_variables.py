@@ -42,7 +42,8 @@ def _holders(folder, text=_SECRET):
 
 def _holders_elsewhere(site, text=_SECRET):
     "The same, by a process that may open the files of the site"
-    code = f'import sys; from pathlib import Path; print([str(p) for p in Path({site.path!r}).rglob("*") if p.is_file() and {text!r}.encode() in p.read_bytes()])'
+    code = ('from pathlib import Path\n'
+            f'print([str(p) for p in Path({site.path!r}).rglob("*") if p.is_file() and {text!r}.encode() in p.read_bytes()])')
     return eval(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout)
 
 
