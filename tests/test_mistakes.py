@@ -28,7 +28,7 @@ def test_a_trace_taken_for_the_result(trace, use):
     with pytest.raises(TypeError, match=r'AsyncTrace\(task/double, submitted\) is the record of a call in the background, not what the task returns: \.result waits'):
         _uses[use](trace)
 
-@pytest.mark.parametrize('name', ['shape', 'mean', 'items'])
+@pytest.mark.parametrize('name', ['shape', 'mean', 'keys'])
 def test_an_attribute_that_only_the_result_has(trace, name):
     with pytest.raises(AttributeError, match=f"'AsyncTrace' object has no attribute '{name}'; .* is the record of a call") as e: getattr(trace, name)
     assert (e.value.name, e.value.obj) == (name, trace) and not hasattr(trace, '_repr_png_')
