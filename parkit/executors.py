@@ -14,7 +14,7 @@ from itertools import islice
 from types import MethodType
 from typing import Any, overload
 from uuid import uuid4
-from .codecs import apart
+from .codecs import apart, recall
 from .calls import THREAD_VARIABLES, TaskError, _attend, _environment, _the_runner
 from .ledger import _ledger, settle
 from .tracing import AsyncTrace, T
@@ -321,12 +321,10 @@ class _Preparation:
 
     def __call__(self, batch: Callable[[], Any]) -> Any:
         if self.threads is not None: os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(self.threads)))
-        if self.initializer is not None and self.id not in _prepared:
-            self.initializer(*self.initargs)
-            _prepared.add(self.id)
+        if self.initializer is not None: recall('initializer', self.id, partial(self.initializer, *self.initargs))
         with _limited_threads(self.threads): return batch()
 
-_prepared: set[str] = set()  # in a worker, the loops whose initializer was called
+
 
 def _limited_threads(n: int | None) -> Any:
     "Return a context manager that limits the threads of libraries that are loaded; without threadpoolctl it cannot"

@@ -11,6 +11,7 @@ from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from types import FrameType
 from typing import Any, NamedTuple
+from .codecs import register_opener
 from .functions import is_own_module
 from .synchronization import held_locks
 from .transactions import _frame
@@ -240,6 +241,7 @@ class ProcessState:
         self.wanted = self.read()
         self.lasting = list(self.wanted)  # without what the user's own modules have changed, which are loaded anew for another caller
         self.variables = dict[Any, Any]()  # that modules have set
+        self.repeated = dict[str, Any]()   # what initializers have changed
         self.context: contextvars.Context | None = None
 
     def read(self) -> list[Any]:
@@ -252,6 +254,7 @@ class ProcessState:
     ) -> None:
         "From now on, in a process that is there for calls, have changes that modules make while they are imported stay"
         self.others = others
+        _of_this_worker[:] = [self]
         sys.modules.pop('resource', None)  # it is there again when a call has imported it
         sys.meta_path.insert(0, _ImportWatch(lambda: (self.read(), contextvars.copy_context(), [read() for read, _ in others]), self._keep))
 
@@ -269,6 +272,24 @@ class ProcessState:
         "Have calls find nothing of what modules of the user's have changed: they are unloaded"
         self.wanted = list(self.lasting)
         self.restore()
+
+    def repeat(
+        self,
+        key: str,                      # Of the initializer
+        function: Callable[[], Any],   # The initializer
+    ) -> None:
+        "Call an initializer, the first time; later make the changes again that it has made to the process, for they end with each call"
+        if key not in self.repeated:
+            before, variables, context = self.read(), dict(os.environ), contextvars.copy_context()
+            function()
+            changed = {v: o for v, o in contextvars.copy_context().items() if v not in context or context[v] is not o}
+            self.repeated[key] = before, self.read(), {k: v for k, v in os.environ.items() if variables.get(k) != v}, changed
+            return
+        before, after, variables, changed = self.repeated[key]
+        for variable, value in changed.items(): variable.set(value)
+        for part, old, new in zip(self.parts, before, after):
+            if new != old and part.restore: part.restore(_merged(part.read(), old, new))
+        os.environ.update(variables)
 
     def expect(
         self,
@@ -309,3 +330,9 @@ class ProcessState:
             if part.restore: part.restore(wanted)
             return bool(part.read() == wanted)
         except Exception: return False  # a limit that was lowered for good, a handler that C has installed
+
+_of_this_worker: list[ProcessState] = []
+
+def _initialize(key: str, function: Callable[[], Any]) -> None: _of_this_worker[0].repeat(key, function) if _of_this_worker else function()
+
+register_opener('initializer', _initialize)

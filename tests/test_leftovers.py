@@ -687,3 +687,25 @@ def test_loky_leaves_neither_processes_nor_files(single):
     assert set(pids) <= set(again.result[1])  # a pool that a library keeps is there for the next call
     single.stop()
     assert wait_for(lambda: all(map(is_gone, pids))) and wait_for(lambda: not files())
+
+def test_what_an_initializer_changes_is_there_for_all_calls_of_its_loop_and_no_other(single):
+    joblib = pytest.importorskip('joblib')
+    def prepare(folder):
+        import decimal, logging, warnings
+        (Path(folder)/str(time.monotonic())).touch()
+        warnings.filterwarnings('ignore', message='of the initializer')
+        logging.basicConfig(level=logging.DEBUG)
+        os.environ['INITIALIZED'] = 'yes'
+        sys.setrecursionlimit(4321)
+        decimal.getcontext().prec = 7
+    def look():
+        import decimal, logging, warnings
+        return (any(m and m.pattern == 'of the initializer' for _, m, *_ in warnings.filters), logging.root.level, os.environ.get('INITIALIZED'),
+                sys.getrecursionlimit() == 4321, decimal.getcontext().prec)
+    folder = Path(single.site.path).parent/'initialized'
+    folder.mkdir()
+    before = pk.task(look)(sync=False).result
+    with pk.joblib_backend(n_jobs=2, initializer=prepare, initargs=(str(folder),)):
+        found = joblib.Parallel(batch_size=1)(joblib.delayed(look)() for _ in range(5))
+    assert found == [(True, 10, 'yes', True, 7)]*5 and len(list(folder.iterdir())) == len({t.pid for t in pk.traces()})
+    assert pk.task(look)(sync=False).result == before == (False, 30, None, False, 28)
