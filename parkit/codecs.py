@@ -560,11 +560,31 @@ def _with_buffers(data: bytes, views: Sequence[Buffer]) -> Chunks:
     return Chunks([head, *parts], end)
 
 # %% ../nbs/00_codecs.ipynb #2f04d957
+# what older Pythons call what newer ones have renamed, or made an enum of
+_RENAMED = {('re', 'PatternError'): ('re', 'error'), ('calendar', 'Day'): ('builtins', 'int'), ('calendar', 'Month'): ('builtins', 'int')}
+
+class _OtherPython(pickle.Unpickler):
+    "Finds what the standard library of another Python has elsewhere: Python 3.13 has its `Path` in `pathlib._local`, others in `pathlib`"
+    def find_class(self, module: str, name: str) -> Any:
+        try: return super().find_class(module, name)
+        except (ImportError, AttributeError):
+            known = _RENAMED.get((module, name)) or (module.rpartition('.')[0], name)
+            if not known[0] or module.partition('.')[0] not in sys.stdlib_module_names: raise
+            return self.find_class(*known)
+
+def _load_of_another_python(data: Buffer, buffers: Sequence[Buffer], error: Exception) -> Any:
+    "Unpickle `data`, of which this Python's standard library has another name for a part; raises `error` if it cannot be read either"
+    import io
+    try: return _OtherPython(io.BytesIO(data), buffers=buffers).load()
+    except Exception: raise error from None
+
 def _decode_buffers(view: memoryview, writable: bool, taken: Mapping[int, Buffer]) -> Any:
     try: data, buffers = _split_buffers(view)
     except struct.error as e: raise damaged(view, e) from e
     copy: Callable[[memoryview], Buffer] = bytearray if writable and view.readonly else lambda v: v
-    return pickle.loads(data, buffers=[taken[n] if n in taken else copy(b) for n, b in enumerate(buffers)])
+    found = [taken[n] if n in taken else copy(b) for n, b in enumerate(buffers)]
+    try: return pickle.loads(data, buffers=found)
+    except (ImportError, AttributeError) as e: return _load_of_another_python(data, found, e)
 
 def take_out(
     record: Record,  # That `encode` has made, and nobody has written
@@ -646,7 +666,9 @@ def decode(
     "The value of `record`, its arrays looking into `record` where they may; raises `DecodeError` where there is none, for whatever reason"
     kind = record[0] if len(record) else None
     try:
-        if kind == PICKLE: return pickle.loads(record)
+        if kind == PICKLE:
+            try: return pickle.loads(record)
+            except (ImportError, AttributeError) as e: return _load_of_another_python(record, (), e)
         if kind == BUFFERS: return _decode_buffers(memoryview(record), writable, taken)
         if kind == ARRAY: return _decode_array(memoryview(record), writable)
     except Exception as e: raise_unreadable(record, e)

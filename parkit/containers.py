@@ -9,7 +9,7 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, M
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, IO, NamedTuple, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, IO, NamedTuple, TypeVar, overload
 from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, UnreadableKey, decode, decode_key, decode_user, encode, encode_key,
                            encode_user, raise_unreadable, register_type, split_key, with_key)
 from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _is_changing, _join, explains
@@ -156,12 +156,13 @@ class _DictReading(_Container):
                 if not record or record[0] != PICKLE or self._decodes: return self._value(record, zero_copy)
             except DecodeError as e: raise self._unreadable(_item(key), e) from e.__cause__ or e
             try: return pickle.loads(record)
-            except Exception as e: self._raise_unreadable(key, record, e)
+            except Exception as e: return self._read_again(key, record, e)
         self._head(txn)  # an object that was dropped is not an empty one
         return default(key)
 
-    def _raise_unreadable(self, key: Any, record: bytes, e: Exception) -> NoReturn:
-        try: raise_unreadable(record, e)
+    def _read_again(self, key: Any, record: bytes, e: Exception) -> Any:
+        "Read what another Python's standard library has elsewhere; raises the `DecodeError` of any other value"
+        try: return decode(record) if isinstance(e, (ImportError, AttributeError)) else raise_unreadable(record, e)
         except DecodeError as unnamed: raise self._unreadable(_item(key), unnamed) from unnamed.__cause__ or unnamed
 
     def _has(self, txn: Any, zero_copy: bool, key: Any) -> bool:
