@@ -481,7 +481,7 @@ def _cloud_pickler() -> type[pickle.Pickler]:
             if self.apart and cls is FunctionType and parts is not NotImplemented: raise _HasFunctions
             return parts
 
-        def _dynamic_function_reduce(self, f: Any) -> Any: return super()._dynamic_function_reduce(with_kept_annotations(f))
+        def _dynamic_function_reduce(self, func: Any) -> Any: return super()._dynamic_function_reduce(with_kept_annotations(func))
 
         def reduce_class(self, cls: type) -> Any:
             parts: Any = super().reducer_override(cls)
