@@ -238,7 +238,8 @@ class _Mapped:
         "Add to an error at which item it came, if it is known of a call of several"
         if not trace.items or not hasattr(error, 'add_note'): return  # before Python 3.11
         first = sum(self.counts[:self.traces.index(trace)])
-        if trace.status == 'failed': error.add_note(f'item {first + len(trace._results_before_error())} of map, counted from 0')
+        before = trace._before_error()
+        if before: error.add_note(f'item {first + before[0]} of map, counted from 0')
         else: error.add_note(f'one of the items {first} to {first + trace.items - 1} of map, which are one call')
 
     def all_results(self) -> list[Any]:

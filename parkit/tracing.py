@@ -268,8 +268,13 @@ class AsyncTrace(_NotTheResult, _Facts, Generic[R]):
 
     def _results_before_error(self) -> list[Any]:
         "The results of the items before the one that failed, of a call of several"
-        _, _, *done = self._ledger.load(_RESULT, self.id)
+        done = self._before_error()
         return decode(done[1]) if done else []  # type: ignore[no-any-return]
+
+    def _before_error(self) -> tuple[int, bytes] | None:
+        "How many items had results when one failed, and their record; `None` if the call has ended otherwise"
+        _, _, *done = self._ledger.load(_RESULT, self.id)
+        return (done[0], done[1]) if done else None
 
     @property
     def traceback(self) -> str | None:
