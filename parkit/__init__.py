@@ -13,11 +13,11 @@ __all__ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'Obj
            'export_library', 'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'CallFuture',
            'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule',
            'ScheduleError', 'schedules', 'upcoming', 'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor',
-           'gc', 'restore', 'register_codec']
+           'gc', 'restore', 'register_codec', 'register_key', 'UnorderedKeyError']
 
 # %% ../nbs/10_parkit.ipynb #c0bb7c4f
 from . import arrays  # noqa: F401  whose codecs are registered
-from .codecs import DecodeError, EncodeError, ParkitError, UnreadableKey, register_codec
+from .codecs import DecodeError, EncodeError, ParkitError, UnorderedKeyError, UnreadableKey, register_codec, register_key
 from .system import (InvalidNameError, ObjectExistsError, ObjectNotFoundError, SiteError, StorageFullError, TransactionError,
                            TransactionTimeout)
 from .storage import Site, set_site
@@ -44,7 +44,7 @@ _all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'Objec
          'Task', 'TaskCancelledError', 'TaskError', 'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task',
          'export_library', 'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'CallFuture', 'Executor',
          'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError', 'schedules', 'upcoming',
-         'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore', 'register_codec']
+         'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore', 'register_codec', 'register_key', 'UnorderedKeyError']
 
 # %% ../nbs/10_parkit.ipynb #f7374563
 __doc__ = """Shared Python objects and shared functions for notebooks, with no server

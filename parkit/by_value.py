@@ -435,6 +435,10 @@ def _find_bound(identity: str, module: str, qualname: str) -> type | None:
     return None
 
 # %% ../nbs/00_by_value.ipynb #0f57ffb0
+def _is_kept(cls: type) -> bool:
+    "Tell whether a class stands for an identity here without having been defined here: it came from another process"
+    return cls in _given
+
 def keep_class(identity: str, cls: type) -> type:
     "Let a class that was made here stand for an identity, unless another thread was quicker; return the one that does"
     found = _known.setdefault(identity, cls)

@@ -4,26 +4,29 @@
 
 # %% ../nbs/00_codecs.ipynb #b0b4ae15
 from __future__ import annotations
-import copyreg, functools, io, math, pickle, struct, sys, threading
+import copyreg, functools, io, math, pickle, re, struct, sys, threading, types
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime, timedelta
-from enum import Enum
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum, Flag
+from fractions import Fraction
 from functools import lru_cache, partial
 from operator import attrgetter, methodcaller
-from pathlib import PosixPath, PurePosixPath
-from types import CodeType, FunctionType, MappingProxyType, ModuleType
+from pathlib import PosixPath, PurePosixPath, PureWindowsPath
+from types import BuiltinFunctionType, CodeType, FunctionType, GenericAlias, MappingProxyType, MethodType, ModuleType, UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Union
 from uuid import UUID
 from weakref import WeakKeyDictionary
-from .by_value import (TYPE_NAMES, find_class, identity_of, keep_class, kept_annotations_of, module_of, refers_to_objects, slots_of,
+from .by_value import (TYPE_NAMES, find_class, find_named, identity_of, _is_kept, keep_class, kept_annotations_of, module_of, refers_to_objects, slots_of,
                             with_kept_annotations)
 
 # %% auto #0
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
            'DecodeError', 'Chunks', 'as_bytes', 'damaged', 'register_codec', 'register_type', 'registered_type',
            'type_name', 'register_opener', 'recall', 'Apart', 'apart', 'take_out', 'encode_buffer', 'encode',
-           'raise_unreadable', 'decode', 'encode_user', 'decode_user', 'verify', 'UnreadableKey', 'encode_key',
-           'is_canonical', 'decode_key', 'verify_key', 'with_key', 'split_key']
+           'raise_unreadable', 'decode', 'encode_user', 'decode_user', 'verify', 'register_key', 'UnreadableKey',
+           'encode_key', 'is_canonical', 'decode_key', 'verify_key', 'UnorderedKeyError', 'check_order', 'with_key',
+           'split_key']
 
 # %% ../nbs/00_codecs.ipynb #abce6dda
 if TYPE_CHECKING: import numpy as np
@@ -718,10 +721,15 @@ def _verify_pickle(data: Buffer) -> None:
     for _ in pickletools.genops(bytes(data)): pass
 
 # %% ../nbs/00_codecs.ipynb #d82a93da
-_NONE, _TUPLE, _NAIVE, _AWARE, _DATE, _UUID, _PATH, _SET, _OTHER = 0x02, 0x40, 0x50, 0x51, 0x52, 0x58, 0x5A, 0x60, 0x70
+_NONE, _TUPLE, _EARLY, _NAIVE, _AWARE, _DATE, _UUID, _PATH, _SET = 0x02, 0x40, 0x4F, 0x50, 0x51, 0x52, 0x58, 0x5A, 0x60
+_TIME, _TIME_AWARE, _DURATION, _MONTHS, _NAMED, _OTHER = 0x61, 0x62, 0x64, 0x65, 0x68, 0x70  # _OTHER: a pickle, of an older parkit
 _STR, _BYTES = 0x30, 0x31
 _MINUS_INF, _BIG_NEGATIVE, _ZERO, _BIG, _INF, _NAN = 0x05, 0x07, 0x10, 0x19, 0x1A, 0x1B  # ints of n bytes: _ZERO ± n
 _END, _ESCAPED, _INEXACT = b'\0', b'\0\xff', b'\x01'
+_FINER = b'\xff'  # before the attoseconds that a time has beside its nanoseconds: after all that can follow a time without
+_FAR, _NAT, _PANDAS_NAT = 0x80, 0xFE, 0xFF  # in place of microseconds: a time after the year 9999, and no time at all
+_DEPTH = 100      # tuples and sets within each other at most: what is stored must be readable however little of the stack is left
+_DIGITS = 400_000  # bits of a fraction's denominator at most: Python's division takes time by their square
 
 # %% ../nbs/00_codecs.ipynb #3b736fa8
 def _terminated(data: bytes) -> bytes: return data.replace(b'\0', _ESCAPED) + _END
@@ -739,6 +747,8 @@ def _key_int(n: int) -> bytes:
 # %% ../nbs/00_codecs.ipynb #0788b406
 def _key_ratio(numerator: int, denominator: int) -> bytes:
     "An exact fraction: floor, then its binary digits; one that never ends is cut at 256 of them and spelled out after"
+    if denominator.bit_length() > _DIGITS:
+        raise EncodeError(f'cannot store a key that is a fraction with a denominator of more than {_DIGITS} bits; round it')
     floor, rest = divmod(numerator, denominator)
     if not rest: return _key_int(floor) + _END
     if denominator & (denominator - 1) == 0:
@@ -746,13 +756,18 @@ def _key_ratio(numerator: int, denominator: int) -> bytes:
         return _key_int(floor) + _terminated(((rest << 8*size)//denominator).to_bytes(size, 'big').rstrip(b'\0'))
     size = 32 + (denominator.bit_length() - min(rest, denominator - rest).bit_length())//8  # the first of them may all be 0, or all be 1
     digits = ((rest << 8*size)//denominator).to_bytes(size, 'big')
-    return _key_int(floor) + _terminated(digits) + _INEXACT + _terminated(f'{numerator}/{denominator}'.encode())
+    return _key_int(floor) + _terminated(digits) + _INEXACT + _terminated(_spelled(numerator, denominator).encode())
+
+def _spelled(numerator: int, denominator: int) -> str:
+    "A fraction in decimal digits, or in hexadecimal ones where Python would refuse"
+    short = max(abs(numerator), denominator).bit_length() < 2000
+    return f'{numerator}/{denominator}' if short else f'{numerator:#x}/{denominator:#x}'
 
 # %% ../nbs/00_codecs.ipynb #9d2eb37b
 _INFINITY = float('inf')
 
 # %% ../nbs/00_codecs.ipynb #a5ea8580
-def _key_number(key: Any) -> bytes:
+def _key_number(key: Any, depth: int = 0) -> bytes:
     "Any real number of Python, numpy or `decimal`"
     try: is_nan = key != key
     except ArithmeticError: is_nan = hash(key) is None  # a signaling NaN: `hash` says that it cannot be a key
@@ -760,13 +775,52 @@ def _key_number(key: Any) -> bytes:
     if key in (_INFINITY, -_INFINITY): return bytes((_INF if key > 0 else _MINUS_INF,))
     return _key_ratio(*key.as_integer_ratio())
 
+def _key_decimal(key: Decimal, depth: int) -> bytes:
+    if key.is_finite() and key and abs(key.adjusted()) > _DIGITS//4:
+        raise EncodeError(f'cannot store a key that is a Decimal with an exponent of {key.adjusted()}; at most {_DIGITS//4} is possible')
+    return _key_number(key)
+
+def _key_other_number(key: Any, depth: int) -> bytes:
+    "A number of a class that is not known here, if it is equal to Python's own and has its hash"
+    data = _key_number(key)
+    same = _read_number(data, 0)[0] if data[-1:] != _END else Fraction(*key.as_integer_ratio())
+    if key == key and (key != same or hash(key) != hash(same)): raise _unknown_equality(type(key))
+    return data
+
 # %% ../nbs/00_codecs.ipynb #667c939f
-def _key_datetime(key: datetime) -> bytes:
-    "Microseconds since the year 1 (UTC where `key` is aware), then nanoseconds (pandas has them)"
+def _key_datetime(key: datetime, depth: int) -> bytes:
+    "Microseconds since the year 1 (UTC where `key` is aware), then nanoseconds, which only other types have"
     offset = key.replace(fold=0).utcoffset() if key.fold else key.utcoffset()  # as `hash` and `==` have it
     micros = ((key.toordinal()*24 + key.hour)*60 + key.minute)*60 + key.second
-    micros = micros*10**6 + key.microsecond - (offset or timedelta())//timedelta(microseconds=1)
-    return bytes((_NAIVE if offset is None else _AWARE,)) + struct.pack('>qH', micros, getattr(key, 'nanosecond', 0))
+    micros = micros*10**6 + key.microsecond - (offset or timedelta())//_MICROSECOND
+    return struct.pack('>BqH', _NAIVE if offset is None else _AWARE, micros, 0)
+
+_MICROSECOND = timedelta(microseconds=1)
+_YEAR_10000 = (date.max.toordinal() + 1)*86_400*10**6
+_DAY = 86_400*10**18  # attoseconds
+
+def _key_moment(tag: int, attos: int) -> bytes:
+    "A moment, in attoseconds since the year 1, that may lie anywhere"
+    nanos, attos = divmod(attos, 10**9)
+    finer = _FINER + attos.to_bytes(4, 'big') if attos else b''
+    if nanos < 0: return bytes((_EARLY, tag)) + _key_int(nanos) + finer
+    if nanos >= 2**62*1000: return bytes((tag, _FAR)) + _key_int(nanos) + finer
+    return struct.pack('>BqH', tag, *divmod(nanos, 1000)) + finer
+
+def _key_duration(attos: int) -> bytes:
+    nanos, attos = divmod(attos, 10**9)
+    return bytes((_DURATION,)) + _key_int(nanos) + (_FINER + attos.to_bytes(4, 'big') if attos else b'')
+
+def _key_timedelta(key: timedelta, depth: int) -> bytes: return _key_duration(key//_MICROSECOND*10**12)
+
+def _key_date(key: date, depth: int) -> bytes: return struct.pack('>BI', _DATE, key.toordinal())
+
+def _key_time(key: time, depth: int) -> bytes:
+    "Microseconds of the day, of an aware time after taking off its offset in seconds, as `hash` and `==` have it"
+    offset = key.replace(fold=0).utcoffset()
+    micros = ((key.hour*60 + key.minute)*60 + key.second)*10**6 + key.microsecond
+    if offset is None: return struct.pack('>BQ', _TIME, micros)
+    return struct.pack('>BQ', _TIME_AWARE, micros + (172_800 - offset//timedelta(seconds=1))*10**6)
 
 # %% ../nbs/00_codecs.ipynb #6b2872b4
 def _naive(micros: int) -> datetime:
@@ -774,29 +828,246 @@ def _naive(micros: int) -> datetime:
     days, micros = divmod(micros, 86_400 * 10**6)
     return datetime.combine(date.fromordinal(days), datetime.min.time()) + timedelta(microseconds=micros)
 
-# %% ../nbs/00_codecs.ipynb #8e51e40b
-def _key_other(key: Hashable) -> bytes:
-    hash(key)  # TypeError for what could not be a key of a dict either
-    file = io.BytesIO()
-    pickler = pickle.Pickler(file, 5)
-    pickler.fast = True
-    try: pickler.dump(key)
-    except Exception as e:
-        raise EncodeError(f'cannot store a key of type {type(key).__qualname__!r}: {e}') from e
-    return bytes((_OTHER,)) + _terminated(file.getvalue())
+# %% ../nbs/00_codecs.ipynb #6d7236b9
+def _members(keys: Iterable[Any], depth: int) -> list[bytes]:
+    "The keys in a tuple or set"
+    if depth > _DEPTH:
+        raise EncodeError(f'cannot store a key of tuples or sets that lie more than {_DEPTH} deep in each other; flatten it, or use a hash of it')
+    return [encode_key(k) if type(k) is str or type(k) is int else _key_slow(k, depth) for k in keys]
 
-# %% ../nbs/00_codecs.ipynb #8f8aa427
-def _plain_equality(cls: type, *bases: type) -> type | None:
-    "The one of `bases` whose subclass `cls` is, if it has kept that base's equality"
-    return next((b for b in bases if issubclass(cls, b) and cls.__eq__ is b.__eq__), None)
+def _key_text(key: str, depth: int) -> bytes: return bytes((_STR,)) + _terminated(str.encode(key, 'utf-8', 'surrogatepass'))
+def _key_bytes(key: bytes, depth: int) -> bytes: return bytes((_BYTES,)) + _terminated(bytes(key))
+def _key_tuple(key: tuple[Any, ...], depth: int) -> bytes:
+    return bytes((_TUPLE,)) + b''.join(_members(tuple.__iter__(key), depth)) + _END
+def _key_set(key: frozenset[Any], depth: int) -> bytes:
+    return bytes((_SET,)) + b''.join(sorted(_members(frozenset.__iter__(key), depth))) + _END
+def _key_path(key: PurePosixPath, depth: int) -> bytes: return bytes((_PATH,)) + b''.join(_members(key.parts, depth)) + _END
 
-# %% ../nbs/00_codecs.ipynb #4100622e
-def _unwrapped(key: Any) -> Any:
-    "A numpy scalar as Python's number, a complex number without imaginary part as a real one"
-    if type(key).__module__ == 'numpy' and isinstance(key, sys.modules['numpy'].generic) and key.dtype.kind in 'biufcUS': key = key.item()
-    if not isinstance(key, complex): return key
-    if not key.imag: return key.real
-    return key if key.real else complex(0., key.imag)  # -0.0 is 0
+def _key_view(key: memoryview, depth: int) -> bytes:
+    "A view is equal to the bytes that it shows, and comes back as these"
+    if not key.readonly or key.ndim != 1 or key.format != 'B':
+        raise EncodeError('cannot store a key of type memoryview, unless it shows read-only single bytes; use bytes(key)')
+    return _key_bytes(bytes(key), depth)
+
+# %% ../nbs/00_codecs.ipynb #c613ca33
+_Encoder = Callable[[Any, int], bytes]  # of a key, and how deep it lies in tuples and sets
+
+_builders: dict[str, Callable[[Any], Any]] = {}  # name of a type -> how a key is made of its parts
+
+def _key_named(name: str, parts: Hashable, depth: int) -> bytes:
+    "A type's name and what makes its keys equal"
+    return bytes((_NAMED,)) + _terminated(name.encode()) + _members((parts,), depth)[0]
+
+class _ByParts:
+    "Encodes keys of a type by its `name` and their `parts`"
+    def __init__(self, name: str | None, parts: Callable[[Any], Hashable], is_ordered: bool) -> None:
+        self.name = name  # `None`: that of the key's class
+        self.parts = parts
+        self.is_ordered = is_ordered  # are keys in the order of their parts, or have they none?
+
+    def __call__(self, key: Any, depth: int) -> bytes: return _key_named(self.name or _class_name(type(key)), self.parts(key), depth)
+
+def _add_key(cls: type, name: str, parts: Callable[[Any], Hashable], build: Callable[..., Any] | None = None, is_ordered: bool = True) -> None:
+    "`build` makes a key of its `parts`, for who has these only"
+    if build: _builders[name] = build
+    _encoders[cls] = _ByParts(name, parts, is_ordered)
+
+def register_key(
+    cls: type,                         # A class with an `__eq__` and a `__hash__` of its own
+    parts: Callable[[Any], Hashable],  # What makes an instance equal to others: a key of a known type, such as a tuple of fields
+    *,
+    ordered: bool = False,             # Do instances compare (`<`) as their `parts` do?
+) -> None:
+    """Let instances of `cls` be keys, and those of subclasses that inherit its equality: two of them are one key if their `parts` are.
+    Every process that uses such keys has to do it"""
+    _class_name(cls)
+    _add_key(cls, type_name(cls), parts, is_ordered=ordered or getattr(cls, '__lt__') is getattr(object, '__lt__'))
+
+# %% ../nbs/00_codecs.ipynb #bbb10fac
+def _key_complex(key: Any, depth: int) -> bytes:
+    "A complex number without imaginary part is a real one"
+    return _key_named('complex', (key.real, key.imag), depth) if key.imag else _key_slow(key.real, depth)
+
+_encoders: dict[type, _Encoder] = {
+    type(None): lambda key, depth: bytes((_NONE,)), bool: _key_number, float: _key_number, Decimal: _key_decimal, Fraction: _key_number,
+    int: _key_number, str: _key_text, bytes: _key_bytes, tuple: _key_tuple, frozenset: _key_set, datetime: _key_datetime, date: _key_date,
+    time: _key_time, timedelta: _key_timedelta, UUID: lambda key, depth: bytes((_UUID,)) + key.bytes, PurePosixPath: _key_path,
+    memoryview: _key_view, complex: _key_complex}
+
+def _built_range(parts: Any) -> range:
+    size, start, step = parts[0], parts[1] or 0, parts[2] or 1
+    return range(start, start + size*step, step)
+
+def _range_parts(key: range) -> tuple[Any, ...]:
+    "A range is equal to another that has the same numbers"
+    return (len(key), key[0] if key else None, key.step if len(key) > 1 else None)
+
+_add_key(range, 'range', _range_parts, _built_range)
+_builders['complex'] = lambda parts: complex(*parts)
+if slice.__hash__: _add_key(slice, 'slice', lambda key: (key.start, key.stop, key.step), lambda parts: slice(*parts))  # type: ignore[truthy-function]
+_add_key(re.Pattern, 're.Pattern', lambda key: (key.pattern, key.flags), lambda parts: re.compile(*parts))
+_add_key(PureWindowsPath, 'pathlib.PureWindowsPath', lambda key: tuple(part.lower() for part in key.parts), lambda parts: PureWindowsPath(*parts))
+_add_key(timezone, 'datetime.timezone', lambda key: key.utcoffset(None), timezone)
+_add_key(GenericAlias, 'types.GenericAlias', lambda key: (key.__origin__, key.__args__, getattr(key, '__unpacked__', False)))
+_add_key(UnionType, 'types.UnionType', lambda key: frozenset(key.__args__))  # type: ignore[arg-type]
+
+# %% ../nbs/00_codecs.ipynb #0f6ddfa6
+_UNITS = dict(W=7*_DAY, D=_DAY, h=_DAY//24, m=60*10**18, s=10**18, ms=10**15, us=10**12, ns=10**9, ps=10**6, fs=10**3) | {'as': 1}
+
+def _numpy_time(key: Any) -> tuple[int, int, int] | None:
+    "Months and attoseconds of a `datetime64` or `timedelta64`, and its number, by its unit; `None` if it is no time"
+    import numpy as np
+    unit, count = np.datetime_data(key.dtype)
+    if unit == 'generic' and not np.isnat(key): raise EncodeError(f'cannot store a key {key!r}, which has no unit; use an int, or give it one')
+    number = int(key.view('i8'))*count
+    if np.isnat(key): return None
+    return (number*(12 if unit == 'Y' else 1), 0, number) if unit in 'YM' else (0, number*_UNITS[unit], number)
+
+def _key_datetime64(key: Any, depth: int) -> bytes:
+    found = _numpy_time(key)
+    if found is None: return bytes((_NAIVE, _NAT))
+    year, month = divmod(1970*12 + found[0], 12)
+    cycles, year = divmod(year, 400)  # after which the calendar repeats itself
+    days = date(year + 400, month + 1, 1).toordinal() + (cycles - 1)*146_097
+    return _key_moment(_NAIVE, days*_DAY + found[1])
+
+def _key_timedelta64(key: Any, depth: int) -> bytes:
+    import numpy as np
+    found = _numpy_time(key)
+    if found is None: return bytes((_DURATION, _NAT))
+    return bytes((_MONTHS,)) + _key_int(found[0]) if np.datetime_data(key.dtype)[0] in 'YM' else _key_duration(found[1])
+
+def _dtype_key(key: Any) -> Hashable:
+    if key.fields or key.subdtype or key.kind == 'T': raise EncodeError('cannot store a key that is a dtype with parts; use str(key)')
+    return key.str, key.name
+
+def _know_numpy() -> None:
+    import numpy as np
+    for cls in {*np.sctypeDict.values()}:
+        if issubclass(cls, np.datetime64): _encoders[cls] = _key_datetime64
+        elif issubclass(cls, np.timedelta64): _encoders[cls] = _key_timedelta64
+        elif issubclass(cls, np.complexfloating): _encoders[cls] = _key_complex
+        elif issubclass(cls, (np.number, np.bool_, np.str_, np.bytes_)): _encoders[cls] = _key_scalar
+    _add_key(np.dtype, 'numpy.dtype', _dtype_key, is_ordered=False)
+
+def _key_scalar(key: Any, depth: int) -> bytes:
+    value = key.item()
+    return _key_number(key) if value is key or type(value) is type(key) else _key_slow(value, depth)  # a `longdouble` has no other form
+
+def _know_pandas() -> None:
+    import pandas as pd
+    def timestamp(key: Any, depth: int) -> bytes:
+        data = _key_datetime64(key.to_datetime64(), depth)
+        return data if key.tzinfo is None else data.replace(bytes((_NAIVE,)), bytes((_AWARE,)), 1)
+    _encoders[pd.Timestamp] = timestamp
+    _encoders[pd.Timedelta] = lambda key, depth: _key_timedelta64(key.to_timedelta64(), depth)
+    _encoders[type(pd.NaT)] = lambda key, depth: bytes((_NAIVE, _PANDAS_NAT))
+    _add_key(type(pd.NA), 'pandas.NA', lambda key: ())
+    _add_key(pd.Period, 'pandas.Period', lambda key: (key.freqstr, key.ordinal))
+    _add_key(pd.Interval, 'pandas.Interval', lambda key: (key.left, key.right, key.closed))
+
+def _know_ipaddress() -> None:
+    import ipaddress
+    def scope(key: Any) -> str: return getattr(key, 'scope_id', None) or ''
+    def network(key: Any) -> tuple[Any, ...]: return int(key.network_address), key.prefixlen, scope(key.network_address)
+    for v in '46':
+        address, interface, net = (getattr(ipaddress, f'IPv{v}{kind}') for kind in ('Address', 'Interface', 'Network'))
+        _add_key(address, f'ipaddress.IPv{v}Address', lambda key: (int(key), scope(key)))
+        _add_key(interface, f'ipaddress.IPv{v}Interface', lambda key: (*network(key.network), int(key), scope(key)))
+        _add_key(net, f'ipaddress.IPv{v}Network', network)
+
+def _know_typing() -> None:
+    import typing
+    union, alias = getattr(typing, '_UnionGenericAlias', None), getattr(typing, '_GenericAlias', None)
+    if alias: _add_key(alias, 'typing.GenericAlias', lambda key: (key.__origin__, key.__args__))
+    if union and union is not UnionType: _add_key(union, 'types.UnionType', lambda key: frozenset(key.__args__))
+
+_loaders = {'numpy': _know_numpy, 'pandas': _know_pandas, 'ipaddress': _know_ipaddress, 'typing': _know_typing}
+
+def _load_encoders(cls: type) -> None:
+    for base in cls.__mro__:
+        root = base.__module__.partition('.')[0]
+        if root in _loaders:
+            _loaders[root]()
+            _loaders.pop(root, None)
+
+# %% ../nbs/00_codecs.ipynb #c0e8527d
+_generated: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # methods: has `dataclass` made it?
+
+def _is_generated(method: Any, cls: type) -> bool:
+    "Whether `dataclass` has made this comparison for `cls`"
+    if not isinstance(method, FunctionType): return False
+    if method in _generated: return _generated[method]
+    import dataclasses
+    fields = [(f.name, object, dataclasses.field(compare=f.compare)) for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    twin = getattr(dataclasses.make_dataclass('Twin', fields, eq=True, order=True, repr=False), method.__name__, None)
+    def parts(f: Any) -> Any: return (c := f.__code__).co_code, c.co_names, c.co_consts, c.co_varnames, c.co_argcount
+    _generated[method] = twin is not None and parts(twin) == parts(method)
+    return _generated[method]
+
+def _owner(cls: type, name: str) -> type: return next(c for c in cls.__mro__ if name in vars(c))
+
+def _fields_of(cls: type) -> tuple[Callable[[Any], Hashable], bool] | None:
+    "What makes instances of `cls` equal, and whether that gives their order too, if they have one; `None` if they are not equal by their fields"
+    owner, less = _owner(cls, '__eq__'), _owner(cls, '__lt__')
+    eq, lt = vars(owner)['__eq__'], vars(less)['__lt__']
+    if '__dataclass_fields__' in vars(owner) and _is_generated(eq, owner):
+        import dataclasses
+        names = [f.name for f in dataclasses.fields(owner) if f.compare]  # type: ignore[arg-type]
+        return lambda key: tuple(getattr(key, n) for n in names), less is object or less is owner and _is_generated(lt, owner)
+    if '__attrs_attrs__' in vars(owner) and _is_by_attrs(eq):
+        some = [(a.name, a.eq_key or (lambda value: value)) for a in vars(owner)['__attrs_attrs__'] if a.eq]
+        is_ordered = less is object or less is owner and _is_by_attrs(lt) and all(a.eq == a.order and a.eq_key is a.order_key
+                                                                for a in vars(owner)['__attrs_attrs__'])
+        return lambda key: tuple(get(getattr(key, name)) for name, get in some), is_ordered
+    return None
+
+def _is_by_attrs(method: Any) -> bool:
+    "Whether attrs has made this comparison: `__eq__` as text, and those that tell the order as closures"
+    file = method.__code__.co_filename if isinstance(method, FunctionType) else ''
+    return file.startswith('<attrs generated') or file == getattr(sys.modules.get('attr._make'), '__file__', None)
+
+# %% ../nbs/00_codecs.ipynb #f351591d
+def _refused(cls: type, reason: str) -> EncodeError: return EncodeError(f'cannot store a key of type {cls.__qualname__!r}: {reason}')
+
+def _unknown_equality(cls: type) -> EncodeError:
+    return _refused(cls, 'what makes two of them equal is known only to their own __eq__; use a tuple of what it compares as the key, or say '
+                         f'pk.register_key({cls.__name__}, lambda key: (…)) in every process')
+
+def _class_name(cls: type) -> str:
+    "The name of a class by which other processes find it; raises `EncodeError` if it has none"
+    own = find_named(cls.__module__, cls.__qualname__)
+    if own is cls or cls in TYPE_NAMES or own is None and _is_kept(cls): return type_name(cls)
+    name = next((name for name, value in vars(types).items() if value is cls), None)  # such as `NoneType`
+    if name: return f'types.{name}'
+    reason = 'is another class now; run what makes the key again' if own else 'does not lead to it; define it at the top level of a notebook or module'
+    raise _refused(cls, f'the name {type_name(cls)} {reason}')
+
+def _key_identity(key: Any, depth: int) -> bytes:
+    "A key that is equal only to itself: by its name, which leads to the same one in every process"
+    cls = type(key)
+    if isinstance(key, Enum): return _key_named(_class_name(cls), key._value_ if isinstance(key, Flag) else key._name_, depth)
+    if isinstance(key, type): return _key_named('class', _class_name(key), depth)
+    if cls.__module__ == 'zoneinfo' and key.key and cls(key.key) is key: return _key_named('zoneinfo.ZoneInfo', key.key, depth)
+    holder = getattr(key, '__self__', None)
+    if isinstance(key, MethodType): name, found = key.__name__, getattr(holder, key.__name__, None) if isinstance(holder, type) else None
+    else: holder, (name, found) = None, _global_name(key)
+    if found is None or found != key:
+        raise _refused(cls, 'each is equal only to itself, and no other process could tell which is meant; use a number, a name, or a tuple of '
+                            'what tells it from others as the key')
+    return _key_named('name', (_class_name(holder) if isinstance(holder, type) else _module_of(key), name), depth)
+
+def _global_name(key: Any) -> tuple[str, Any]:
+    "The name that leads to `key` in its module, and what it leads to; `None` if it has none"
+    if isinstance(key, (FunctionType, BuiltinFunctionType)): name = key.__qualname__
+    else:
+        reduce = copyreg.dispatch_table.get(type(key))
+        try: name = reduce(key) if reduce else key.__reduce_ex__(5)
+        except Exception: return '', None
+        if not isinstance(name, str): return '', None
+    return name, find_named(_module_of(key), name)
+
+def _module_of(key: Any) -> str: return module_of(key if isinstance(getattr(key, '__module__', None), str) else type(key))
 
 # %% ../nbs/00_codecs.ipynb #d7ec8f20
 class UnreadableKey:
@@ -815,30 +1086,32 @@ def _shortened(data: bytes) -> str:
     "The `repr` of at most 40 bytes"
     return repr(data) if len(data) <= 40 else f'{data[:40]!r}... of {len(data)} bytes'
 
-# %% ../nbs/00_codecs.ipynb #dfc5238b
-def _key_slow(key: Any) -> bytes:
-    "`encode_key` for all that is not exactly a `str` or an `int`"
-    if type(key) is UnreadableKey: return key.data
-    key = _unwrapped(key)
-    cls = type(key)
-    if key is None: return bytes((_NONE,))
-    if hasattr(key, 'as_integer_ratio') and hasattr(key, '__float__') and not issubclass(cls, type): return _key_number(key)
-    base = _plain_equality(cls, str, bytes, tuple, frozenset, datetime, UUID, PurePosixPath)
-    if base is str: return bytes((_STR,)) + _terminated(str.encode(key, 'utf-8', 'surrogatepass'))
-    if base is bytes: return bytes((_BYTES,)) + _terminated(bytes(key))
-    if base is tuple: return bytes((_TUPLE,)) + b''.join(map(encode_key, key)) + _END
-    if base is frozenset: return bytes((_SET,)) + b''.join(sorted(map(encode_key, key))) + _END
-    if base is UUID: return bytes((_UUID,)) + key.bytes
-    if base is PurePosixPath: return bytes((_PATH,)) + b''.join(map(encode_key, key.parts)) + _END
-    if isinstance(key, datetime) and key == key: return _key_datetime(key)
-    if _plain_equality(cls, date): return bytes((_DATE,)) + struct.pack('>I', key.toordinal())
-    return _key_other(key)
+_encoders[UnreadableKey] = lambda key, depth: key.data
 
-# %% ../nbs/00_codecs.ipynb #2a5d7ac7
+# %% ../nbs/00_codecs.ipynb #c363c61b
+def _find_encoder(cls: type) -> _Encoder:
+    "How keys of a class are encoded that has no encoder of its own; raises `TypeError` if they cannot be"
+    _load_encoders(cls)
+    for base in cls.__mro__[:-1]:
+        found = _encoders.get(base)
+        if found and cls.__eq__ is base.__eq__ and cls.__hash__ is base.__hash__: return found
+    if cls.__hash__ is None: raise TypeError(f'unhashable type: {cls.__name__!r}')
+    if cls.__eq__ is object.__eq__ or issubclass(cls, (MethodType, BuiltinFunctionType)): return _key_identity
+    fields = _fields_of(cls) if cls.__hash__ is not object.__hash__ else None
+    if fields: return _ByParts(None, *fields)
+    if hasattr(cls, 'as_integer_ratio') and hasattr(cls, '__float__'): return _key_other_number
+    raise _unknown_equality(cls)
+
+def _key_slow(key: Any, depth: int = 0) -> bytes:
+    "`encode_key` for all that is not exactly a `str` or an `int`, and lies `depth` deep in tuples and sets"
+    cls = type(key)
+    return (_encoders.get(cls) or _find_encoder(cls))(key, depth + 1)
+
+# %% ../nbs/00_codecs.ipynb #0120dcd2
 def encode_key(
-    key: Hashable,  # Anything that can be a key of a `dict` and, outside the ordered types, be pickled
+    key: Hashable,  # Anything that can be a key of a `dict` and be told from others in another process
 ) -> bytes:
-    "Bytes that are equal for equal keys and sort as the keys do; raises `TypeError` for what cannot be a key"
+    "Bytes that are equal for equal keys and sort as the keys do; raises `TypeError` for what cannot be a key, `EncodeError` among them"
     cls = type(key)
     if cls is str and '\0' not in key:  # type: ignore[operator]
         try: return f'0{key}\0'.encode()  # the digit 0 is `_STR`
@@ -849,12 +1122,10 @@ def encode_key(
 def is_canonical(key: Hashable) -> bool:
     "Whether `decode_key(encode_key(key))` gives back `key` itself, type and all"
     cls = type(key)
-    if cls in (str, int, bytes, type(None), UUID, PosixPath, date): return True
-    if cls is UnreadableKey: return True
+    if cls in (str, int, bytes, type(None), UUID, PosixPath, date, timedelta, memoryview, UnreadableKey): return True
     if cls is float: return key != key or key % 1 != 0  # type: ignore[operator]
-    if cls is datetime: return key.tzinfo is None and not key.fold  # type: ignore[attr-defined]
-    if cls in (tuple, frozenset): return all(map(is_canonical, key))  # type: ignore[call-overload]
-    return encode_key(key)[0] == _OTHER and _unwrapped(key) is key
+    if cls is datetime or cls is time: return key.tzinfo is None and not key.fold  # type: ignore[attr-defined]
+    return cls in (tuple, frozenset) and all(map(is_canonical, key)) and memoryview not in map(type, key)  # type: ignore[call-overload]
 
 # %% ../nbs/00_codecs.ipynb #10c016df
 def _text(data: bytes, at: int) -> tuple[bytes, int]:
@@ -864,64 +1135,163 @@ def _text(data: bytes, at: int) -> tuple[bytes, int]:
     return data[at:end].replace(_ESCAPED, b'\0'), end + 1
 
 # %% ../nbs/00_codecs.ipynb #878a9c1e
-def _read_number(data: bytes, at: int) -> tuple[int | float, int]:
+def _read_int(data: bytes, at: int) -> tuple[int, int]:
     tag, at = data[at], at + 1
-    if tag in (_INF, _MINUS_INF, _NAN): return {_INF: _INFINITY, _MINUS_INF: -_INFINITY, _NAN: _INFINITY - _INFINITY}[tag], at
     size = abs(tag - _ZERO)
     if tag in (_BIG, _BIG_NEGATIVE):
         size, at = int.from_bytes(data[at:at + 4], 'big'), at + 4
         if tag == _BIG_NEGATIVE: size = 0xFFFFFFFF - size
     if at + size > len(data): raise DecodeError(f'a key of {len(data)} bytes claims a number of {size}: it is damaged')
-    floor = int.from_bytes(data[at:at + size], 'big')
-    if tag < _ZERO: floor -= (1 << 8*size) - 1
-    digits, at = _text(data, at + size)
+    n = int.from_bytes(data[at:at + size], 'big')
+    return n - ((1 << 8*size) - 1 if tag < _ZERO else 0), at + size
+
+def _read_number(data: bytes, at: int) -> tuple[int | float, int]:
+    tag = data[at]
+    if tag in (_INF, _MINUS_INF, _NAN): return {_INF: _INFINITY, _MINUS_INF: -_INFINITY, _NAN: _INFINITY - _INFINITY}[tag], at + 1
+    floor, at = _read_int(data, at)
+    digits, at = _text(data, at)
     if data[at:at + 1] == _INEXACT: _, at = _text(data, at + 1)
     if not digits: return floor, at
     scale = 1 << 8*len(digits)
     return (floor*scale + int.from_bytes(digits, 'big'))/scale, at
 
 # %% ../nbs/00_codecs.ipynb #b50f4adb
-def _read_many(data: bytes, at: int, loads: Callable[[bytes], Any]) -> tuple[list[Any], int]:
+_Other = Callable[..., Any]  # what to make of a part that its bytes do not give back: its tag, and what is in it
+
+def _read_many(data: bytes, at: int, other: _Other) -> tuple[list[Any], int]:
     "Keys one after the other up to an end mark"
     found = []
     while data[at]:
-        key, at = _read_key(data, at, loads)
+        key, at = _read_key(data, at, other)
         found.append(key)
     return found, at + 1
 
+def _read_moment(data: bytes, at: int, other: _Other) -> tuple[Any, int]:
+    start, second = at, data[at + 1]
+    if second in (_NAT, _PANDAS_NAT): return other(data[start]), at + 2
+    value = None
+    if data[start] == _EARLY or second == _FAR: _, at = _read_int(data, at + 2)
+    else:
+        micros, at = struct.unpack_from('>qH', data, at + 1)[0], at + 11
+        if micros < _YEAR_10000: value = _naive(micros)
+    is_finer = data[at:at + 1] == _FINER
+    return other(data[start]) if is_finer or value is None else value, at + 5*is_finer
+
+def _read_duration(data: bytes, at: int, other: _Other) -> tuple[Any, int]:
+    start = at
+    if data[at + 1] == _NAT: return other(_DURATION), at + 2
+    n, at = _read_int(data, at + 1)
+    is_finer = data[at:at + 1] == _FINER
+    is_plain = data[start] == _DURATION and not is_finer and abs(n) <= 86_400*10**18
+    return timedelta(microseconds=n//1000) if is_plain else other(data[start]), at + 5*is_finer
+
+def _read_named(data: bytes, at: int, other: _Other) -> tuple[Any, int]:
+    name, end = _text(data, at + 1)
+    parts, end = _read_key(data, end, other)
+    return other(_NAMED, name, parts), end
+
+def _read_time(data: bytes, at: int, other: _Other) -> tuple[Any, int]:
+    micros: int = struct.unpack_from('>Q', data, at + 1)[0]
+    if data[at] == _TIME: return (datetime.min + micros*_MICROSECOND).time(), at + 9
+    micros -= 172_800 * 10**6  # in UTC, where it may be another day: then in a zone in which it is not
+    shown = micros if 0 <= micros < 86_400*10**6 else micros%10**6 + (86_399*10**6 if micros > 0 else 0)
+    return (datetime.min + shown*_MICROSECOND).time().replace(tzinfo=timezone((shown - micros)*_MICROSECOND)), at + 9
+
 # %% ../nbs/00_codecs.ipynb #5902aad1
-def _read_key(data: bytes, at: int, loads: Callable[[bytes], Any] = pickle.loads) -> tuple[Any, int]:
+def _read_key(data: bytes, at: int, other: _Other) -> tuple[Any, int]:
     "The key at `at`, and where it ends"
     tag = data[at]
     if tag == _STR: text, at = _text(data, at + 1); return text.decode('utf-8', 'surrogatepass'), at
     if tag == _NONE: return None, at + 1
     if tag <= _NAN: return _read_number(data, at)
     if tag == _BYTES: return _text(data, at + 1)
-    if tag == _TUPLE: many, at = _read_many(data, at + 1, loads); return tuple(many), at
-    if tag == _SET: many, at = _read_many(data, at + 1, loads); return frozenset(many), at
+    if tag == _TUPLE: many, at = _read_many(data, at + 1, other); return tuple(many), at
+    if tag == _SET: many, at = _read_many(data, at + 1, other); return frozenset(many), at
     if tag == _UUID: return UUID(bytes=data[at + 1:at + 17]), at + 17
-    if tag == _PATH: many, at = _read_many(data, at + 1, loads); return PosixPath(*many), at
+    if tag == _PATH: many, at = _read_many(data, at + 1, other); return PosixPath(*many), at
     if tag == _DATE: return date.fromordinal(struct.unpack_from('>I', data, at + 1)[0]), at + 5
-    if tag in (_NAIVE, _AWARE): return _naive(struct.unpack_from('>q', data, at + 1)[0]), at + 11
-    if tag == _OTHER: text, at = _text(data, at + 1); return loads(text), at
+    if tag in (_EARLY, _NAIVE, _AWARE): return _read_moment(data, at, other)
+    if tag in (_TIME, _TIME_AWARE): return _read_time(data, at, other)
+    if tag in (_DURATION, _MONTHS): return _read_duration(data, at, other)
+    if tag == _NAMED: return _read_named(data, at, other)
+    if tag == _OTHER: text, at = _text(data, at + 1); return other(tag, text), at
     raise DecodeError(f'a key holds the unknown tag {tag}: it is damaged, or of a newer parkit')
 
 # %% ../nbs/00_codecs.ipynb #a73edfdf
 def decode_key(
     data: bytes,   # Bytes made by `encode_key`
 ) -> Any:          # The key itself if it was canonical, else one equal to it
-    "The key that `data` stands for; raises `DecodeError` if it is damaged"
-    return _checked_key(data, pickle.loads)
+    "The key that `data` stands for; raises `DecodeError` if it is damaged, or says less than the key that its entry keeps"
+    return _checked_key(data, _rebuild)
 
-def _checked_key(data: bytes, loads: Callable[[bytes], Any]) -> Any:
-    try: return _read_key(data, 0, loads)[0]
-    except (*_DAMAGE, RecursionError) as e:
+def _checked_key(data: bytes, other: _Other) -> Any:
+    try: return _read_key(data, 0, other)[0]
+    except (*_DAMAGE, KeyError, RecursionError, re.error) as e:
         if isinstance(e, DecodeError): raise
         raise DecodeError(f'the key {data[:40]!r} is damaged: {e}') from e
 
+def _rebuild(tag: int, name: bytes = b'', parts: Any = None) -> Any:
+    "A key that an older parkit has stored as a pickle; any other is in its entry"
+    if tag != _OTHER: return _built(name.decode(errors='replace') or hex(tag), parts)
+    try: return pickle.loads(name)
+    except (AttributeError, ImportError) as e:
+        raise DecodeError(f'a key is of a class that this process does not have: {e}; define or import it') from e
+    except (pickle.UnpicklingError, EOFError) as e: raise damaged(name, e) from e
+
+def _built(name: str, parts: Any) -> Any:
+    "A key of which only the type's name and the parts are there"
+    if name in _builders: return _builders[name](parts)
+    found = _find_class(parts if name == 'class' else parts[0] if name == 'name' else name)
+    if name == 'class' and found: return found
+    if name == 'name' and (value := find_named(parts[0], parts[1]) or getattr(found, parts[1], None)) is not None: return value
+    if isinstance(found, type) and issubclass(found, Enum): return found(parts) if issubclass(found, Flag) else found[parts]
+    raise DecodeError(f'of a key of type {name!r}, only what makes it equal to others can be told: {parts!r}')
+
+def _find_class(name: str) -> Any:
+    "A class of a module that has been imported; `None` if there is none of that full name"
+    words = name.split('.')
+    return next((found for i in range(len(words) - 1, 0, -1) if (found := find_named('.'.join(words[:i]), '.'.join(words[i:]))) is not None), None)
+
+def _verify_part(tag: int, name: bytes = b'', parts: Any = None) -> None:
+    if tag == _OTHER: _verify_pickle(name)
+
 def verify_key(data: bytes) -> None:
     "Raise `DecodeError` if no key has these bytes, as far as that shows without running the pickles in it"
-    _checked_key(data, _verify_pickle)
+    _checked_key(data, _verify_part)
+
+# %% ../nbs/00_codecs.ipynb #74b2689a
+class UnorderedKeyError(ParkitError, TypeError):
+    "An order was asked for of keys whose own order their bytes do not keep"
+
+_ANY: Any = object()
+
+def _encoder(cls: type) -> _Encoder: return _encoders.get(cls) or _find_encoder(cls)
+
+def _undecided(key: Any, other: Any = _ANY) -> type | None:
+    "The class on whose own order it depends which of two keys is less; `None` if it is known"
+    cls = type(key)
+    encoder = _encoder(cls)
+    if isinstance(encoder, _ByParts):
+        if other is _ANY: return cls if not encoder.is_ordered else _undecided(encoder.parts(key))
+        if type(other) is not cls and (encoder.name is None or _encoder(type(other)) is not encoder): return None
+        return cls if not encoder.is_ordered else _undecided(encoder.parts(key), encoder.parts(other))
+    if encoder is _key_tuple:
+        if other is _ANY: return next((found for k in key if (found := _undecided(k))), None)
+        pairs = zip(key, other) if isinstance(other, tuple) else ()
+        return next((_undecided(a, b) for a, b in pairs if encode_key(a) != encode_key(b)), None)
+    if encoder is _key_set: return next((found for k in key if (found := _undecided(k))), None)
+    if encoder is _key_identity and (other is _ANY or type(other) is cls) and isinstance(cls.__lt__, FunctionType): return cls
+    return None
+
+def check_order(
+    key: Any,           # A key
+    other: Any = _ANY,  # One to compare it with; if left out, any
+) -> None:
+    "Raise `UnorderedKeyError` if it depends on an order that is not known here which of two keys is less"
+    cls = _undecided(key, other)
+    if cls is None: return
+    raise UnorderedKeyError(f'keys of type {cls.__qualname__!r} have an order of their own, which is not that of their bytes; sorted(d), min(d) and '
+                            'max(d) compare the keys themselves, and pk.register_key(…, ordered=True) lets parkit know the order')
 
 # %% ../nbs/00_codecs.ipynb #430b3a56
 def with_key(

@@ -10,8 +10,8 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, IO, NamedTuple, TypeVar, overload
-from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, UnreadableKey, decode, decode_key, decode_user, encode, encode_key,
-                           encode_user, raise_unreadable, register_type, split_key, with_key)
+from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, UnorderedKeyError, UnreadableKey, check_order, decode, decode_key,
+                           decode_user, encode, encode_key, encode_user, raise_unreadable, register_type, split_key, with_key)
 from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _is_changing, _join, explains
 from .system import TransactionError, _fork, warn_caller
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, WriteTxn, _ID, _after, _value_record
@@ -206,10 +206,21 @@ class _DictReading(_Container):
     def _values(self, reverse: bool = False, errors: str = 'raise') -> Iterator[Any]: return self._scan(self._value_at, reverse, errors)
     def _items(self, reverse: bool = False, errors: str = 'raise') -> Iterator[Any]: return self._scan(self._item_at, reverse, errors)
 
+    def _check_order(self, found: Any, key: bytes, record: bytes) -> None:
+        "Raise `UnorderedKeyError` unless it is known that a key comes before, or after, the one beside it"
+        if key[8] == _PICKLED: raise UnorderedKeyError('keys that an older parkit stored as pickles come in no order: store them again, in a '
+                                                       'transaction: items = list(d.items()); d.clear(); d.update(items)')
+        try: other = self._key(key, record)
+        except DecodeError: return  # of a class that is not here
+        check_order(found, other)
+
     def _end_item(self, txn: Any, zero_copy: bool, reverse: bool) -> tuple[Any, Any]:
-        "The first or last item; raises `KeyError`"
-        for key, record in self._store.scan(txn, self._oid + _ENTRY, _after(self._oid), reverse):
-            return self._item_at(key, record, zero_copy)  # type: ignore[no-any-return]
+        "The first or last item; raises `KeyError`, or `UnorderedKeyError` where another might be as well"
+        entries = self._store.scan(txn, self._oid + _ENTRY, _after(self._oid), reverse)
+        for key, record in entries:
+            item = self._item_at(key, record, zero_copy)
+            if key[8] >= _TUPLE and (other := next(entries, None)): self._check_order(item[0], *other)
+            return item  # type: ignore[no-any-return]
         self._head(txn)
         raise KeyError(f'{self!r} is empty')
 
@@ -275,6 +286,15 @@ def _item(key: Any) -> str:
     "How an item is called in a message"
     shown = repr(key)
     return f'[{shown}]' if len(shown) <= 100 else f'[{shown[:100]}...]'
+
+def _bound(key: Any) -> bytes:
+    "The bytes of a key that a range begins or ends with"
+    data = encode_key(key)
+    if data[0] >= _TUPLE: check_order(key)
+    return data
+
+_PICKLED = 0x70  # the tag of a key that an older parkit has stored
+_TUPLE = 0x40  # the tag of a tuple: keys of lesser ones, such as text and numbers, always have an order
 
 _PICKLE_KIND, _KEYED_KIND = bytes((PICKLE,)), bytes((KEYED,))
 _NOTHING: Any = type('Nothing', (), {'__repr__': lambda self: '...'})()  # stands for an argument that was not given
@@ -393,18 +413,18 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         *,
         errors: str = 'raise',  # What to do about entries that cannot be read, as for `items`
     ) -> Iterator[tuple[K, V]]:
-        "Keys and values from `lo` up to, but not including, `hi`, in order and in one snapshot"
-        first = self._oid + (_ENTRY if lo is None else encode_key(lo))
-        end = _after(self._oid) if hi is None else self._oid + encode_key(hi)
+        "Keys and values from `lo` up to, but not including, `hi`, in order and in one snapshot; raises `UnorderedKeyError` if these have none"
+        first = self._oid + (_ENTRY if lo is None else _bound(lo))
+        end = _after(self._oid) if hi is None else self._oid + _bound(hi)
         _check_errors(errors)
         return self._each(partial(self._item_at, errors=errors), first, end, reverse)
 
     def first(self) -> tuple[K, V]:
-        "The item with the least key; raises `KeyError` if there is none"
+        "The item with the least key; raises `KeyError` if there is none, `UnorderedKeyError` if it is not known"
         return read(self._store, self._end_item, False)
 
     def last(self) -> tuple[K, V]:
-        "The item with the greatest key; raises `KeyError` if there is none"
+        "The item with the greatest key; raises `KeyError` if there is none, `UnorderedKeyError` if it is not known"
         return read(self._store, self._end_item, True)
 
     @overload

@@ -14,8 +14,8 @@ from itertools import groupby, islice
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 from .by_value import identity_of
-from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, _join, decode, encode, recall, register_opener, register_type,
-                           registered_type, type_name)
+from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, _add_key, _join, decode, encode, recall, register_opener,
+                           register_type, registered_type, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
 from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites, _value_record,
                             check_current, check_namespace, current_site, split_path)
@@ -744,6 +744,7 @@ class Unknown(Object):
 
 # %% ../nbs/03_objects.ipynb #13975203
 register_type(Object, 'parkit.Object')
+_add_key(Object, 'parkit.Object', lambda o: o._uuid)
 register_type(Unknown, 'parkit.Unknown')
 
 # %% ../nbs/03_objects.ipynb #32fc0aef

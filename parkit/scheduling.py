@@ -19,7 +19,7 @@ from .caching import digest
 from .calls import _ensure, _environment, _Record
 from .ledger import _RECORD, _ledger
 from .tracing import AsyncTrace
-from .codecs import BLOB, ParkitError, decode, encode, recall, register_opener, register_type, registered_type, type_name
+from .codecs import BLOB, ParkitError, decode, encode, recall, register_opener, register_type, registered_type, type_name, _add_key
 from .objects import _ENTRY, Object, _join
 from .storage import Blob, Site, current_site
 from .system import ObjectNotFoundError
@@ -493,6 +493,7 @@ class Schedule:
 def _recall_schedule(site: str, id: str) -> Schedule: return Schedule(_agenda(Site(site)), id)
 
 register_opener('schedule', _recall_schedule)
+_add_key(Schedule, 'parkit.Schedule', lambda schedule: schedule.id)
 
 def _awaken(site: Site) -> None:
     "See to it that a supervisor runs and looks at the agenda"

@@ -1318,7 +1318,17 @@ class Store(_Blobs):
         self.restore_reserve()
 
 # %% ../nbs/01_storage.ipynb #a036f270
-FORMAT = 1  # of everything on disk; a site of a newer format is refused
+FORMAT = 2  # of everything on disk; a site of a newer format is refused. 2: keys beside numbers, text, bytes and tuples of these are no pickles
+
+def _raise_format(path: str, facts: dict[str, Any]) -> dict[str, Any]:
+    "Note in a site of an older format that this one is in use: who knows only the older one must not write beside it"
+    try:
+        with _file_lock(os.path.join(path, INTERNAL, 'setup.lock')):
+            facts = read_facts(os.path.join(path, 'site.json'), dict(format=int)) or facts
+            if facts['format'] < FORMAT: replace_file(os.path.join(path, 'site.json'), json.dumps(facts | dict(format=FORMAT)))
+    except OSError as e:
+        if not is_full(e): raise  # on a full disk, which is to be cleared, the next one does it
+    return facts | dict(format=max(facts['format'], FORMAT))
 
 # %% ../nbs/01_storage.ipynb #a33ff8ae
 def _make_site(path: str, settings: dict[str, Any]) -> None:
@@ -1491,6 +1501,7 @@ def _open_site(path: str, given: dict[str, Any], create: bool) -> dict[str, Any]
         if facts is None and create:
             _make_site(path, dict(map_size=MAP_SIZE, inline_limit=INLINE_LIMIT) | given)
             facts = _site_facts(path)
+        if facts is not None and facts['format'] < FORMAT: facts = _raise_format(path, facts)
     except SiteError: raise
     except OSError as e:
         if is_full(e): raise no_room(path, f'the site {path}') from e

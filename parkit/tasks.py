@@ -15,7 +15,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, Protocol, overload
 from uuid import uuid4
 from weakref import WeakValueDictionary
-from .codecs import _SCALARS, Apart, EncodeError, decode, encode, recall, register_opener, register_type
+from .codecs import _SCALARS, _add_key, Apart, EncodeError, decode, encode, recall, register_opener, register_type
 from .objects import (_ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, explains, hold_for_trace,
                             release_trace)
 from .storage import Blob, Site, Store, _followers, current_site
@@ -440,6 +440,7 @@ class Task(_Definition, Generic[P, R]):
 
 # %% ../nbs/05_tasks.ipynb #2fb3b383
 register_type(Task, 'parkit.Task')
+_add_key(Task, 'parkit.Object', lambda task: task._uuid)  # its own equality is that of any object
 
 def _recall_version(reference: tuple[Any, ...], definition: int) -> Task:
     task: Task = recall(*reference)

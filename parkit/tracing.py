@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from queue import Empty
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
-from .codecs import DecodeError, decode, recall, register_opener, register_type
+from .codecs import DecodeError, decode, recall, register_opener, register_type, _add_key
 from .objects import Namespace, NamespacePath
 from .containers import Queue, T
 from .system import SAFETY_NET, Listener, ObjectNotFoundError, TransactionError, _fork
@@ -419,6 +419,7 @@ def _local(seconds: float | None) -> datetime | None: return None if seconds is 
 def _recall_trace(site: str, id: str, outbox: str = '') -> AsyncTrace[Any]: return AsyncTrace(_ledger(Site(site)), id, outbox)
 
 register_opener('trace', _recall_trace)
+_add_key(AsyncTrace, 'parkit.AsyncTrace', lambda trace: trace.id)
 
 # %% ../nbs/04i_tracing.ipynb #83fda4b5
 _STREAMS = '_streams'  # the namespace of the queues

@@ -116,11 +116,12 @@ def write(
         if not txn.ended: txn.close()  # an interrupt came before the first line of `close`
     return result
 
-def _give_up(args: Iterable[Any]) -> None:
-    "Remove the blobs among `args`, which no entry will refer to: the traceback, which a notebook keeps, refers to them"
+def _give_up(args: Iterable[Any], depth: int = 2) -> None:
+    """Remove the blobs among `args`, and in lists of tuples among them, which no entry will refer to: the traceback, which a notebook
+    keeps, refers to them"""
     for a in args:
         if isinstance(a, Blob) and not a.linked: a.done()
-        elif isinstance(a, (list, tuple)): _give_up(a)
+        elif depth and type(a) in (list, tuple): _give_up(a, depth - 1)
 
 # %% ../nbs/02_transactions.ipynb #93304e94
 def write_whole(

@@ -10,7 +10,7 @@ import numpy as np, pytest
 import parkit as pk
 from conftest import wait_for
 from helpers import Child, blobs, forked, run
-from parkit.storage import Store
+from parkit.storage import FORMAT, Store
 
 MIB = 2**20
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can give a file away or mount a disk')
@@ -71,7 +71,7 @@ def test_site_of_a_newer_parkit(site):
     file = Path(site.path, 'site.json')
     text = file.read_text()
     file.write_text(json.dumps({**json.loads(text), 'format': 999}))
-    with _fails(pk.SiteError, 'format 999', 'up to 1', 'upgrade'): pk.Site(site.path)
+    with _fails(pk.SiteError, 'format 999', f'up to {FORMAT}', 'upgrade'): pk.Site(site.path)
     file.write_text(text)
     assert pk.Dict('d', site=pk.Site(site.path))['a'] == 1
 
