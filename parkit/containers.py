@@ -93,7 +93,7 @@ class _Container(Object):
         "Keys, records and whether views are wanted, in the current transaction or a snapshot of its own"
         store, frame = self._store, _find(self._store)
         txn, zero_copy = (frame.txn, frame.zero_copy) if frame else (store.read(), False)
-        epoch = _fork.epoch
+        epoch, own = _fork.epoch, None if frame else txn
         try:
             head = self._head(txn)
             if not isinstance(txn, WriteTxn):
@@ -106,10 +106,10 @@ class _Container(Object):
                 yield key, record, zero_copy
                 if txn.writes != writes: writes = self._check_unchanged(txn, head)
         finally:
-            if not frame and epoch == _fork.epoch:
-                try: store.end(txn)
+            if own is not None and epoch == _fork.epoch:
+                try: store.end(own)
                 except BaseException:  # an interrupt, which may come before its first line
-                    store.end(txn)
+                    store.end(own)
                     raise
 
     def _check_unchanged(self, txn: Any, head: Any) -> int:

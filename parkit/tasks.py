@@ -116,7 +116,7 @@ class _Definition(Object):
         state = (_State(False, '', 0, 0, '', None) if made
                  else self._state(txn, False))._replace(default_sync=default_sync, options=options, cache=cache)
         state = self._put_version(txn, state, facts, prepared)
-        self._set_metadata(txn, info.metadata)
+        self._set_metadata(txn, info.metadata)  # type: ignore[arg-type]
         return state, before
 
     def _renew(self, txn: Any, facts: _Facts, prepared: list[bytes | Blob]) -> _State:
