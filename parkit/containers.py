@@ -15,7 +15,7 @@ from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, UnorderedKeyError
 from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _is_changing, _join, explains
 from .system import TransactionError, _fork, warn_caller
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, WriteTxn, _ID, _after, _value_record
-from .transactions import (WaitTimeout, _find, _frame, _give_up, cell_notes, in_transaction, notes_for, read, read_apart, transaction,
+from .transactions import (WaitTimeout, _find, _frame, _give_up, cell_notes, in_transaction, _may_be_put_off, notes_for, read, read_apart, transaction,
                                  wait_until, wait_until_async, write, write_async, write_whole)
 
 # %% auto #0
@@ -227,6 +227,7 @@ class _DictReading(_Container):
 # %% ../nbs/04_containers.ipynb #f702d199
 class _DictWriting(_DictReading):
     "Changing a `Dict`"
+    @_may_be_put_off
     def _put(self, txn: Any, key: Any, prepared: bytes | Blob, encoded: bytes | None = None) -> None:
         oid, rest = self._oid, b''
         head = txn.get(oid)
@@ -249,6 +250,7 @@ class _DictWriting(_DictReading):
         if rest: txn.unlink(rest)
         if self._by_value: self._changed_class(txn)
 
+    @_may_be_put_off
     def _put_all(self, txn: Any, prepared: list[tuple[Any, bytes | Blob, bytes]]) -> None:
         if not prepared: self._head(txn)  # an object that was dropped cannot be updated with nothing either
         for key, p, encoded in prepared: self._put(txn, key, p, encoded)
@@ -263,11 +265,16 @@ class _DictWriting(_DictReading):
         self._changed(txn, head._replace(size=head.size - 1), freeing=True)
         return True
 
+    @_may_be_put_off
+    def _delete(self, txn: Any, key: Any) -> None:
+        if not self._remove(txn, key): raise KeyError(key)
+
     def _take(self, txn: Any, key: Any, default: Callable[[Any], Any]) -> Any:
         value = self._get(txn, False, key, default)
         self._remove(txn, key)
         return value
 
+    @_may_be_put_off
     def _clear(self, txn: Any) -> None:
         head = self._head(txn)
         if not head.size: return
@@ -337,7 +344,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
 
     def __setitem__(self, key: K, value: V) -> None: write(self._store, self._put, key, self._prepare(value))
     def __delitem__(self, key: K) -> None:
-        if not write(self._store, self._remove, key): raise KeyError(key)
+        write(self._store, self._delete, key)
 
     def __len__(self) -> int: return read(self._store, self._read_head).size
     def __iter__(self) -> Iterator[K]: return self._keys()
@@ -595,6 +602,7 @@ class _ArrayItems(_Numbered):
         txn.unlink(old)
         self._changed(txn, head)
 
+    @_may_be_put_off
     def _extend(self, txn: Any, prepared: list[bytes | Blob]) -> None:
         head, limit = self._head(txn), self._limit(txn)
         if not prepared: return
@@ -620,6 +628,7 @@ class _ArrayItems(_Numbered):
         self._changed(txn, head._replace(size=head.size - 1, first=head.first + left, next=head.next - (not left)), freeing=True)
         return value
 
+    @_may_be_put_off
     def _clear(self, txn: Any) -> None:
         head = self._head(txn)
         if head.size: self._changed(txn, self._shift(txn, head, head.size), freeing=True)
@@ -773,6 +782,7 @@ class _QueueItems(_Numbered):
         limit = self._limit(txn)
         return not limit or self._head(txn).size + n <= limit
 
+    @_may_be_put_off
     def _put_all(self, txn: Any, prepared: list[bytes | Blob]) -> bool:
         "Put all items, if there is room; returns whether there was"
         head, limit = self._head(txn), self._limit(txn)
@@ -943,7 +953,7 @@ class Queue(_QueueItems, Generic[V]):
         _check_timeout(block, timeout)
         prepared = self._fitting(items)
         try:
-            if write_whole(self._store, self._put_all, prepared): return
+            if write_whole(self._store, self._put_all, prepared) is not False: return  # there was room, or it was put off
             self._wait(lambda: read(self._store, self._room, len(prepared)) and write_whole(self._store, self._put_all, prepared), block,
                        timeout, queue.Full)
         except BaseException:

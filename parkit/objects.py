@@ -19,7 +19,8 @@ from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, _add_k
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
 from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites, _value_record,
                             check_current, check_namespace, current_site, split_path)
-from .transactions import _frame, in_transaction, is_writing, Notes, cell_notes, notes_for, read, wait_until_async, write, write_new, write_whole
+from .transactions import _frame, _may_be_put_off, in_transaction, is_writing, Notes, cell_notes, notes_for, read
+from .transactions import wait_until_async, write, write_new, write_whole
 
 # %% auto #0
 __all__ = ['ANONYMOUS', 'KEPT', 'Init', 'AttributeNameError', 'NamespacePath', 'remove_holder', 'encode_arguments',
@@ -529,6 +530,7 @@ class _Writing(_Reading):
     @metadata.setter
     def metadata(self, value: Mapping[str, Any]) -> None: write_whole(self._store, self._set_metadata, dict(value))
 
+    @_may_be_put_off
     def _set_metadata(self, txn: Any, value: dict[str, Any]) -> None:
         info = self._read_info(txn, False)
         txn.put(OBJECTS + self._oid, _encode_info(info._replace(metadata=value)))
@@ -579,6 +581,7 @@ class _Writing(_Reading):
     def _set_attribute(self, name: str, value: Any) -> None:
         write(self._store, self._write_attribute, name, self._store.prepare(encode(value)))
 
+    @_may_be_put_off
     def _write_attribute(self, txn: Any, name: str, prepared: Any) -> None:
         head, key = self._head(txn), self._oid + _ATTRIBUTE + name.encode()
         old = txn.get(key)
@@ -587,6 +590,7 @@ class _Writing(_Reading):
         self._changed(txn, head, freeing=True)
         if self._by_value: self._changed_class(txn)
 
+    @_may_be_put_off
     def _delete_attribute(self, txn: Any, name: str) -> None:
         head, key = self._head(txn), self._oid + _ATTRIBUTE + name.encode()
         old = txn.get(key)

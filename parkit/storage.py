@@ -16,7 +16,7 @@ from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, ObjectExistsError, ObjectNotFoundError, SiteRemovedError, open_locked,
-                           replace_file, SiteError, StorageFullError, TransactionError, _Alive, _boot_id, _check_directory,
+                           replace_file, SiteError, StorageFullError, TransactionError, _UnderWay, _Alive, _boot_id, _check_directory,
                            _check_exchange, _exchange, _Exit, _file_lock, _find_open_files, _fork, _guard_streams, _hold_lmdb_locks, _leak, _link_all,
                            _make_private, _map_file, _RECORD_SIZE, _reserve, _sync, _watchers, _write_all, _write_new, _WriteLock, warn_caller)
 
@@ -132,6 +132,7 @@ class _Files:
         # what this process holds of objects without a name, by their ids
         self.held: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
         self.later: deque[Callable[[Any], None]] = deque()                   # what finalizers leave to the next write transaction
+        self.put_off: deque[Callable[[], Any]] = deque()                    # writes of signal handlers and the like, to be done next
         self.opened: WeakValueDictionary[int, Any] = WeakValueDictionary()   # the objects that this process has opened
         self._reset()
         _fork.forgetful.add(self)
@@ -153,6 +154,7 @@ class _Files:
         self.registered = False         # is it open, or being opened, so that this process must stay registered?
         self.begin: Callable[[], ReadTxn] = self._open_and_begin
         self.writing = False           # does this process have a write transaction?
+        self.current: Any = None       # which
         self._bell, self._swept, self._warned = -1, False, 2**26
         self.ids: Iterator[int] = iter(())  # of objects this process may yet make
         self.next_ids = 0              # the first of those that come after these; 0 if any may
@@ -164,6 +166,7 @@ class _Files:
         "In a child: let go of what is the parent's"
         if self.env: _leak(self.env)
         self.later.clear()  # the parent will do it
+        self.put_off.clear()
         if self._bell >= 0: os.close(self._bell)
         self._reset()  # the other descriptors are closed already
 
@@ -816,6 +819,11 @@ class WriteTxn:
         self.broken: BaseException | None = None  # what has stopped an operation half-way: the innermost transaction can only be undone
         self.outer: tuple[tuple[lmdb.Transaction, int], ...] = ()  # the transactions around the innermost, and the blobs each had
         self.committed = self.failed = self.ended = False  # has LMDB committed, or refused to; is the lock released?
+        self.moving = False   # is an inner transaction just being begun or ended?
+        self.ending = False   # has `commit` or `close` begun?
+        self.at: bytes | None = None  # the object on which an operation is under way, in an explicit transaction
+        self.resting = False  # is it an explicit transaction, with no operation under way?
+        self.put_off: tuple[Callable[[], Any], ...] = ()  # as the store's, to be done in this transaction after the operation under way
 
     def _use(self, raw: lmdb.Transaction) -> None: self.raw, self.get = raw, raw.get
 
@@ -856,6 +864,7 @@ class WriteTxn:
         "Begin an inner transaction"
         self.check_whole()
         outer = self.outer
+        self.moving = True
         self.outer += ((self.raw, len(self.blobs)),)
         try:
             raw = self.store.env.begin(None, self.raw, True)  # type: ignore[union-attr]
@@ -864,6 +873,7 @@ class WriteTxn:
             self.outer = outer
             if isinstance(e, lmdb.Error): raise self.store.explain(e) from e
             raise
+        finally: self.moving = False
 
     def check_whole(self) -> None:
         "Raise if an operation was stopped half-way: what it did must not be committed"
@@ -889,6 +899,7 @@ class WriteTxn:
         self._drop_blobs(mark)
 
     def _end_inner(self, end: Callable[[], None]) -> None:
+        self.moving = True
         inner, mark = self.raw, self.outer[-1][1]
         self._use(self.outer[-1][0])
         self.outer = self.outer[:-1]
@@ -898,6 +909,7 @@ class WriteTxn:
             inner.abort()
             self._drop_blobs(mark)
             raise self.store.explain(e) from e
+        finally: self.moving = False
 
     def _drop_blobs(self, mark: int = 0) -> None:
         "Remove the blobs linked since `mark`; no commit will refer to them"
@@ -940,6 +952,7 @@ class WriteTxn:
         "Make everything visible at once, release the lock and ring the bell"
         store = self.store
         disk = None
+        self.ending, self.resting = True, False
         try:
             self.check_whole()
             if self.freed or self.writes and not self.pending:
@@ -963,15 +976,17 @@ class WriteTxn:
         "Undo what is not committed and release the lock; does nothing if that is done"
         store, lock = self.store, self.store.lock
         if self.ended or not lock.mutex._is_owned(): return
+        self.ending, self.resting = True, False
         try: self._finish()
         except BaseException:
             self._finish()  # an interrupt, perhaps, has kept it from its end
             raise
         finally:
-            store.writing = False
+            store.writing, store.current = False, None
             if lock.fd >= 0: fcntl.flock(lock.fd, fcntl.LOCK_UN)
             self.ended = True
             lock.mutex.release()  # a call of C: no interrupt can come between this and the line before
+        if store.put_off: store.do_put_off()
 
     def _finish(self) -> None:
         if not self.committed: self._abort()
@@ -1070,12 +1085,13 @@ class Store(_Blobs):
         "Begin a write transaction; raises `ObjectNotFoundError`, `TransactionTimeout`, or `TransactionError` where waiting would never end"
         if not self.env: self.open(create=False)
         if self.lock.is_mine():
+            if self.current is None or not self.current.resting: raise self.under_way()
             raise TransactionError(f'this thread has a transaction on {self.namespace!r} open in another asyncio task or frame; use '
                                    '`async with` to wait for it')
         txn = _Entries(self)
         try:
             self.lock.acquire(timeout)
-            self.writing = True
+            self.writing, self.current = True, txn
             if not self.env: self.open(create=False)  # another thread closed it while this one waited
             try: txn.raw = self.env.begin(None, None, True)  # type: ignore[union-attr]
             except lmdb.Error as e: txn.raw = self._begin_again(e)
@@ -1097,6 +1113,44 @@ class Store(_Blobs):
     def _may_be_removed(self) -> bool:
         "Look whether the files are there: before each durable commit, before others now and then, since that takes a tenth of their time"
         return (self.durable or time.monotonic() - self.looked > _LOOK_AGAIN) and self.is_removed()
+
+    def under_way(self) -> _UnderWay:
+        "The error of what cannot be done in the middle of a write of this thread"
+        return _UnderWay(f'this was called in the middle of a write of the same thread to {self.namespace!r}, by a signal handler, a '
+                             'finalizer (__del__, a weakref callback) or a trace function: it cannot wait for that, and would see half of '
+                             'it. Have it set a flag, or start a thread that does this')
+
+    def put_off_write(self, work: Callable[[], Any]) -> None:
+        "Do `work()` as soon as the write of this thread that is under way has ended; until then, its reads are refused"
+        self.put_off.append(work)
+        if self.env: self.begin = self._begin_between
+
+    def _begin_between(self) -> ReadTxn:
+        "Begin a transaction, unless this thread has put off a write: what it has written must not be read as if it had not"
+        if self.put_off and self.lock.is_mine(): raise self.under_way()
+        return (self.env.begin if self.env else self._open_and_begin)()
+
+    def do_put_off(self) -> None:
+        "Do the writes that were put off; who has made them is not there any longer to be told of an error, so that is a warning"
+        if self._doing_put_off or self.lock.is_mine(): return
+        self._doing_put_off = True
+        try:
+            while self.put_off: self.attempt(self.put_off.popleft())
+        finally: self._doing_put_off = False
+        if self._opening.acquire(blocking=False):  # else: it is just being opened, closed or changed, which sets `begin`
+            try:
+                if self.begin == self._begin_between and self.env and not self.put_off: self.begin = self.env.begin
+            finally: self._opening.release()
+
+    _doing_put_off = False
+
+    def attempt(self, work: Callable[[], Any]) -> None:
+        "Do a write that was put off"
+        try: problem = 'there was no room' if work() is False else ''
+        except Exception as e: problem = f'{type(e).__name__}: {e}'
+        if problem:
+            warnings.warn(f'a write that a signal handler or finalizer has made to {self.namespace!r}, and that was put off, has failed: '
+                          f'{problem}', RuntimeWarning, stacklevel=2)
 
     def _begin_again(self, e: lmdb.Error) -> lmdb.Transaction:
         self.writing = False

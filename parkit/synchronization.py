@@ -11,7 +11,7 @@ from typing import Any
 from .codecs import ParkitError, encode, register_type
 from .objects import _ENTRY, Object, _join
 from .system import _Exit, _fork, _try_lock
-from .transactions import WaitTimeout, _check_waiting, read, wait_until, wait_until_async, write
+from .transactions import _may_be_put_off, WaitTimeout, _check_waiting, read, wait_until, wait_until_async, write
 
 # %% auto #0
 __all__ = ['held_locks', 'Lock', 'Event']
@@ -220,6 +220,7 @@ class Event(Object):
         is_set, now = read(self._store, self._seen)
         return is_set or now != sets
 
+    @_may_be_put_off
     def _put(self, txn: Any, is_set: bool) -> None:
         head = self._head(txn)
         if is_set: txn.put(self._oid + _SET, _join(encode(True)), freeing=True)

@@ -43,6 +43,9 @@ class ObjectExistsError(ParkitError, FileExistsError):
 class TransactionError(ParkitError, RuntimeError):
     "A transaction used where or when it must not be"
 
+class _UnderWay(TransactionError):
+    "Something that a signal handler or a finalizer cannot do, since it was called in the middle of a write of the same thread"
+
 class TransactionTimeout(TransactionError, TimeoutError):
     "The write lock was not free in time"
 

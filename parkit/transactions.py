@@ -7,9 +7,10 @@ from __future__ import annotations
 import sys, threading, time, warnings
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeVar
 from .codecs import ParkitError
-from .system import Listener, ObjectNotFoundError, TransactionError, TransactionTimeout, _Exit, _fork, warn_caller
+from .system import Listener, ObjectNotFoundError, TransactionError, TransactionTimeout, _UnderWay, _Exit, _fork, warn_caller
 from .storage import DEFAULT_NAMESPACE, Blob, Retired, Store, check_namespace, current_site
 
 # %% auto #0
@@ -45,7 +46,7 @@ def _find(store: Store) -> _Frame | None:
     while frame is not None:
         if frame.reads is not None: frame.reads.add(store)
         # ended without leaving the block: an interrupt came at its very end
-        if frame.store is store and not (frame.writing and frame.txn.ended):
+        if frame.store is store and not (frame.writing and frame.txn.ending):
             if frame.epoch != _fork.epoch:
                 raise TransactionError(f'this transaction on {store.namespace!r} belongs to the parent process; a forked child must '
                                        'begin its own')
@@ -96,14 +97,13 @@ def write(
     "Do `work(txn, *args)` in the current transaction on `store`, else in an implicit one; raises `TransactionError` in a snapshot"
     if _frame.get() is not None and (frame := _find(store)) is not None:
         if not frame.writing: raise TransactionError(f'cannot write to {store.namespace!r} in a snapshot of it; use transaction() instead')
-        txn = frame.txn
-        writes = txn.writes
-        try: return work(txn, *args)
-        except BaseException as e:
-            if txn.writes != writes and txn.broken is None: txn.broken = e
+        return _write_within(frame.txn, work, args)
+    try: txn = store.write()
+    except _UnderWay:
+        if not _can_be_put_off(work):
             _give_up(args)
             raise
-    txn = store.write()
+        return store.put_off_write(partial(write, store, work, *args))  # type: ignore[return-value]
     try:
         try:
             result = work(txn, *args)
@@ -115,6 +115,37 @@ def write(
     finally:
         if not txn.ended: txn.close()  # an interrupt came before the first line of `close`
     return result
+
+def _write_within(txn: Any, work: Callable[..., T], args: Any) -> T:
+    "Do `work` in an explicit transaction; if that is in the middle of an operation on the same object, after that"
+    oid = getattr(getattr(work, '__self__', None), '_oid', None)
+    before = txn.resting
+    if txn.moving or not before and oid is not None and txn.at == oid:
+        if not _can_be_put_off(work): raise txn.store.under_way()
+        txn.put_off += (partial(_write_within, txn, work, args),)
+        return None  # type: ignore[return-value]
+    writes, at, txn.resting, txn.at = txn.writes, txn.at, False, oid
+    try: return work(txn, *args)
+    except BaseException as e:
+        if txn.writes != writes and txn.broken is None: txn.broken = e
+        _give_up(args)
+        raise
+    finally:
+        txn.resting, txn.at = before, at
+        if before and txn.put_off: _do_put_off(txn)
+
+def _do_put_off(txn: Any) -> None:
+    "Do what was put off while an operation was under way"
+    while (due := txn.put_off):
+        txn.put_off = due[1:]
+        txn.store.attempt(due[0])
+
+def _may_be_put_off(work: Callable[..., T]) -> Callable[..., T]:
+    "Mark an operation whose caller needs no answer: in the middle of a write of its thread it is done after that"
+    work.may_be_put_off = True  # type: ignore[attr-defined]
+    return work
+
+def _can_be_put_off(work: Any) -> bool: return getattr(work, 'may_be_put_off', False)
 
 def _give_up(args: Iterable[Any], depth: int = 2) -> None:
     """Remove the blobs among `args`, and in lists of tuples among them, which no entry will refer to: the traceback, which a notebook
@@ -132,14 +163,15 @@ def write_whole(
     "`write` for what has several parts: an error undoes them all, and an enclosing transaction can go on"
     frame = _find(store)
     if frame is None or not frame.writing: return write(store, work, *args)
-    txn, depth = frame.txn, len(frame.txn.outer)
+    txn, depth, before = frame.txn, len(frame.txn.outer), frame.txn.resting
+    if txn.moving or not before and getattr(getattr(work, '__self__', None), '_oid', None) == txn.at is not None:
+        return _write_within(txn, work, args)
     try:
         txn.savepoint()
-        result = work(txn, *args)
+        result = _write_within(txn, work, args)
         txn.keep()
     except BaseException:
         while len(txn.outer) > depth: txn.undo()
-        _give_up(args)
         raise
     return result
 
@@ -374,6 +406,7 @@ class transaction(_Block):
         if frame is None: return False
         if not frame.writing:
             raise TransactionError(f'cannot begin a transaction on {self.namespace!r} in a snapshot of it; begin it outside')
+        if frame.txn.moving: raise self.store.under_way()
         frame.txn.savepoint()
         self._enter_outer(frame.txn, frame.txn.undo)
         return True
@@ -385,6 +418,7 @@ class transaction(_Block):
             self._leave()
             undo()
             raise
+        if not txn.outer: txn.resting = True
         return self
 
     def __enter__(self) -> transaction:
@@ -419,6 +453,7 @@ class transaction(_Block):
                 raise TransactionError(f'this block on {self.namespace!r} ended before one inside it; all of it is undone')
             if kind is None and not shares:
                 for said in txn.notes.end() if txn.notes else (): warn_caller(said)
+                _do_put_off(txn)
                 txn.commit()
             elif kind is None: txn.keep()
             elif shares: txn.undo()

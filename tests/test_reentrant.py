@@ -1,0 +1,124 @@
+"""Writes from signal handlers, finalizers and weakref callbacks, which come in the middle of a write of their own thread"""
+import gc, signal, warnings, weakref
+
+import pytest
+
+import parkit as pk
+from helpers import run
+
+_beating = '''
+class Beat: n = 0
+def beat(*args):
+    "The next one may come in the middle of this one"
+    n = Beat.n = Beat.n + 1
+    beats[n] = n
+    log.append(n)
+    o.last = n
+    q.put(n)
+beats, log, q, o, d = pk.Dict(ns + '/beats'), pk.Array(ns + '/log'), pk.Queue(ns + '/q'), pk.Object(ns + '/o'), pk.Dict(ns + '/d')
+signal.signal(signal.SIGALRM, beat)
+signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+i = 0
+while Beat.n < 300:
+    work(i)
+    i += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+d['end'] = i
+n = Beat.n
+numbers = list(range(1, n + 1))
+say([n, list(beats) == numbers and len(beats) == n, sorted(log) == numbers and len(log) == n, o.last in numbers,
+     sorted(q.get_many(n + 9)) == numbers, len(d) == len(list(d)), i])
+'''
+
+_WRITERS = {
+    'writes': "def work(i): d[i % 50] = i",
+    'writes to the same object': "def work(i): beats[-1] = i; del beats[-1]",
+    'transactions': """
+def work(i):
+    with pk.transaction(d):
+        for k in range(20): d[k] = i; beats[-k - 1] = i
+        for k in range(20): del beats[-k - 1]
+""",
+    'savepoints': """
+def work(i):
+    with pk.transaction(d):
+        for k in range(5):
+            with pk.transaction(d): d[k] = i; log.extend([])
+            beats.update({-1: 1}); beats.pop(-1)
+""",
+    'reads': "def work(i): d.get(i); list(d.items()); len(beats)",
+}
+
+@pytest.mark.parametrize('writer', _WRITERS)
+def test_no_beat_of_a_signal_handler_is_lost(site, writer):
+    pk.Namespace('n', durable=False)
+    n, *right, rounds = run(site, "ns = 'n'\nwarnings.simplefilter('error')\n" + _WRITERS[writer] + _beating)
+    assert n >= 300 and all(right) and rounds, (n, right)
+    assert pk.check() == []
+
+class Session:
+    def __init__(self, sessions, n): self.sessions, self.n, self.me = sessions, n, self
+    def __del__(self): self.sessions.append(self.n)
+
+@pytest.mark.parametrize('explicit', [False, True])
+def test_no_write_of_a_finalizer_is_lost(scratch, explicit):
+    "They run when the garbage is collected, which may be in the middle of anything"
+    ended, d = pk.Array('n/ended'), pk.Dict('n/d')
+    before = gc.get_threshold()
+    gc.set_threshold(7)
+    try:
+        for n in range(250):
+            Session(ended, n)
+            if explicit:
+                with pk.transaction(d): d[n] = [n]; ended.extend([])
+            else: d[n] = [n]
+    finally: gc.set_threshold(*before)
+    gc.collect()
+    assert sorted(ended) == list(range(250)) and len(d) == 250 == len(list(d))
+
+class Calls:
+    "Calls `work` when it is pickled: in the middle of a write, as a handler might be"
+    def __init__(self, work): self.work = work
+
+def _in_the_middle(d, work):
+    "What `work()` returns, or raises, in the middle of a write to `d`"
+    found = []
+    def put(txn):
+        try: found.append(work())
+        except Exception as e: found.append(e)
+    from parkit.transactions import write
+    write(d._store, put)
+    return found[0]
+
+def test_what_needs_an_answer_is_refused_with_the_reason(d):
+    d['a'] = 1
+    a, q = pk.Array('n/a'), pk.Queue('n/q')
+    q.put(1)
+    for work in (lambda: d.pop('a'), lambda: d.setdefault('b', 1), lambda: a.pop(), lambda: q.get(), lambda: pk.transaction(d).__enter__(),
+                 lambda: pk.Dict('n/new'), lambda: d.popitem()):
+        error = _in_the_middle(d, work)
+        assert isinstance(error, pk.TransactionError), error
+        assert all(part in str(error) for part in ('in the middle of a write', "'n'", '__del__')) and 'asyncio' not in str(error)
+    assert d == {'a': 1} and q.qsize() == 1
+
+def test_reads_from_there(d):
+    "They give what was committed, until something was written from there: that must not be taken for unwritten"
+    d['a'] = 1
+    assert _in_the_middle(d, lambda: d['a']) == 1
+    error = _in_the_middle(d, lambda: (d.update(a=2), d['a']))
+    assert isinstance(error, pk.TransactionError) and 'in the middle of a write' in str(error)
+    assert d['a'] == 2 and d._store.begin == d._store.env.begin
+
+def test_error_of_a_write_that_was_put_off_is_a_warning(d):
+    with pytest.warns(RuntimeWarning, match="has failed: KeyError: 'x'"): _in_the_middle(d, lambda: d.__delitem__('x'))
+    with pytest.raises(KeyError): del d['x']
+
+def test_weakref_callbacks(d):
+    class Held: pass
+    held = Held()
+    ref = weakref.ref(held, lambda _: d.__setitem__('gone', True))
+    def work():
+        nonlocal held
+        held = None
+    _in_the_middle(d, work)
+    assert d == {'gone': True} and ref() is None
