@@ -821,7 +821,7 @@ class WriteTxn:
         self.committed = self.failed = self.ended = False  # has LMDB committed, or refused to; is the lock released?
         self.moving = False   # is an inner transaction just being begun or ended?
         self.ending = False   # has `commit` or `close` begun?
-        self.at: bytes | None = None  # the object on which an operation is under way, in an explicit transaction
+        self.at: tuple[Any, ...] = ()  # the objects on which an operation is under way, in an explicit transaction
         self.resting = False  # is it an explicit transaction, with no operation under way?
         self.put_off: tuple[Callable[[], Any], ...] = ()  # as the store's, to be done in this transaction after the operation under way
 
@@ -1149,8 +1149,8 @@ class Store(_Blobs):
         try: problem = 'there was no room' if work() is False else ''
         except Exception as e: problem = f'{type(e).__name__}: {e}'
         if problem:
-            warnings.warn(f'a write that a signal handler or finalizer has made to {self.namespace!r}, and that was put off, has failed: '
-                          f'{problem}', RuntimeWarning, stacklevel=2)
+            warn_caller(f'a write that a signal handler or finalizer has made to {self.namespace!r}, and that was put off, has failed: '
+                          f'{problem}', RuntimeWarning)
 
     def _begin_again(self, e: lmdb.Error) -> lmdb.Transaction:
         self.writing = False

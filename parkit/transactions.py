@@ -120,11 +120,11 @@ def _write_within(txn: Any, work: Callable[..., T], args: Any) -> T:
     "Do `work` in an explicit transaction; if that is in the middle of an operation on the same object, after that"
     oid = getattr(getattr(work, '__self__', None), '_oid', None)
     before = txn.resting
-    if txn.moving or not before and oid is not None and txn.at == oid:
+    if txn.moving or oid is not None and oid in txn.at:
         if not _can_be_put_off(work): raise txn.store.under_way()
         txn.put_off += (partial(_write_within, txn, work, args),)
         return None  # type: ignore[return-value]
-    writes, at, txn.resting, txn.at = txn.writes, txn.at, False, oid
+    writes, at, txn.resting, txn.at = txn.writes, txn.at, False, (*txn.at, oid)
     try: return work(txn, *args)
     except BaseException as e:
         if txn.writes != writes and txn.broken is None: txn.broken = e
@@ -163,8 +163,8 @@ def write_whole(
     "`write` for what has several parts: an error undoes them all, and an enclosing transaction can go on"
     frame = _find(store)
     if frame is None or not frame.writing: return write(store, work, *args)
-    txn, depth, before = frame.txn, len(frame.txn.outer), frame.txn.resting
-    if txn.moving or not before and getattr(getattr(work, '__self__', None), '_oid', None) == txn.at is not None:
+    txn, depth = frame.txn, len(frame.txn.outer)
+    if txn.moving or (oid := getattr(getattr(work, '__self__', None), '_oid', None)) is not None and oid in txn.at:
         return _write_within(txn, work, args)
     try:
         txn.savepoint()
