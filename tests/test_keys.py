@@ -146,7 +146,7 @@ NUMBERS = [0, -0.0, 1, 1.0, True, Decimal(1), Fraction(1), np.int8(1), np.float3
            0.5, Fraction(1, 2), Decimal('0.50'), np.float16(.5), np.longdouble('0.1'), 0.1, 1j, complex(-0.0, 1), np.complex128(1j), np.clongdouble(1j), 1 + 1j, 2**70, float(2**70),
            math.inf, -math.inf, np.float64('inf'), Fraction(1, 3), Fraction(10**5000 + 1, 10**5000 + 3)]
 TEXTS = ['', 'a', Word.A, np.str_('a'), b'', b'a', np.bytes_(b'a'), memoryview(b'a'), 'A', None, (), (1,), (1.0,), Point(1, 2), Pair(1, 2.0), (True, 2), frozenset(), frozenset({1, 'a'}), frozenset({True, 'a'}),
-         frozenset({frozenset({1})}), frozenset({frozenset({1.0})}), sys.float_info, tuple(sys.float_info)]
+         frozenset({frozenset({1})}), frozenset({frozenset({1.0})}), os.terminal_size((1, 3)), (1, 3)]
 MOMENTS = [datetime(2024, 1, 1), datetime(2024, 1, 1, fold=1), M('2024-01-01T00', 's'), M('2024-01-01T00', 'us'), datetime(2024, 1, 1, 0, 0, 1), M('2024-01-01T00:00:01', 's'),
            M('2024-01-01T00:00:01', 'us'), datetime(2024, 1, 1, tzinfo=timezone.utc), datetime(2024, 1, 1, 1, tzinfo=hour), date(2024, 1, 1), date(2024, 1, 2)]
 NUMPY_MOMENTS = [M(s, unit) for s in ('1600-02-28', '1969-12-31', '1970-01-01', '2024-01-01', '2024-02-29', '2261-03-01') for unit in 'YMWDhms'] + [
