@@ -152,7 +152,7 @@ def _give_up(args: Iterable[Any], depth: int = 2) -> None:
     keeps, refers to them"""
     for a in args:
         if isinstance(a, Blob) and not a.linked: a.done()
-        elif depth and type(a) in (list, tuple): _give_up(a, depth - 1)
+        elif depth and isinstance(a, (list, tuple)): _give_up(a, depth - 1)
 
 # %% ../nbs/02_transactions.ipynb #93304e94
 def write_whole(
