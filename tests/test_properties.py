@@ -594,22 +594,27 @@ class Dicts(Iterated):
 
     @rule(reverse=st.booleans(), changes=st.lists(st.tuples(st.booleans(), keys_or_old, values), max_size=6))
     def write_while_iterating(self, reverse, changes):
-        "In a transaction the iteration follows it; elsewhere it goes on showing what was there"
-        untouched, before, seen = set(self.content), dict(self.content), []
-        for key, value in reversed(self.o.items()) if reverse else self.o.items():
+        "Elsewhere the iteration goes on showing what was there; in a transaction it raises, as that of a dict, once keys have come or gone"
+        before, seen, raised = dict(self.content), [], False
+        entries = iter(reversed(self.o.items()) if reverse else self.o.items())
+        while True:
+            if raised := self.blocks and len(self.content) != len(before):
+                with pytest.raises(RuntimeError, match='changed size during iteration'): next(entries)
+                break
+            try: key, value = next(entries)
+            except StopIteration: break
             key = one_nan(key)
             seen.append(key)
             agree(value, (self.content if self.blocks else before)[key])
             if not changes: continue
             delete, key, value = changes.pop()
             key = self.chosen(key)
-            untouched.discard(key)
             if delete: self.remove((key, None), 'pop default')
             else: self.set((key, None), value)
         self.dirty = True
         ranks = [order(k) for k in seen]
         assert ranks == sorted(ranks, reverse=reverse) and all(a != b for a, b in zip(ranks, ranks[1:]))
-        assert untouched <= set(seen) if self.blocks else len(seen) == len(before)
+        assert raised or len(seen) == len(before)
 
     @precondition(lambda self: not self.blocks)
     @rule(who=elsewhere, key=keys_or_old, value=values)
@@ -723,27 +728,25 @@ class Arrays(Iterated):
     @rule(reverse=st.booleans(),
           changes=st.lists(st.tuples(st.sampled_from(['append', 'pop', 'popleft', 'set', '']), values), max_size=8))
     def write_while_iterating(self, reverse, changes):
-        "In a transaction the iteration follows it; elsewhere it goes on showing what was there"
-        before, seen = list(self.content), []
-        first, at = 0, None  # the places of the first item and of the one seen last
-        def rest():
-            places = range(first, first + len(self.content))
-            return [i for i in places if at is None or (i < at if reverse else i > at)]
-        for value in self.iterate(reverse):
+        "Elsewhere the iteration goes on showing what was there; in a transaction it raises once items have come or gone"
+        before, seen, changed = list(self.content), [], False
+        items = iter(self.iterate(reverse))
+        while True:
+            if self.blocks and changed:
+                with pytest.raises(RuntimeError, match='changed size during iteration'): next(items)
+                break
+            try: value = next(items)
+            except StopIteration: break
             seen.append(value)
-            if self.blocks:
-                at = rest()[-1 if reverse else 0]
-                agree(value, self.content[at - first])
+            if self.blocks: agree(value, self.content[-len(seen) if reverse else len(seen) - 1])
             change, new = changes.pop() if changes else ('', None)
-            if change == 'append':
-                first += len(self.content) == getattr(self.content, 'maxlen', None)
-                self.append(new)
+            changed = changed or change in ('append', 'pop', 'popleft')
+            if change == 'append': self.append(new)
             if change == 'set' and self.content: self.set(-1, new)
-            if change == 'popleft': first += bool(self.content)
             if change in ('pop', 'popleft'): self.pop(change == 'popleft')
         self.dirty = True
-        if self.blocks: assert not rest()
-        else: agree(seen, before[::-1] if reverse else before)
+        if not self.blocks: agree(seen, before[::-1] if reverse else before)
+        elif not changed: assert len(seen) == len(self.content)
 
     @precondition(lambda self: not self.blocks)
     @rule(who=elsewhere, value=values)

@@ -204,7 +204,7 @@ def test_what_cells_print_is_on_the_pages(pages):
     assert 'ValueError: assignment destination is read-only' in shown
     for path in notebooks:
         outputs = [o for cell in code_cells(read(path)) if 'hide' not in cell.directives for o in cell.outputs]
-        page = next(o for o in pages if PurePosixPath(o).stem == re.sub(r'^\d+[a-z]?_', '', path.stem))
+        page = next(o for o in pages if PurePosixPath(o).stem == re.sub(r'^\d+[a-z]*_', '', path.stem))
         if 'nbdev' in path.stem or not outputs: continue
         assert len(pages[page].select('.cell-output')) > 0, page
 
