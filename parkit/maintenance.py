@@ -18,7 +18,7 @@ from .system import (_file_system, _fork, _try_lock, is_full, no_room, _file_loc
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
     MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current, current_site, reading, site_path, verify_pages)
 from .synchronization import Lock
-from .ledger import _CANCEL, _DELAYED, _ENDED, _QUEUED, _RUNNING, _TOTAL, _WORKER, _VARIABLES, _MASKED, _ledger
+from .ledger import _CANCEL, _DELAYED, _ENDED, _QUEUED, _RUNNING, _TOTAL, _WORKER, _VARIABLES, _MASKED, _USERS, _ledger
 from .transactions import read, store_of, write
 from .workers import Pool
 
@@ -303,7 +303,7 @@ def _called(type_name: str, head: Any, key: bytes, record: bytes) -> str:
     try: return repr(decode_key(key[8:]))[:100]
     except Exception: return repr(key[8:60])
 
-_PLAIN = _QUEUED, _DELAYED, _RUNNING, _CANCEL, _ENDED, _TOTAL, _WORKER, _VARIABLES, _MASKED  # the ledger's entries that are no records
+_PLAIN = _QUEUED, _DELAYED, _RUNNING, _CANCEL, _ENDED, _TOTAL, _WORKER, _VARIABLES, _MASKED, _USERS  # the ledger's entries that are no records
 _INDEXED = 'parkit.Array', 'parkit.Queue'  # which have all their items from the head's `first` to its `next`
 _SUMS, _SUM = META + b'sum', struct.Struct('>QI')  # what the keys of checksums begin with; the version of an object, or 0, and a CRC-32
 
