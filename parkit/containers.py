@@ -392,21 +392,21 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         return value
 
     def keys(
-        self,
+        self, *,
         errors: str = 'raise',  # What to do about keys that cannot be read, as for `items`
     ) -> KeysView[K]:
         "A live view of the keys, in order"
         return _Keys(self, errors)
 
     def values(
-        self,
+        self, *,
         errors: str = 'raise',  # What to do about values that cannot be read, as for `items`
     ) -> ValuesView[V]:
         "A live view of the values, in the order of their keys"
         return _Values(self, errors)
 
     def items(
-        self,
+        self, *,
         errors: str = 'raise',  # Of what cannot be read: `raise`, `skip`, or `return` a `DecodeError` in place of a value, an `UnreadableKey` of a key
     ) -> ItemsView[K, V]:
         "A live view of keys and values, in order"
@@ -707,7 +707,7 @@ class Array(_ArrayItems, Sequence[V]):
         return read(self._store, lambda txn, zero_copy: self._limit(txn))
 
     def items(
-        self,
+        self, *,
         errors: str = 'raise',  # Of what cannot be read: `raise`, `skip`, or `return` a `DecodeError` in its place
     ) -> Iterator[tuple[int, V]]:
         "Indexes and values, as `enumerate` gives them"

@@ -83,7 +83,7 @@ def test_it_hides_no_other(ruined):
     assert list(reversed(ruined.items(errors='skip'))) == [('c', 3), ('a', 1)] and list(ruined.values(errors='skip')) == [1, 3]
     (_, a), (key, error), (_, c) = ruined.items(errors='return')
     assert (a, key, c) == (1, 'b', 3) and isinstance(error, pk.DecodeError) and error.__cause__ is not None
-    assert [type(v) for v in ruined.values('return')] == [int, pk.DecodeError, int]
+    assert [type(v) for v in ruined.values(errors='return')] == [int, pk.DecodeError, int]
     with pytest.raises(ValueError, match="'skip'"): ruined.items(errors='ignore')
 
 @pytest.mark.parametrize('remove', [lambda d: d.__delitem__('b'), lambda d: d.clear(), lambda d: d.drop(), lambda d: d.update(b=2),
@@ -124,7 +124,7 @@ def test_array(array):
     _fails(lambda: list(reversed(array)), "Array('n/a')[-2]")
     _fails(lambda: array[-2], "Array('n/a')[-2]")
     assert list(array.items(errors='skip')) == [(0, 0), (1, 1), (3, 3)]
-    assert [type(v) for _, v in array.items('return')] == [int, int, pk.DecodeError, int]
+    assert [type(v) for _, v in array.items(errors='return')] == [int, int, pk.DecodeError, int]
     assert array.pop() == 3
     _fails(array.pop, "[-1]")
     assert len(array) == 3
@@ -232,7 +232,7 @@ def test_key_that_cannot_be_read(d, module, make):
 def test_key_and_value_that_cannot_be_read(d, module):
     d.update({module.Plain(1): module.Plain(2), 'a': 1})
     module.lose()
-    (k, error), = [(k, v) for k, v in d.items('return') if k != 'a']
+    (k, error), = [(k, v) for k, v in d.items(errors='return') if k != 'a']
     assert type(k) is pk.UnreadableKey and isinstance(error, pk.DecodeError)
     del d[k]
     assert dict(d) == {'a': 1}
@@ -280,7 +280,7 @@ def test_hook_that_raises(scratch):
     d.update(a=1, b='x'*100)
     error = _fails(lambda: d['b'], "Fussy('n/f')['b']")
     assert type(error.__cause__) is ZeroDivisionError
-    assert list(d.items('skip')) == [('a', 1)]
+    assert list(d.items(errors='skip')) == [('a', 1)]
 
 class Interrupting:
     def __reduce__(self): return _interrupt, ()
