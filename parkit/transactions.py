@@ -148,11 +148,12 @@ def _may_be_put_off(work: Callable[..., T]) -> Callable[..., T]:
 def _can_be_put_off(work: Any) -> bool: return getattr(work, 'may_be_put_off', False)
 
 def _give_up(args: Iterable[Any], depth: int = 2) -> None:
-    """Remove the blobs among `args`, and in lists of tuples among them, which no entry will refer to: the traceback, which a notebook
+    """Remove the blobs among `args`, and in lists, tuples and dicts among them, which no entry will refer to: the traceback, which a notebook
     keeps, refers to them"""
     for a in args:
         if isinstance(a, Blob) and not a.linked: a.done()
         elif depth and isinstance(a, (list, tuple)): _give_up(a, depth - 1)
+        elif depth and isinstance(a, dict): _give_up(a.values(), depth - 1)
 
 # %% ../nbs/02_transactions.ipynb #93304e94
 def write_whole(
