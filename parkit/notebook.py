@@ -150,7 +150,7 @@ def map(  # noqa: A001  meant to be called as `pk.map`
     calls = _Mapped(task, list(zip(*iterables)), _size_for(task, chunksize), timeout)
     try: calls.run()
     except BaseException as e:
-        for trace in calls.traces:
+        for trace in reversed([*calls.traces]):  # what waits before what runs, or a worker would take the next
             with suppress(ObjectNotFoundError): trace.cancel()  # it has ended and is not kept any longer
         if isinstance(e.__cause__, RemoteTraceback): e.__traceback__ = None  # where it was met here tells nothing
         raise e
