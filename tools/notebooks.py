@@ -3,11 +3,15 @@
 `test` runs `nbdev_test` over all of them, with a time limit. `save` executes them (or those named) in real kernels and
 stores the outputs; an output that differs only in process ids, times or addresses is left as it was. `check` executes
 them as well, and says which outputs are no longer those stored."""
-import argparse, json, os, signal, subprocess, sys, tempfile, time
+import argparse, json, os, re, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 
 from kernels import code_cells, demo_cells, normal, notebooks, read, root, terminated_cleanly, text
 
+
+def _is_bar(output):
+    "Whether an output is a progress bar, which shows times"
+    return bool(re.search(r'\d+%\|.*\[\d\d:\d\d', ''.join(output.get('data', {}).get('text/plain', ''))))
 
 def _tool(name): return str(Path(sys.executable).with_name(name))
 
@@ -68,7 +72,7 @@ def stale(path):
     found = []
     for cell, outputs, wrong in results(path, read(path)):
         # what goes to stderr, such as a progress bar, is drawn as often as there is time for
-        stored, now = (normal(text([o for o in shown if o.get('name') != 'stderr'])) for shown in (cell.outputs, outputs))
+        stored, now = (normal(text([o for o in shown if o.get('name') != 'stderr' and not _is_bar(o)])) for shown in (cell.outputs, outputs))
         if wrong: found.append(wrong)
         elif stored != now and 'hide' not in cell.directives:
             found.append(f'{path.name}, this cell:\n{cell.source}\n--- prints now:\n{now}\n--- and not, as stored:\n{stored}')
