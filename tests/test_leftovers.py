@@ -147,11 +147,14 @@ def test_child_takes_signals_as_any_program(single):
     @pk.task
     def send(number):
         import os, time
+        ready, begun = os.pipe()
         pid = os.fork()
         if not pid:
-            try: time.sleep(60)
+            try:
+                os.write(begun, b'.')
+                time.sleep(60)
             except KeyboardInterrupt: os._exit(7)
-        time.sleep(0.2)  # else it comes before the child sleeps, and ends it all the same
+        os.read(ready, 1)
         os.kill(pid, number)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert send(int(signal.SIGTERM)).result == -signal.SIGTERM

@@ -108,12 +108,14 @@ def _prints(cell):
 
 
 _unstable = {'a temporary path': r'/tmp/|/work/|/root/|/home/', 'an address': r'\b0x[0-9a-f]{6,}',
-             'a time': r'\b20\d\d-\d\d-\d\d \d\d:\d\d:\d\d', 'a process id': r'(?i)\bpid:? \d+', 'a uuid': r'\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-'}
+             'a time': r'\b20\d\d-\d\d-\d\d \d\d:\d\d:\d\d', 'a process id': r'(?i)\bpid:? \d+', 'a uuid': r'\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-',
+             'the times of a bar': r'\[\d\d:\d\d<'}
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda o: o.stem)
 def test_outputs_are_there_and_stable(path):
     for cell in code_cells(read(path)):
         assert cell.outputs or not _prints(cell), f'this cell prints and has no output; `make notebooks` stores it:\n{cell.source}'
+        assert not any('display_id' in o for o in cell.outputs), f'the format of notebooks has no display_id:\n{cell.source}'
         shown = '' if 'hide' in cell.directives else text(cell.outputs)
         if shown.startswith('AsyncTrace\n'): continue  # the recipe prints it with pid and times
         found = [what for what, pattern in _unstable.items() if re.search(pattern, shown)]

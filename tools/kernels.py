@@ -159,6 +159,7 @@ _changing = [
     (r'(?m)^(\s*pid:) \d+$', r'\1 PID'),
     (r'(?m)^(\s*(?:start|end):) \d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?$', r'\1 TIME'),
     (r'\b0x[0-9a-fA-F]+\b', '0x'),
+    (r'(?m)^.*\d+%\|[^|\n]*\| \d+/\d+.*$', ''),  # a bar, which is drawn as often as there is time for
 ]
 
 def _text(lines): return lines if isinstance(lines, str) else ''.join(lines)

@@ -9,10 +9,6 @@ from pathlib import Path
 from kernels import code_cells, demo_cells, normal, notebooks, read, root, terminated_cleanly, text
 
 
-def _is_bar(output):
-    "Whether an output is a progress bar, which shows times"
-    return bool(re.search(r'\d+%\|.*\[\d\d:\d\d', ''.join(output.get('data', {}).get('text/plain', ''))))
-
 def _tool(name): return str(Path(sys.executable).with_name(name))
 
 
@@ -48,11 +44,14 @@ def results(path, notebook):
             if raised and wrong: return
 
 
+_bar = re.compile(r'(\d+%)\|[^|\n]*\| (\d+/\d+) \[[^]\n]*\]')
+
 def _lined(output):
-    "`output` with its texts in lines, as Jupyter stores them"
+    "`output` with its texts in lines, as Jupyter stores them; of a bar, neither the place where it was shown nor its times"
+    output = {k: v for k, v in output.items() if k != 'display_id'}
     if 'text' in output: return {**output, 'text': output['text'].splitlines(True)}
     if 'data' not in output: return output
-    return {**output, 'data': {k: v.splitlines(True) if isinstance(v, str) and not k.startswith('image/p') else v
+    return {**output, 'data': {k: _bar.sub(r'\1|##########| \2', v).splitlines(True) if isinstance(v, str) and not k.startswith('image/p') else v
                                for k, v in output['data'].items()}}
 
 
@@ -72,7 +71,7 @@ def stale(path):
     found = []
     for cell, outputs, wrong in results(path, read(path)):
         # what goes to stderr, such as a progress bar, is drawn as often as there is time for
-        stored, now = (normal(text([o for o in shown if o.get('name') != 'stderr' and not _is_bar(o)])) for shown in (cell.outputs, outputs))
+        stored, now = (normal(text([o for o in shown if o.get('name') != 'stderr'])) for shown in (cell.outputs, outputs))
         if wrong: found.append(wrong)
         elif stored != now and 'hide' not in cell.directives:
             found.append(f'{path.name}, this cell:\n{cell.source}\n--- prints now:\n{now}\n--- and not, as stored:\n{stored}')
