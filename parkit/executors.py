@@ -221,7 +221,7 @@ class Executor(_Executor):
     def _call_of(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], AsyncTrace]:
         "Return what makes the call: that of a task of this site is a call of the task, so that its result is the task's"
         task, given, named = _unwrapped(fn, args, kwargs)
-        if self._is_ours(task): return partial(task, *given, sync=False, **named)
+        if self._is_ours(task): return partial(task, *given, **{**named, 'sync': False})
         return partial(self._calls.task, _as_function(fn), args, kwargs, sync=False)
 
     def _is_ours(self, fn: Any) -> bool: return isinstance(fn, (Task, TaskCall)) and fn.site == self._calls.site

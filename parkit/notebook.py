@@ -99,8 +99,8 @@ class _Below:
     def write(self, text: str) -> None:
         moves = not self.text or len(self.text) + len(text) > _BLOCK and self.text.endswith('\n')
         if moves: self.above, self.place, self.text = self.place, _Place(), ''
-        self.text = re.sub(r'[^\n]*\r(?!\n)', '', self.text + text)  # what a line was written over with
-        self.above.show({'text/plain': self.text.removesuffix('\n')})
+        self.text = re.sub(r'[^\n]*\r(?=[^\r\n])', '', self.text + text)  # what a line was written over with
+        self.above.show({'text/plain': self.text.rstrip('\r').removesuffix('\n')})
         if moves: self._show()
 
 def _view(widget: Any) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def map(  # noqa: A001  meant to be called as `pk.map`
     if not callable(getattr(task, 'options', None)):
         raise TypeError(f'map needs a task, got {type(task).__name__}: {task!r}; make it one with @task')
     _check_waiting()
-    calls = _Mapped(task, list(zip(*iterables)), _size_for(task, chunksize), timeout)
+    calls = _Mapped(task, list(zip(*iterables)), _size_for(task, chunksize), None if timeout is None else float(timeout))
     try: calls.run()
     except BaseException as e:
         for trace in reversed([*calls.traces]):  # what waits before what runs, or a worker would take the next
@@ -235,12 +235,13 @@ class _Mapped:
         if not self.chunking.size and record.start and record.end: self.chunking.took(record.end - record.start, n)
 
     def note(self, error: Exception, trace: AsyncTrace) -> None:
-        "Add to an error at which item it came, if it is known of a call of several"
-        if not trace.items or not hasattr(error, 'add_note'): return  # before Python 3.11
-        first = sum(self.counts[:self.traces.index(trace)])
-        before = trace._before_error()
-        if before: error.add_note(f'item {first + before[0]} of map, counted from 0')
-        else: error.add_note(f'one of the items {first} to {first + trace.items - 1} of map, which are one call')
+        "Add to an error at which item it came"
+        if not hasattr(error, 'add_note'): return  # before Python 3.11
+        place = self.traces.index(trace)
+        first, n = sum(self.counts[:place]), self.counts[place]
+        before = trace._before_error() if trace.items else None
+        if before or n == 1: error.add_note(f'item {first + (before[0] if before else 0)} of map, counted from 0')
+        else: error.add_note(f'one of the items {first} to {first + n - 1} of map, which are one call')
 
     def all_results(self) -> list[Any]:
         "Return the results of the items, in order"
@@ -252,7 +253,7 @@ class _Mapped:
         "Return for how many seconds to wait; raises `WaitTimeout` if that is over"
         if self.timeout is None: return None
         left = self.start + self.timeout - time.monotonic()
-        if left > 0: return left
+        if left > 0 or self.done() == len(self.arguments): return max(left, 0.0)
         done, n = self.done(), len(self.arguments)
         raise WaitTimeout(f'after {self.timeout:g} s {done} of {n} items had their results; the calls of the others were cancelled')
 

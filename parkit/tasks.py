@@ -15,7 +15,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, Protocol, overload
 from uuid import uuid4
 from weakref import WeakValueDictionary
-from .codecs import _SCALARS, _add_key, Apart, EncodeError, decode, encode, recall, register_opener, register_type
+from .codecs import _SCALARS, _add_key, Apart, EncodeError, decode, encode, recall, register_opener, register_type, type_name
 from .objects import (_ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, explains, hold_for_trace,
                             release_trace)
 from .storage import Blob, Site, Store, _followers, current_site
@@ -233,6 +233,7 @@ class _Following:
             for task in list(self.tasks.values()): task._leave(site)
 
 _following = _Following()
+_newest: WeakValueDictionary[str, Task] = WeakValueDictionary()  # by name the last one of this process: a new site gets its definition
 _followers.append(_following.switched)
 
 # %% ../nbs/05_tasks.ipynb #0f272717
@@ -248,11 +249,10 @@ class Task(_Definition, Generic[P, R]):
     ) -> None: self._open(path, False, True, None, site, reserved=_worker[0])  # a worker runs parkit's own tasks too
 
     _meant: _Meant | None = None  # of one that follows the process's site
-    _first = b''                  # its id on the site where it was defined first
 
     def _follow(self, meant: _Meant) -> None:
         "Be the task of whichever site is this process's, from now on"
-        self._meant, self._first = meant, self._uuid
+        self._meant, _newest[meant.name] = meant, self
         _following.add(self)
 
     def _leave(self, site: Site | None) -> None:
@@ -268,14 +268,15 @@ class Task(_Definition, Generic[P, R]):
         with _following.lock:
             site, places = current_site(), self._meant.places
             if site not in places:
-                found = _defined_by_this_process(site.store(TASKS), self._meant.name) or _define(site.store(TASKS), self._meant)
+                store, newest = site.store(TASKS), _newest.get(self._meant.name, self)._meant or self._meant
+                found = _defined_by_this_process(store, newest.name) or _define(store, newest)
                 places[site] = {k: v for k, v in vars(found).items() if k in _PLACE}
             vars(self).update(places[site])
             self._store.opened[id(self)] = self
         return vars(self)[name]
 
     def __eq__(self, other: object) -> bool: return super().__eq__(other)
-    def __hash__(self) -> int: return hash(self._first or self._uuid)  # the same on all sites
+    def __hash__(self) -> int: return hash(self._meant.name if self._meant else self._name)  # the same on all sites
 
     # what `sync` decides: a checker knows the parameters where it is left out, and the result in any case
     @overload
@@ -311,7 +312,7 @@ class Task(_Definition, Generic[P, R]):
 
     def _call_items(self, items: list[Any], **given: Any) -> AsyncTrace:
         "Queue one call that runs the function for several tuples of arguments in turn; a `timeout` holds for each on average"
-        state = self._called()
+        state = self._looked_at(self._called())
         options = _Options(*_options(state.options, **given))
         if options.timeout is not None: options = options._replace(timeout=options.timeout*len(items))
         return _submit(self, state, (items,), {}, _options(tuple(options)), items=len(items))
@@ -764,7 +765,6 @@ def _defined_by_this_process(store: Store, name: str) -> Task | None:
 
 def _define(store: Store, meant: _Meant) -> Task:
     "Store a function as a task, or as a new version of the one that has its name"
-    from parkit.objects import type_name
     if _importing(store, meant.name, meant.function): return Task(f'{TASKS}/{meant.name}', site=store.site)
     made: Task = Task._bound(store, b'', b'', meant.name)
     info = _Info(uuid4().bytes, type_name(Task), meant.name, time.time(), dict(meant.metadata or {}), {})

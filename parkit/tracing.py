@@ -390,6 +390,7 @@ def _result_within(trace: AsyncTrace, *args: Any, **kwargs: Any) -> Any:
     error = None if trace._record.stream else trace._failure()
     if error is not None: raise error
     value = trace.result
+    if is_limit and 'timeout' in kwargs: return value
     if callable(value): return value(*args, **kwargs)
     if not is_limit: raise TypeError('trace.result is what the task returned; all it can be given is a timeout, as in trace.result(timeout=1)')
     return value

@@ -184,6 +184,7 @@ def test_a_change_in_place_is_seen_by_the_next_call_in_the_background(pool, note
     assert len(look.history()) == 2 and look().version == look.version
 
 @pytest.mark.parametrize('call', ['look.options(timeout=60)().result', 'pk.map(look, [1])[0]', 'look.schedule(pk.Periodic(period=1, frequency=pk.Frequency.Day)) and pk.bind_task("look")(sync=True)',
+                                  'pk.map(look, [1, 1], chunksize=2)[1]', 'next(pk.Executor().map(look, [1, 1], chunksize=2))', 'pk.Executor().submit(look).result()',
                                   'kept().result', 'kept(sync=True)', 'kept.cache.explain() and kept().result'])
 def test_every_way_to_call_looks_at_what_changes_in_place(pool, notebook, call):
     cell(notebook, 'v = {"lr": 1}\n@pk.task\ndef look(n=0): return v["lr"]\n@pk.task(cache=True)\ndef kept(): return v["lr"]\nkept()')

@@ -57,7 +57,7 @@ def test_doctor_finds_nothing_to_do_and_changes_nothing(d):
     assert not [o for o in found if o[2]] and {o[0] for o in found} == {d.site.path, 'n', 'n/l', 'durable', '_anonymous'}
     texts = [o[1] for o in found if o[0] == 'n']
     assert re.match(r'scratch, [\d.]+ KiB of 64.0 GiB, [\d.]+ \w+ of it free; 1 blob of 1.0 MiB', texts[0]) and len(texts) == 1
-    assert [o[1] for o in found if o[0] == 'durable'][0].startswith('durable, ') and 'format 1' in found[0][1]
+    assert [o[1] for o in found if o[0] == 'durable'][0].startswith('durable, ') and 'format 2' in found[0][1]
     lock.release()
 
 

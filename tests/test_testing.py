@@ -174,3 +174,11 @@ def test_an_older_definition_does_not_replace_a_newer_one_on_another_site(site, 
     pk.set_site(site)
     assert first() == 'first'
     other.close()
+
+def test_a_new_site_gets_the_newest_definition_from_an_older_task_too(site, tmp_path):
+    old = pk.task(name='f', default_sync=True)(lambda: 'first')
+    newer = pk.task(name='f', default_sync=True)(lambda: 'newer')
+    other = pk.set_site(pk.Site(tmp_path/'other'))
+    assert old() == newer() == pk.bind_task('f')() == 'newer' and len(old.history()) == 1
+    pk.set_site(site)
+    other.close()
