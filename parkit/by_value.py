@@ -4,20 +4,22 @@
 
 # %% ../nbs/00_by_value.ipynb #939be0e1
 from __future__ import annotations
-import abc, copyreg, dis, functools, importlib, inspect, os, re, site, sys
+import abc, copyreg, dis, functools, importlib, inspect, os, pickle, re, site, sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import lru_cache
 from hashlib import sha256
-from types import (CellType, CodeType, FunctionType, GetSetDescriptorType, MappingProxyType, MemberDescriptorType, MethodType, ModuleType)
+from types import (BuiltinFunctionType, CellType, CodeType, FunctionType, GetSetDescriptorType, MappingProxyType, MemberDescriptorType, MethodType,
+                   ModuleType)
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 # %% auto #0
-__all__ = ['TYPE_NAMES', 'MISSING', 'is_own_module', 'find_definition', 'find_named', 'is_by_value', 'globals_of', 'is_filled',
-           'closure_of', 'is_users', 'used_of', 'annotations_of', 'kept_annotations_of', 'with_kept_annotations',
-           'inspect_signature', 'Bindings', 'slots_of', 'Content', 'registered_with', 'module_of', 'Anatomy',
-           'identity_of', 'forget_identities', 'refers_to_objects', 'find_class', 'keep_class']
+__all__ = ['TYPE_NAMES', 'MISSING', 'CODE', 'WATCHED', 'is_own_module', 'find_definition', 'find_named', 'is_by_value',
+           'globals_of', 'is_filled', 'closure_of', 'is_users', 'used_of', 'annotations_of', 'kept_annotations_of',
+           'with_kept_annotations', 'inspect_signature', 'Bindings', 'slots_of', 'Content', 'registered_with',
+           'module_of', 'Anatomy', 'can_change', 'Watch', 'identity_of', 'digest_of', 'refers_to_objects', 'find_class',
+           'is_kept', 'keep_class', 'given_to']
 
 # %% ../nbs/00_by_value.ipynb #30e6f4ac
 @lru_cache(1)
@@ -171,12 +173,16 @@ def inspect_signature(
     return inspect.signature(o, follow_wrapped=follow_wrapped, annotation_format=annotationlib.Format.FORWARDREF)
 
 # %% ../nbs/00_by_value.ipynb #e45c8172
+CODE = (FunctionType, MethodType, type, ModuleType, classmethod, staticmethod, property, functools.cached_property, functools.partial,
+        functools.partialmethod, functools._lru_cache_wrapper)  # anything else is data, which a program changes as it runs
+_DATA: Any = type('Data', (), {})()
+
 class Bindings:
     "The places that a content depends on and that may be bound to something else"
     def __init__(self) -> None:
         self.names: list[tuple[Any, str, Any, Any]] = []  # a dict or a weakly held class, the name in it, and what was there
         self.codes: list[tuple[ref[FunctionType], CodeType, Any, Any]] = []
-        self.classes: list[tuple[ref[type], int]] = []    # weakly held, and how many attributes each had
+        self.classes: list[tuple[ref[type], int, int]] = []  # weakly held, how many attributes each had, and subclasses registered
 
     def add(
         self,
@@ -189,9 +195,17 @@ class Bindings:
         try: self.names.append((holder, name, ref(value), None))
         except TypeError: self.names.append((holder, name, None, value))
 
+    def add_data(
+        self,
+        holder: Any,
+        name: str,
+    ) -> None:
+        "Note a place where there is no code, or nothing, so that code is noticed that comes to be there"
+        self.names.append((ref(holder) if isinstance(holder, type) else holder, name, None, _DATA))
+
     def add_class(self, cls: type) -> None:
-        "Note how many attributes a class has, so that one more is noticed"
-        self.classes.append((ref(cls), len(vars(cls))))
+        "Note how many attributes a class has, and how many classes it was told of, so that one more is noticed"
+        self.classes.append((ref(cls), len(vars(cls)), _count_registered(cls)))
 
     def add_code(self, f: FunctionType) -> None:
         "Note what a function consists of"
@@ -202,24 +216,22 @@ class Bindings:
         for holder, name, weak, value in self.names:
             if type(holder) is ref: holder = getattr(holder(), '__dict__', {})
             found = holder.get(name, MISSING)
+            if value is _DATA:
+                if isinstance(found, CODE): return True
+                continue
             if found is not (value if weak is None else weak()) or weak is not None and found is None: return True
         for function, code, defaults, keywords in self.codes:
             f = function()
             if f is None or f.__code__ is not code or f.__defaults__ is not defaults or f.__kwdefaults__ is not keywords: return True
-        return any(len(getattr(cls(), '__dict__', ())) != size for cls, size in self.classes)
+        return any(len(getattr(cls := weak(), '__dict__', ())) != size or _count_registered(cls) != registered
+                   for weak, size, registered in self.classes)
+
+def _count_registered(cls: Any) -> int: return len(abc._get_dump(cls)[0]) if isinstance(cls, abc.ABCMeta) else 0  # type: ignore[attr-defined]
 
 # %% ../nbs/00_by_value.ipynb #499d0f57
 _SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes, type(...)))
 _SKIPPED = frozenset(('__dict__', '__weakref__', '__module__', '__firstlineno__', '__static_attributes__', '__annotate__', '__annotations__',
                       '__annotate_func__', '__annotations_cache__', '_abc_impl', '__slots__', '__slotnames__'))
-
-# %% ../nbs/00_by_value.ipynb #e9eb2c39
-@lru_cache(4096)
-def _assigned(code: CodeType, cls: str) -> frozenset[str]:
-    "The attributes that code may assign to its class, called `cls`"
-    inner = frozenset[str]().union(*(_assigned(c, cls) for c in code.co_consts if isinstance(c, CodeType)))
-    if not {cls, '__class__', 'type'}.intersection(code.co_names) and code.co_varnames[:1] != ('cls',): return inner
-    return inner | {i.argval for i in dis.get_instructions(code) if i.opname == 'STORE_ATTR'}
 
 # %% ../nbs/00_by_value.ipynb #be8c7008
 def slots_of(cls: type) -> tuple[str, ...]:
@@ -231,10 +243,8 @@ def slots_of(cls: type) -> tuple[str, ...]:
 # %% ../nbs/00_by_value.ipynb #d338745c
 def _attributes(cls: type) -> dict[str, Any]:
     "The attributes that make a class what it is, by name"
-    functions = [f for v in vars(cls).values() if isinstance(f := getattr(v, '__func__', v), FunctionType)]
-    state = frozenset[str]().union(*(_assigned(f.__code__, cls.__name__) for f in functions))
-    found = {k: v for k, v in sorted(vars(cls).items()) if k not in _SKIPPED and not isinstance(v, (MemberDescriptorType, GetSetDescriptorType))
-             and (k not in state or callable(v) or hasattr(v, '__get__'))}
+    found = {k: v for k, v in sorted(vars(cls).items())
+             if k not in _SKIPPED and not isinstance(v, (MemberDescriptorType, GetSetDescriptorType))}
     if isinstance(doc := found.get('__doc__'), str): found['__doc__'] = re.sub(' at 0x[0-9a-f]+', '', doc)  # as dataclasses write them
     if '__slots__' in vars(cls): found['__slots__'] = slots_of(cls)
     return found if not issubclass(cls, Enum) else _attributes_of_enum(cls, found)
@@ -301,13 +311,19 @@ class Content:
         self.functions.append(f)
         self.bindings.add_code(f)
         self._note('code', _code_parts(f.__code__))
-        self._add_all((f.__defaults__, f.__kwdefaults__, annotations_of(f), {k: v for k, v in f.__dict__.items() if k != '__wrapped__'}))
+        self._add_given(f)
         for name, value in closure_of(f):
-            if name != self.own: self._note(name); self._add(value)
+            if name != self.own: self._note(name); self._add_enclosed(f, name, value)
         for name, value in globals_of(f):
             if name == self.own and f.__globals__ is self.root.__globals__: continue
             self._add_named(f.__globals__, name, value)
             if is_users(value): self._add_module(f, value, frozenset())
+
+    def _add_given(self, f: FunctionType) -> None:
+        "Add what a function was given when it was made, and what has been noted on it"
+        self._add_all((f.__defaults__, f.__kwdefaults__, annotations_of(f), {k: v for k, v in f.__dict__.items() if k != '__wrapped__'}))
+
+    def _add_enclosed(self, f: FunctionType, name: str, value: Any) -> None: self._add(value)
 
     def _add_module(self, f: FunctionType, module: ModuleType, outer: frozenset[str]) -> None:
         "Add what a function uses of a module, and of the modules in that"
@@ -330,7 +346,9 @@ class Content:
         for name, value in _attributes(cls).items():
             if own.get(name, MISSING) is value: self._add_named(cls, name, value)
             else: self._note(name); self._add(value)
-        if isinstance(cls, abc.ABCMeta): self._note('registered', sorted(map(self._apart, registered_with(cls))))
+        if isinstance(cls, abc.ABCMeta): self._add_registered(cls)
+
+    def _add_registered(self, cls: abc.ABCMeta) -> None: self._note('registered', sorted(map(self._apart, registered_with(cls))))
 
     def _add_other(self, o: Any) -> None:
         "Anything else: as its content where pickle takes it to pieces, whatever the files of the cells are called"
@@ -380,67 +398,216 @@ class Anatomy(Content):
         return self.bindings.changed()
 
 # %% ../nbs/00_by_value.ipynb #31e4c527
-class _Identity(NamedTuple):
-    "The identity of a class, as long as its bindings do not change"
-    identity: str
+WATCHED = 2**16  # bytes, pickled, up to which a value that may change in place is looked at before each call in the background
+
+def can_change(value: Any) -> bool:
+    "Tell whether a value may change in place; what is shared through parkit, functions, classes and modules do not count"
+    cls = type(value)
+    if isinstance(value, (type, ModuleType, FunctionType, Enum)) or hasattr(cls, '__parkit_identity__'): return False
+    if isinstance(value, (MethodType, BuiltinFunctionType)): return can_change(value.__self__)
+    if isinstance(value, (property, classmethod, staticmethod, functools._lru_cache_wrapper)): return False
+    if cls.__hash__ in (None, object.__hash__): return True
+    if (is_by_value(cls) or is_own_module(cls.__module__)) and not isinstance(value, tuple): return True  # it may hash part of its content
+    try: hash(value)
+    except TypeError: return True
+    return False
+
+# %% ../nbs/00_by_value.ipynb #59479dd5
+class _TooBig(Exception): pass
+
+class _Limited:
+    "Takes at most `WATCHED` bytes of a pickle"
+    def __init__(self) -> None: self.parts, self.size = list[bytes](), 0
+    def write(self, data: Any) -> int:
+        part = memoryview(data)
+        self.size += part.nbytes
+        if self.size > WATCHED: raise _TooBig
+        self.parts.append(bytes(part))
+        return part.nbytes
+
+def _look(value: Any) -> bytes | None:
+    "Return the pickle of a value, or a hash where there is none; `None` if it is too big to be looked at"
+    file = _Limited()
+    try: pickle.Pickler(file, 5).dump(value)
+    except _TooBig: return None
+    except Exception: return Content(value).digest.encode()  # with a function of the notebook in it, for instance
+    return b''.join(file.parts)
+
+# %% ../nbs/00_by_value.ipynb #0f57ffb0
+class Watch:
+    "The values that a function or class names and that may change in place, as they were when this was made"
+    def __init__(
+        self,
+        content: Content,  # Of the function or class
+    ) -> None:
+        self.seen: list[tuple[ref[Any] | None, Any, bytes]] = []  # weakly held where that can be
+        self.large: list[str] = []                               # what is too big to be looked at
+        found = {id(value): (what, value) for what, value in _named_values(content) if can_change(value)}
+        for what, value in found.values():
+            state = _look(value)
+            if state is None: self.large.append(what)
+            else: self.seen.append((*_held(value), state))
+
+    def changed(self) -> bool:
+        "Tell whether one of the values is another than it was"
+        return any(_look(value if weak is None else weak()) != state for weak, value, state in self.seen)
+
+def _held(value: Any) -> tuple[ref[Any] | None, Any]:
+    try: return ref(value), None
+    except TypeError: return None, value
+
+def _is_of_library(f: FunctionType) -> bool:
+    "Tell whether a function was written by somebody else, as what `dataclass` puts around `__repr__`; what that keeps is its own affair"
+    file = f.__code__.co_filename
+    return not file.startswith('<') and not _is_own_file(file)
+
+def _named_values(content: Content) -> Iterator[tuple[str, Any]]:
+    "The globals, closure variables and defaults of a function and its helpers, and the attributes of its classes"
+    for f in content.functions:
+        for name, value in () if _is_of_library(f) else closure_of(f):
+            if value is not MISSING and name != content.own: yield f'the closure variable {name!r}', value
+        for value in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()): yield f'a default of {f.__name__!r}', value
+    for holder, name, weak, value in content.bindings.names:
+        if weak is not None: value = weak()
+        if value is not MISSING and not (type(holder) is ref and name.startswith('__')): yield f'the {"attribute" if type(holder) is ref else "global"} {name!r}', value
+
+# %% ../nbs/00_by_value.ipynb #def13607
+class _Code(Content):
+    "A hash over the code of a class: its text, as far as Python keeps it, without what changes as a program runs"
+    def _add_given(self, f: FunctionType) -> None:
+        self._add(annotations_of(f))
+        for value in f.__defaults__ or (): self._add_fixed(value)
+        for name, value in sorted((f.__kwdefaults__ or {}).items()): self._note(name); self._add_fixed(value)
+
+    def _add_enclosed(self, f: FunctionType, name: str, value: Any) -> None:
+        if name not in _rebound(f.__code__): self._add_fixed(value)
+
+    def _add_fixed(self, value: Any) -> None:
+        "Add a value, or its class alone if it may change in place"
+        self._add(value if value is MISSING or isinstance(value, CODE) or not can_change(value) else type(value))
+
+    def _add_named(self, holder: Any, name: str, value: Any) -> None:
+        if isinstance(value, CODE) or isinstance(holder, type) and name in _TEXT: return super()._add_named(holder, name, value)
+        if not isinstance(holder, type) or not hasattr(type(value), '__get__'): return self.bindings.add_data(holder, name)
+        self.bindings.add(holder, name, value)
+        self._note('descriptor', name)
+        self._add(type(value))
+
+    def _add_registered(self, cls: abc.ABCMeta) -> None: pass
+
+    def _add_other(self, o: Any) -> None:
+        if isinstance(o, MethodType): return self._add_all((o.__func__, type(o.__self__)))
+        if not isinstance(o, (functools.partial, functools.partialmethod)): return super()._add_other(o)
+        self._note(type(o).__name__)
+        self._add(o.func)
+        for value in o.args: self._add_fixed(value)
+        for name, value in sorted(o.keywords.items()): self._note(name); self._add_fixed(value)
+
+_TEXT = frozenset(('__hash__', '__match_args__', '__orig_bases__', '__total__'))  # attributes that say how a class was written
+
+@lru_cache(4096)
+def _rebound(code: CodeType) -> frozenset[str]:
+    "The variables of an enclosing function that code assigns, itself or in a function in it"
+    own = {i.argval for i in dis.get_instructions(code) if i.opname in ('STORE_DEREF', 'DELETE_DEREF')}
+    inner = [_rebound(c) for c in code.co_consts if isinstance(c, CodeType)]
+    return frozenset(own).union(*inner).intersection(code.co_freevars)
+
+# %% ../nbs/00_by_value.ipynb #54ca49da
+class _Known(NamedTuple):
+    "A hash of a class, as long as nothing in it changes"
+    digest: str
     bindings: Bindings
-    refers: bool  # Is an object of parkit among its content?
+    watch: Watch | None  # Of what may change in place, where that counts
+    refers: bool         # Is an object of parkit among it?
 
-_identities: WeakKeyDictionary[type, _Identity] = WeakKeyDictionary()  # of classes that were stored
-_given: WeakKeyDictionary[type, str] = WeakKeyDictionary()             # of classes that came from another process
-_known: WeakValueDictionary[str, type] = WeakValueDictionary()         # identity -> the class that has it here
+    def changed(self) -> bool:
+        "Tell whether the hash has to be made again"
+        return self.bindings.changed() or self.watch is not None and self.watch.changed()
 
-# %% ../nbs/00_by_value.ipynb #906ec2aa
+class _Given(NamedTuple):
+    "Of a class that came from another process: its identity there, and the content that it was given last"
+    identity: str
+    digest: str
+    names: frozenset[str]  # its attributes
+    source: Any            # which record of a function it came with; `None`: a record of its own
+
+_identities: WeakKeyDictionary[type, _Known] = WeakKeyDictionary()  # the code of classes that were stored
+_contents: WeakKeyDictionary[type, _Known] = WeakKeyDictionary()    # and all that is stored with them
+_given: WeakKeyDictionary[type, _Given] = WeakKeyDictionary()       # of classes that came from another process
+_known: WeakValueDictionary[str, type] = WeakValueDictionary()      # identity -> the class that has it here
+
+# %% ../nbs/00_by_value.ipynb #0f14e3a7
 def identity_of(
     cls: type,  # One that is stored by value
 ) -> str:
     "Return the identity of a class: 32 hexadecimal digits that are the same in every process that runs the same code"
     found = _identities.get(cls)
-    if found is None or found.bindings.changed():
-        content, given = Content(cls), None if found else _given.get(cls)
-        found = _identities[cls] = _Identity(given or content.digest[:32], content.bindings, content.refers)
-    _known[found.identity] = cls  # the last one, where a function has made several
-    return found.identity
+    if found is None or found.changed():
+        code, given = _Code(cls), None if found else _given.get(cls)
+        found = _identities[cls] = _Known(given.identity if given else code.digest[:32], code.bindings, None, False)
+    _known[found.digest] = cls  # the last one, where a function has made several
+    return found.digest
 
-def forget_identities(
-    bindings: Bindings,  # Of a content in which a value has changed in place
-) -> None:
-    "Have the identities of the classes among `bindings` computed anew: the value may be an attribute of one of them"
-    for cls in {cls for holder, *_ in bindings.names if type(holder) is ref and (cls := holder()) is not None}:
-        _identities.pop(cls, None)
-        _given.pop(cls, None)
+def digest_of(
+    cls: type,  # One that is stored by value
+) -> str:
+    "Return a hash of all that is stored with a class, what it has in attributes and what its methods find in globals included"
+    return _content_of(cls).digest
+
+def _content_of(cls: type) -> _Known:
+    found = _contents.get(cls)
+    if found is None or found.changed():
+        content = Content(cls)
+        found = _contents[cls] = _Known(content.digest[:32], content.bindings, Watch(content), content.refers)
+    return found
 
 def refers_to_objects(
-    cls: type,  # Whose identity was asked for
+    cls: type,  # Whose digest was asked for
 ) -> bool:
     "Tell whether an object of parkit is among the content of a class: then storing the class has to tell that object"
-    return _identities[cls].refers
+    return _contents[cls].refers
 
-# %% ../nbs/00_by_value.ipynb #59479dd5
+# %% ../nbs/00_by_value.ipynb #015f4bc2
 def find_class(
     identity: str,
     module: str,
     qualname: str,
 ) -> type | None:
     "Return the class that stands for an identity here: this process's own definition of that name, else the one met before, or `None`"
-    own = find_named(module, qualname)
-    if isinstance(own, type) and module_of(own) == module and own.__qualname__ == qualname: return own
-    return _known.get(identity) or _find_bound(identity, module, qualname)
+    own, met = find_named(module, qualname), _known.get(identity)
+    if not (isinstance(own, type) and module_of(own) == module and own.__qualname__ == qualname):
+        return met or _find_bound(identity, module, qualname)
+    if met is None or met is not own and not is_kept(met):  # `Q = namedtuple('P', 'x')` beside another class `P`, or an older `P`
+        own = _known[identity] = _find_bound(identity, module, qualname) or own
+    return own
 
 def _find_bound(identity: str, module: str, qualname: str) -> type | None:
     "Look for a class that a function has made among the globals of its module"
-    for value in list(vars(sys.modules.get(module, abc)).values()):
+    if module not in sys.modules: return None
+    for value in list(vars(sys.modules[module]).values()):
         if (isinstance(value, type) and value.__qualname__ == qualname and module_of(value) == module
                 and identity_of(value) == identity): return value
     return None
 
-# %% ../nbs/00_by_value.ipynb #0f57ffb0
-def _is_kept(cls: type) -> bool:
+# %% ../nbs/00_by_value.ipynb #ec71067b
+def is_kept(cls: type) -> bool:
     "Tell whether a class stands for an identity here without having been defined here: it came from another process"
     return cls in _given
 
-def keep_class(identity: str, cls: type) -> type:
-    "Let a class that was made here stand for an identity, unless another thread was quicker; return the one that does"
-    found = _known.setdefault(identity, cls)
-    if found is cls: _given[cls] = identity
-    return found
+def keep_class(
+    cls: type,              # One that was made here after what another process has stored
+    identity: str,
+    digest: str,            # Of the content that it was given
+    names: Iterable[str],   # Its attributes
+    source: Any = None,     # Which record of a function it came with
+) -> None:
+    "Let a class stand for an identity, and note what it was given"
+    _identities.pop(cls, None)
+    _known[identity] = cls
+    _given[cls] = _Given(identity, digest, frozenset(names), source)
+
+def given_to(
+    cls: type,
+) -> _Given | None:
+    "Return what a class was given last; `None` for one that was defined here, and for one that is new"
+    return _given.get(cls)

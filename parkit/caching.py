@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from .calls import _environment, _Record
 from .ledger import _ledger
 from .tracing import AsyncTrace
-from .by_value import identity_of, inspect_signature, is_by_value
+from .by_value import digest_of, inspect_signature, is_by_value
 from .codecs import EncodeError, _array_data, _codec_of, _flat, decode, encode, register_opener, register_type, type_name
 from .objects import _ENTRY, Object, _counted, _Identity, _join
 from .storage import Blob, Site
@@ -85,8 +85,8 @@ class _Digester:
         return h.digest()
 
     def type(self, cls: type) -> bytes:
-        "A class by its name and, if it is the notebook's, by its identity"
-        return _tagged('type', type_name(cls).encode(), identity_of(cls).encode() if is_by_value(cls) else b'')
+        "A class by its name and, if it is the notebook's, by its content"
+        return _tagged('type', type_name(cls).encode(), digest_of(cls).encode() if is_by_value(cls) else b'')
 
     def function(self, f: Any) -> bytes:
         "A function by its code, defaults and closure"
@@ -321,7 +321,7 @@ def _key(task: Task, version: str, arguments: dict[str, _Part]) -> bytes:
 # %% ../nbs/05b_caching.ipynb #5af3b4d0
 def _cached_call(task: Task, state: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     "A call of a cached task in this process"
-    work = partial(task._local(state.definition), *args, **kwargs)
+    work = partial(task._callable(state.definition), *args, **kwargs)
     arguments, results = _bound(task, args, kwargs), _results(task.site)
     key = _key(task, state.version, arguments)
     if open_transaction() is None:

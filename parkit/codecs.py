@@ -6,6 +6,7 @@
 from __future__ import annotations
 import copyreg, functools, io, math, pickle, re, struct, sys, threading, types
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag
@@ -17,16 +18,16 @@ from types import BuiltinFunctionType, CodeType, FunctionType, GenericAlias, Map
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Union
 from uuid import UUID
 from weakref import WeakKeyDictionary
-from .by_value import (TYPE_NAMES, find_class, find_named, identity_of, _is_kept, keep_class, kept_annotations_of, module_of, refers_to_objects, slots_of,
-                            with_kept_annotations)
+from .by_value import (CODE, TYPE_NAMES, digest_of, find_class, find_named, given_to, identity_of, is_by_value, is_kept, keep_class,
+                       kept_annotations_of, module_of, refers_to_objects, slots_of, with_kept_annotations)
 
 # %% auto #0
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
            'DecodeError', 'Chunks', 'as_bytes', 'damaged', 'register_codec', 'register_type', 'registered_type',
-           'type_name', 'register_opener', 'recall', 'Apart', 'apart', 'take_out', 'encode_buffer', 'encode',
-           'raise_unreadable', 'decode', 'encode_user', 'decode_user', 'verify', 'register_key', 'UnreadableKey',
-           'encode_key', 'is_canonical', 'decode_key', 'verify_key', 'UnorderedKeyError', 'check_order', 'with_key',
-           'split_key']
+           'type_name', 'register_opener', 'recall', 'decode_function', 'classes_in_force', 'Apart', 'apart',
+           'take_out', 'encode_buffer', 'encode', 'raise_unreadable', 'decode', 'encode_user', 'decode_user', 'verify',
+           'register_key', 'UnreadableKey', 'encode_key', 'is_canonical', 'decode_key', 'verify_key',
+           'UnorderedKeyError', 'check_order', 'with_key', 'split_key']
 
 # %% ../nbs/00_codecs.ipynb #abce6dda
 if TYPE_CHECKING: import numpy as np
@@ -393,53 +394,118 @@ def _code(version: tuple[int, ...], *parts: Any) -> CodeType:
     return CodeType(*parts)
 
 # %% ../nbs/00_codecs.ipynb #cc1a07f3
-_unfinished: dict[int, tuple[type, str]] = {}  # classes being made: by `id`, the class and its identity
+class _Content(NamedTuple):
+    "The attributes of a class as a record has them, functions among them"
+    cls: type
+    identity: str
+    digest: str
+    attributes: dict[str, Any]
+    source: object  # Tells this record from others
 
-def _load_class(version: tuple[int, ...], identity: str, module: str, qualname: str, definition: bytes) -> type:
-    "Return the class of that identity; its definition is looked at only if there is none"
+_unfinished: WeakKeyDictionary[type, tuple[str, str, object]] = WeakKeyDictionary()  # classes that are to be given a content: its hashes and source
+
+def _load_class(version: tuple[int, ...], identity: str, digest: str, module: str, qualname: str, definition: bytes) -> type:
+    "Return the class of that identity; its definition is looked at if there is none, or one that was given another content"
     found = find_class(identity, module, qualname)
-    if found is not None: return found
+    if found is not None and not _is_to_be_given(found, digest): return found
     _check_python(version)
     with _making:
-        found = find_class(identity, module, qualname) or decode(definition)
-        _definitions.setdefault(found, (identity, definition))  # as it is stored again
+        found = find_class(identity, module, qualname)
+        if found is None or _is_to_be_given(found, digest):
+            found = decode(definition)
+            _definitions[found] = digest, definition  # as it is stored again
         return found
 
 _making = threading.RLock()  # two threads that meet a class at once get one class
 
-def _begin_class(version: None, identity: str, module: str, qualname: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:
-    "Return the class of that identity or, if there is none, an empty one for `_fill_class`"
+def _is_to_be_given(cls: type, digest: str) -> bool:
+    "Tell whether a class has another content than a record has for it: never one that was defined here, nor one of the function that runs"
+    given = given_to(cls)
+    return given is not None and given.digest != digest and not _is_of_running(cls)
+
+def _is_of_running(cls: type) -> bool: return _running is not None and any(cls is content.cls for content in _running)
+
+def _begin_class(version: None, identity: str, digest: str, shares: bool, module: str, qualname: str, make: Callable[..., type],
+                 args: tuple[Any, ...]) -> type:
+    "Return the class of that identity or, if there is none, an empty one, for `_fill_class`; `shares`: globals with functions beside it"
     found = find_class(identity, module, qualname)
-    if found is not None: return found
-    made = make(*args)
-    vars(type)['__qualname__'].__set__(made, qualname)  # which cloudpickle gives enums alone; past the metaclass
-    _unfinished[id(made)] = made, identity
-    return made
+    if found is None:
+        found = make(*args)
+        vars(type)['__qualname__'].__set__(found, qualname)  # which cloudpickle gives enums alone; past the metaclass
+    elif not (_is_to_be_given(found, digest) or shares and is_kept(found) and not _is_of_running(found)):
+        _unfinished.pop(found, None)  # of a record that could not be read to its end
+        return found
+    _unfinished[found] = identity, digest, object() if shares else None
+    return found
 
 def _fill_class(cls: type, state: Any) -> None:
-    "Give a class that has just been begun its attributes; leave any other alone"
-    _, identity = _unfinished.get(id(cls), (None, ''))
-    if not identity: return
+    "Give a class that has been begun its content; leave any other alone"
+    if cls not in _unfinished: return
+    identity, digest, source = _unfinished.pop(cls)
+    content = _Content(cls, identity, digest, state[0], source)
+    _give(content)
+    holders = _running if _met is None else _met
+    if source is not None and holders is not None: holders.append(content)
+
+def _give(content: _Content) -> None:
+    "Have a class be as a record has it; where only the record is another one, the functions that share globals with those beside it are given"
     import cloudpickle
-    cloudpickle.cloudpickle._class_setstate(cls, state)
-    keep_class(identity, cls)
-    del _unfinished[id(cls)]
+    cls, attributes, before = content.cls, content.attributes, given_to(content.cls)
+    if before is not None:
+        if before.digest == content.digest: attributes = {k: v for k, v in attributes.items() if isinstance(v, CODE)}
+        else:
+            for name in before.names.difference(attributes): type.__delattr__(cls, name)
+    cloudpickle.cloudpickle._class_setstate(cls, (attributes, {}))
+    keep_class(cls, content.identity, content.digest, content.attributes, content.source)
+
+_met: list[_Content] | None = None      # the classes in the record of a function that is being read
+_running: list[_Content] | None = None  # those of the function that runs, and of functions that it was given
+
+def decode_function(
+    record: Buffer,
+    writable: bool = True,   # As of `decode`
+) -> tuple[Any, list[Any]]:  # The value, and the classes in it
+    "Read a record that holds a function, and return also the classes in it, which `classes_in_force` takes while the function runs"
+    global _met
+    with _making:
+        outer, _met = _met, []
+        try: return decode(record, writable), _met
+        finally: _met = outer
+
+@contextmanager
+def classes_in_force(
+    classes: list[Any],  # As `decode_function` has returned them
+) -> Iterator[None]:
+    """Have classes be as the record of a function has them while that runs: the function finds in a global what a method has written there.
+    Values that are read meanwhile do not change them"""
+    global _running
+    outer, _running = _running, [*classes]
+    _put_in_force(classes)
+    try: yield
+    finally:
+        _running = outer
+        _put_in_force(outer or ())
+
+def _put_in_force(classes: Iterable[_Content]) -> None:
+    for content in classes:
+        given = given_to(content.cls)
+        if given is not None and given.source is not content.source: _give(content)
 
 class _ThisPython:
     "Pickled as a check that comes before what follows it"
     def __reduce__(self) -> Any: return _check_python, (sys.version_info[:2],)
 
 # %% ../nbs/00_codecs.ipynb #d2f2c089
-_definitions: WeakKeyDictionary[type, tuple[str, bytes]] = WeakKeyDictionary()  # class -> its identity and its definition
+_definitions: WeakKeyDictionary[type, tuple[str, bytes]] = WeakKeyDictionary()  # class -> the hash of its content, and its definition
 
-def _definition(cls: type, identity: str) -> bytes:
-    "Return the record of a class, made once for each identity that it has had"
-    found = _definitions.get(cls)
-    if found is None or found[0] != identity or refers_to_objects(cls):
+def _definition(cls: type) -> tuple[str, bytes]:
+    "Return the hash of a class's content, and its record, which is made once for each content that it has had"
+    digest, found = digest_of(cls), _definitions.get(cls)
+    if found is None or found[0] != digest or refers_to_objects(cls):
         buffers: list[pickle.PickleBuffer] = []
-        data = _cloud_dumps(cls, buffers, apart=False)
-        found = _definitions[cls] = identity, _join(_record_of(data, buffers))
-    return found[1]
+        data = _cloud_dumps(cls, buffers, apart=False, shares=False)
+        found = _definitions[cls] = digest, _join(_record_of(data, buffers))
+    return found
 
 # %% ../nbs/00_codecs.ipynb #5bd7095a
 def _bases_of(bases: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -453,6 +519,8 @@ def _cached_property(function: Any, name: str | None) -> functools.cached_proper
     if name: made.__set_name__(object, name)
     return made
 
+def _cached(function: Callable[..., Any], options: dict[str, Any]) -> Any: return lru_cache(**options)(function)
+
 def _forward_reference(o: Any) -> tuple[Any, ...]:
     "How a forward reference of Python 3.14 is stored: without the names of its module, which it refers to"
     return functools.partial(type(o), module=o.__forward_module__, is_class=o.__forward_is_class__), (o.__forward_arg__,)
@@ -465,9 +533,10 @@ class _HasFunctions(Exception):
 def _cloud_pickler() -> type[pickle.Pickler]:
     "cloudpickle's pickler, taught to name registered types and to identify classes (made at first use: the import takes 30 ms)"
     import cloudpickle
-    makers = _check_python, _code, _load_class, _begin_class, _fill_class, _cached_property, _decoded
+    makers = _check_python, _code, _load_class, _begin_class, _fill_class, _cached_property, _cached, _decoded
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         apart = False  # Does each class lie in a pickle of its own?
+        shares = True  # Do functions lie beside a class that have to share its globals?
         def reducer_override(self, obj: Any) -> Any:
             cls = type(obj)
             if issubclass(cls, type):
@@ -476,6 +545,7 @@ def _cloud_pickler() -> type[pickle.Pickler]:
             if cls is FunctionType and obj in makers: return NotImplemented  # by name, in the notebook that defines them too
             if cls.__module__ == 'annotationlib' and cls.__name__ == 'ForwardRef': return _forward_reference(obj)
             if cls is functools.cached_property: return _cached_property, (obj.func, obj.attrname)
+            if cls is functools._lru_cache_wrapper and is_by_value(obj.__wrapped__): return _cached, (obj.__wrapped__, obj.cache_parameters())
             if cls is CodeType:
                 return _code, (sys.version_info[:2], *self.dispatch_table[CodeType](obj)[1])
             codec = _codec_of(cls)
@@ -489,22 +559,25 @@ def _cloud_pickler() -> type[pickle.Pickler]:
         def reduce_class(self, cls: type) -> Any:
             parts: Any = super().reducer_override(cls)
             if parts is NotImplemented or len(parts) < 3: return parts  # it goes by name
-            name = (identity := identity_of(cls)), module_of(cls), cls.__qualname__
-            if self.apart: return _load_class, (sys.version_info[:2], *name, _definition(cls, identity))
+            identity, name = identity_of(cls), (module_of(cls), cls.__qualname__)
+            if self.apart:
+                digest, definition = _definition(cls)
+                return _load_class, (sys.version_info[:2], identity, digest, *name, definition)
             make, (*args, _, more), (state, slotstate) = parts[:3]  # `_` is the number that cloudpickle gives it in this process
             slots = slots_of(cls)
             if '__slots__' in vars(cls) and not issubclass(cls, Enum):
                 args[2:4] = [_bases_of(args[2]), {**args[3], '__slots__': slots}]
             state = {k: v for k, v in state.items() if k not in slots and k not in ('__slotnames__', '__annotations_cache__')}
             if sys.version_info >= (3, 14) and (found := kept_annotations_of(cls)): state['__annotations__'] = found
-            return _begin_class, (_ThisPython(), *name, make, (*args, None, more)), (state, slotstate), None, None, _fill_class
+            hashes = identity, digest_of(cls), self.shares
+            return _begin_class, (_ThisPython(), *hashes, *name, make, (*args, None, more)), (state, slotstate), None, None, _fill_class
     return Pickler
 
 # %% ../nbs/00_codecs.ipynb #60d1e835
-def _cloud_dumps(value: Any, buffers: list[pickle.PickleBuffer], apart: bool) -> bytes:
+def _cloud_dumps(value: Any, buffers: list[pickle.PickleBuffer], apart: bool, shares: bool = True) -> bytes:
     file = io.BytesIO()
     pickler: Any = _cloud_pickler()(file, 5, buffer_callback=buffers.append)
-    pickler.apart = apart
+    pickler.apart, pickler.shares = apart, shares
     pickler.dump(value)
     return file.getvalue()
 
@@ -1037,7 +1110,7 @@ def _unknown_equality(cls: type) -> EncodeError:
 def _class_name(cls: type) -> str:
     "The name of a class by which other processes find it; raises `EncodeError` if it has none"
     own = find_named(cls.__module__, cls.__qualname__)
-    if own is cls or cls in TYPE_NAMES or own is None and _is_kept(cls): return type_name(cls)
+    if own is cls or cls in TYPE_NAMES or own is None and is_kept(cls): return type_name(cls)
     name = next((name for name, value in vars(types).items() if value is cls), None)  # such as `NoneType`
     if name: return f'types.{name}'
     reason = 'is another class now; run what makes the key again' if own else 'does not lead to it; define it at the top level of a notebook or module'

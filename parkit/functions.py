@@ -7,18 +7,15 @@ from __future__ import annotations
 import functools, importlib, inspect, io, linecache, os, pickle, sys, time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from enum import Enum
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
-from weakref import ref
 
 # %% auto #0
-__all__ = ['BIG', 'WATCHED', 'OwnModules', 'InstalledModules', 'encode_function', 'big_parts', 'can_change', 'Watch', 'source_of',
-           'signature_of', 'lines_of', 'origin_of', 'are_apart', 'kind_of', 'Ingredient', 'ingredients',
-           'is_task_decorator']
+__all__ = ['BIG', 'OwnModules', 'InstalledModules', 'encode_function', 'big_parts', 'source_of', 'signature_of', 'lines_of',
+           'origin_of', 'are_apart', 'kind_of', 'Ingredient', 'ingredients', 'is_task_decorator']
 
 # %% ../nbs/04c_functions.ipynb #39611ca5
-from .by_value import (MISSING, TYPE_NAMES, Anatomy, Content, closure_of, find_definition, globals_of, inspect_signature, is_by_value, is_own_module, is_users,
+from .by_value import (MISSING, TYPE_NAMES, Anatomy, closure_of, find_definition, globals_of, inspect_signature, is_by_value, is_own_module, is_users,
                              used_of)
 from .codecs import EncodeError, Record, _cloud_pickler, _record_of
 from .objects import Object
@@ -111,8 +108,6 @@ def _add_to_module(module: ModuleType, names: dict[str, Any]) -> ModuleType:
 
 def _import(module: str, name: str) -> Any: return getattr(importlib.import_module(module), name)
 
-def _cached(function: Callable[..., Any], options: dict[str, Any]) -> Any: return lru_cache(**options)(function)
-
 # %% ../nbs/04c_functions.ipynb #2461242d
 @lru_cache(1)
 def _function_pickler() -> Any:
@@ -132,7 +127,6 @@ def _function_pickler() -> Any:
             if cls is _Used: return _add_to_module, (self.stand_in(o.module.__name__), self.shown(o.module.__name__, o.names))
             if cls is _StandIn: return _module, (o.name,)
             if cls is _Named: return _import, tuple(o)
-            if cls is functools._lru_cache_wrapper and is_by_value(o.__wrapped__): return _cached, (o.__wrapped__, o.cache_parameters())
             return super().reducer_override(o)
 
         def reduce_function(self, f: FunctionType) -> Any:
@@ -249,75 +243,6 @@ def big_parts(
     found = {(p.kind, p.name): len(_pickled(p.value, None, '')) for f in anatomy.functions
              for p in _parts_of(f, anatomy.own) if not _fails(p.value, frozenset())}
     return [f'the {kind} {name!r} ({n/1e6:.1f} MB)' for (kind, name), n in found.items() if n > BIG]
-
-# %% ../nbs/04c_functions.ipynb #e8adc307
-WATCHED = 2**16  # bytes, pickled, up to which a value that may change in place is looked at before each call in the background
-
-def can_change(value: Any) -> bool:
-    "Whether a value may change in place; what is shared through parkit, functions, classes and modules do not count"
-    cls = type(value)
-    if isinstance(value, (type, ModuleType, FunctionType, Enum)) or hasattr(cls, '__parkit_identity__'): return False
-    if isinstance(value, (MethodType, BuiltinFunctionType)): return can_change(value.__self__)
-    if isinstance(value, (property, classmethod, staticmethod, functools._lru_cache_wrapper)): return False
-    if cls.__hash__ in (None, object.__hash__): return True
-    if (is_by_value(cls) or is_own_module(cls.__module__)) and not isinstance(value, tuple): return True  # it may hash part of its content
-    try: hash(value)
-    except TypeError: return True
-    return False
-
-# %% ../nbs/04c_functions.ipynb #8705d65e
-class _TooBig(Exception): pass
-
-class _Limited:
-    "Takes at most `WATCHED` bytes of a pickle"
-    def __init__(self) -> None: self.parts, self.size = list[bytes](), 0
-    def write(self, data: Any) -> int:
-        part = memoryview(data)
-        self.size += part.nbytes
-        if self.size > WATCHED: raise _TooBig
-        self.parts.append(bytes(part))
-        return part.nbytes
-
-def _look(value: Any) -> bytes | None:
-    "What a value is now; `None` if it is too big to be looked at"
-    file = _Limited()
-    try: pickle.Pickler(file, 5).dump(value)
-    except _TooBig: return None
-    except Exception: return Content(value).digest.encode()  # with a function of the notebook in it, for instance
-    return b''.join(file.parts)
-
-# %% ../nbs/04c_functions.ipynb #8e404fec
-class Watch:
-    "The values that a function names and that may change in place, as they were when this was made"
-    def __init__(
-        self,
-        anatomy: Anatomy,  # Of the function
-    ) -> None:
-        self.seen: list[tuple[ref[Any] | None, Any, bytes]] = []  # weakly held where that can be
-        self.large: list[str] = []                               # what is too big to be looked at
-        found = {id(value): (what, value) for what, value in _named_values(anatomy) if can_change(value)}
-        for what, value in found.values():
-            state = _look(value)
-            if state is None: self.large.append(what)
-            else: self.seen.append((*_held(value), state))
-
-    def changed(self) -> bool:
-        "Whether one of the values is another than it was"
-        return any(_look(value if weak is None else weak()) != state for weak, value, state in self.seen)
-
-def _held(value: Any) -> tuple[ref[Any] | None, Any]:
-    try: return ref(value), None
-    except TypeError: return None, value
-
-def _named_values(anatomy: Anatomy) -> Iterator[tuple[str, Any]]:
-    "The globals, closure variables and defaults of a function and its helpers, and the attributes of its classes"
-    for f in anatomy.functions:
-        for name, value in closure_of(f):
-            if value is not MISSING and name != anatomy.own: yield f'the closure variable {name!r}', value
-        for value in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()): yield f'a default of {f.__name__!r}', value
-    for holder, name, weak, value in anatomy.bindings.names:
-        if weak is not None: value = weak()
-        if value is not MISSING: yield f'the {"attribute" if type(holder) is ref else "global"} {name!r}', value
 
 # %% ../nbs/04c_functions.ipynb #86579628
 def source_of(o: Any) -> str:

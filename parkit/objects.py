@@ -13,7 +13,7 @@ from functools import partial, wraps
 from itertools import groupby, islice
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
-from .by_value import identity_of
+from .by_value import digest_of
 from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, _add_key, _join, decode, encode, recall, register_opener,
                            register_type, registered_type, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
@@ -96,16 +96,16 @@ def _import_class(name: str) -> type | None:
     return None
 
 # %% ../nbs/03_objects.ipynb #f06877f6
-_IDENTITY = 32  # bytes of a class's identity, with which its record begins
+_DIGEST = 32  # bytes of the hash of a class's content, with which its record begins
 
 def _class_key(name: str) -> bytes: return CLASSES + name.encode()[-400:]
 
 # %% ../nbs/03_objects.ipynb #2a1594cf
 def _save_class(txn: Any, cls: type) -> None:
     "Store the code of `cls` unless that is what is stored"
-    key, identity = _class_key(type_name(cls)), identity_of(cls).encode()
+    key, digest = _class_key(type_name(cls)), digest_of(cls).encode()
     found = txn.get(key)
-    if found is None or not found.startswith(identity): txn.put(key, identity + _join(encode(cls)))
+    if found is None or not found.startswith(digest): txn.put(key, digest + _join(encode(cls)))
 
 # %% ../nbs/03_objects.ipynb #22ac3209
 def _class_of(txn: Any, name: str) -> type[Object]:
@@ -113,7 +113,7 @@ def _class_of(txn: Any, name: str) -> type[Object]:
     found = _import_class(name)
     if found is None:
         data = txn.get(_class_key(name))
-        try: found = None if data is None else decode(data[_IDENTITY:])
+        try: found = None if data is None else decode(data[_DIGEST:])
         except Exception: return Unknown  # code that needs what this process lacks; the object is listed with its type
     return found if isinstance(found, type) and issubclass(found, Object) else Unknown
 

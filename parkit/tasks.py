@@ -15,7 +15,8 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, Protocol, overload
 from uuid import uuid4
 from weakref import WeakValueDictionary
-from .codecs import _SCALARS, _add_key, Apart, EncodeError, decode, encode, recall, register_opener, register_type, type_name
+from .codecs import (_SCALARS, _add_key, Apart, classes_in_force, decode, decode_function, encode, EncodeError, recall, register_opener,
+                     register_type, type_name)
 from .objects import (_ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, explains, hold_for_trace,
                             release_trace)
 from .storage import Blob, Site, Store, _followers, current_site
@@ -26,8 +27,8 @@ from .delivery import _post
 from .progress import _inside
 from .tracing import AsyncTrace, R, T, _open_stream, traces
 from .variables import current_variables
-from .by_value import Anatomy, forget_identities, inspect_signature, is_by_value, is_filled
-from .functions import (WATCHED, Ingredient, Watch, are_apart, big_parts, encode_function, ingredients, kind_of, lines_of,
+from .by_value import WATCHED, Anatomy, Watch, inspect_signature, is_by_value, is_filled
+from .functions import (Ingredient, are_apart, big_parts, encode_function, ingredients, kind_of, lines_of,
                               origin_of, signature_of, source_of)
 from .transactions import open_transaction, read, wait_until, watch, write, write_new
 
@@ -158,14 +159,14 @@ class _Definition(Object):
                                                                                   kind=facts.kind, python=facts.python))))
         self._changed(txn, self._head(txn))
 
-    def _load_function(self, txn: Any, zero_copy: bool, definition: int) -> Callable[..., Any]:
+    def _load_function(self, txn: Any, zero_copy: bool, definition: int) -> _Loaded:
         "The function of one version"
         facts, record = self._facts(txn, zero_copy, definition), txn.get(self._at(_CODE, definition))
         if record is None: raise self._lost(txn, definition)
         if facts.python not in (None, sys.version_info[:2]): raise TaskError(_foreign(self._name or '', facts))
-        function, file, lines = decode(self._store.load(record, True))
+        (function, file, lines), classes = decode_function(self._store.load(record, True))
         if lines: linecache.cache[file] = len(lines), None, lines, file  # tracebacks show the source of the cell
-        return _with_itself(function, self)  # type: ignore[no-any-return]
+        return _Loaded(_with_itself(function, self), classes)
 
 # %% ../nbs/05_tasks.ipynb #97799b4b
 def _foreign(name: str, facts: _Facts) -> str:
@@ -185,8 +186,16 @@ def _with_itself(function: Callable[..., Any], task: Any) -> Callable[..., Any]:
 
 # %% ../nbs/05_tasks.ipynb #ac10f9d3
 TASKS = 'task'  # the namespace of all tasks
+class _Loaded(NamedTuple):
+    "A function as it was stored"
+    function: Callable[..., Any]
+    classes: list[Any]  # in its record, to be put in force while it runs
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with classes_in_force(self.classes): return self.function(*args, **kwargs)
+
 # (site, uuid, number of the version) -> function, as loaded by this process
-_functions: dict[tuple[str, bytes, int], Callable[..., Any]] = {}
+_functions: dict[tuple[str, bytes, int], _Loaded] = {}
 
 # %% ../nbs/05_tasks.ipynb #3839f712
 class _Definer:
@@ -299,7 +308,7 @@ class Task(_Definition, Generic[P, R]):
             try:
                 # of a layer above this one
                 if state.cache and state.kind == 'function': return recall('cached call', self, self._looked_at(state), args, kwargs)
-                return self._local(state.definition)(*args, **kwargs)
+                return self._callable(state.definition)(*args, **kwargs)
             except BaseException as e:
                 hide_frames(e)
                 raise e
@@ -358,15 +367,21 @@ class Task(_Definition, Generic[P, R]):
         mine = _definers.get((self._store.site.path, self._uuid))
         if mine is None or not mine.watch.seen or mine.definition != state.definition or self._pinned: return state
         if not mine.watch.changed(): return state
-        forget_identities(mine.anatomy.bindings)
         return _renew(self, state, mine)
 
     def _local(self, definition: int) -> Callable[..., Any]:
         "The function to be run in this process: its own, if it has defined that version, else the stored one"
-        mine = _definers.get((self._store.site.path, self._uuid))
-        return mine.anatomy.root if mine is not None and mine.definition == definition and not self._pinned else self._function(definition)
+        found = self._callable(definition)
+        return found.function if isinstance(found, _Loaded) else found
 
-    def _function(self, definition: int) -> Callable[..., Any]:
+    def _callable(self, definition: int) -> Callable[..., Any]:
+        "The same function, with classes of its record in force while it runs if it is a stored one"
+        mine = _definers.get((self._store.site.path, self._uuid))
+        if mine is not None and mine.definition == definition and not self._pinned: return mine.anatomy.root
+        found = self._loaded(definition)
+        return found if found.classes else found.function
+
+    def _loaded(self, definition: int) -> _Loaded:
         "The function of one version, as it was stored, decoded once in this process"
         key = self.site.path, self._uuid, definition
         if key not in _functions: _functions[key] = read(self._store, self._load_function, definition)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Union
-from .codecs import decode, encode
+from .codecs import classes_in_force, decode, encode
 from .objects import _ATTRIBUTE, Object, _counted, explains, register_type
 from .system import SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, has_children, Listener, _ParentOnly, _try_lock, open_locked
 from .storage import INTERNAL, Blob, Site, current_site, set_site
@@ -176,7 +176,10 @@ class _Running(_Surroundings):
         self.given, self.interrupted = record.given, False
         self.variables.enter(self.ledger.variables_of_claimed, self.ledger.variables)
         self._enter_context(record.context)
-        function = Task(record.task)._function(record.definition)
+        function, classes = Task(record.task)._loaded(record.definition)
+        with classes_in_force(classes): return self._perform(function, id, record)
+
+    def _perform(self, function: Callable[..., Any], id: str, record: _Record) -> Any:
         try: args, kwargs = self.ledger.arguments(id)
         except Exception as e: raise TaskError(f'the arguments of the call could not be read: {e}') from e
         _inside.append((self.ledger, id))

@@ -109,7 +109,7 @@ def test_old_versions_go_but_never_the_current_one(notebook, monkeypatch):
         f(sync=True)
     assert 50 <= len(f.history()) <= 61
     with pytest.raises(pk.ObjectNotFoundError): f.rollback(first)
-    with pytest.raises(pk.TaskError, match='version number 1 of task/f is not kept'): f._function(1)
+    with pytest.raises(pk.TaskError, match='version number 1 of task/f is not kept'): f._loaded(1)
 
 
 # --- no stale code
