@@ -612,7 +612,9 @@ class Apart:
             data = _cloud_pickle(self.value, buffers)
         return _load_apart, (data, buffers)
 
-def _load_apart(data: bytes, buffers: list[Any]) -> Any: return pickle.loads(data, buffers=buffers)
+def _load_apart(data: bytes, buffers: list[Any]) -> Any:
+    try: return pickle.loads(data, buffers=buffers)
+    except (ImportError, AttributeError) as e: return _load_of_another_python(data, buffers, e)
 
 def apart(values: tuple[Any, ...]) -> Any:
     "`values`, to be pickled apart if there may be something among them that can be changed"
@@ -651,6 +653,8 @@ class _OtherPython(pickle.Unpickler):
 def _load_of_another_python(data: Buffer, buffers: Sequence[Buffer], error: Exception) -> Any:
     "Unpickle `data`, of which this Python's standard library has another name for a part; raises `error` if it cannot be read either"
     import io
+    # code of the user's has raised it, which must not run again
+    if error.__traceback__ is not None and error.__traceback__.tb_next is not None: raise error
     try: return _OtherPython(io.BytesIO(data), buffers=buffers).load()
     except Exception: raise error from None
 
@@ -1177,8 +1181,9 @@ def _find_encoder(cls: type) -> _Encoder:
 
 def _key_slow(key: Any, depth: int = 0) -> bytes:
     "`encode_key` for all that is not exactly a `str` or an `int`, and lies `depth` deep in tuples and sets"
-    cls = type(key)
-    return (_encoders.get(cls) or _find_encoder(cls))(key, depth + 1)
+    return _encoder(type(key))(key, depth + 1)
+
+def _encoder(cls: type) -> _Encoder: return _encoders.get(cls) or _find_encoder(cls)
 
 # %% ../nbs/00_codecs.ipynb #0120dcd2
 def encode_key(
@@ -1218,7 +1223,7 @@ def _read_int(data: bytes, at: int) -> tuple[int, int]:
     n = int.from_bytes(data[at:at + size], 'big')
     return n - ((1 << 8*size) - 1 if tag < _ZERO else 0), at + size
 
-def _read_number(data: bytes, at: int) -> tuple[int | float, int]:
+def _read_number(data: bytes, at: int) -> tuple[int | float | Fraction, int]:
     tag = data[at]
     if tag in (_INF, _MINUS_INF, _NAN): return {_INF: _INFINITY, _MINUS_INF: -_INFINITY, _NAN: _INFINITY - _INFINITY}[tag], at + 1
     floor, at = _read_int(data, at)
@@ -1226,7 +1231,9 @@ def _read_number(data: bytes, at: int) -> tuple[int | float, int]:
     if data[at:at + 1] == _INEXACT: _, at = _text(data, at + 1)
     if not digits: return floor, at
     scale = 1 << 8*len(digits)
-    return (floor*scale + int.from_bytes(digits, 'big'))/scale, at
+    numerator = floor*scale + int.from_bytes(digits, 'big')
+    try: return numerator/scale, at
+    except OverflowError: return Fraction(numerator, scale), at  # beyond what a float holds
 
 # %% ../nbs/00_codecs.ipynb #b50f4adb
 _Other = Callable[..., Any]  # what to make of a part that its bytes do not give back: its tag, and what is in it
@@ -1314,14 +1321,14 @@ def _rebuild(tag: int, name: bytes = b'', parts: Any = None) -> Any:
 def _built(name: str, parts: Any) -> Any:
     "A key of which only the type's name and the parts are there"
     if name in _builders: return _builders[name](parts)
-    found = _find_class(parts if name == 'class' else parts[0] if name == 'name' else name)
+    found = _class_named(parts if name == 'class' else parts[0] if name == 'name' else name)
     if name == 'class' and found: return found
     if name == 'name' and (value := find_named(parts[0], parts[1]) or getattr(found, parts[1], None)) is not None: return value
     if isinstance(found, type) and issubclass(found, Enum): return found(parts) if issubclass(found, Flag) else found[parts]
     raise DecodeError(f'of a key of type {name!r}, only what makes it equal to others can be told: {parts!r}')
 
-def _find_class(name: str) -> Any:
-    "A class of a module that has been imported; `None` if there is none of that full name"
+def _class_named(name: str) -> Any:
+    "Return the class of a module that has been imported; `None` if there is none of that full name"
     words = name.split('.')
     return next((found for i in range(len(words) - 1, 0, -1) if (found := find_named('.'.join(words[:i]), '.'.join(words[i:]))) is not None), None)
 
@@ -1337,8 +1344,6 @@ class UnorderedKeyError(ParkitError, TypeError):
     "An order was asked for of keys whose own order their bytes do not keep"
 
 _ANY: Any = object()
-
-def _encoder(cls: type) -> _Encoder: return _encoders.get(cls) or _find_encoder(cls)
 
 def _undecided(key: Any, other: Any = _ANY) -> type | None:
     "The class on whose own order it depends which of two keys is less; `None` if it is known"

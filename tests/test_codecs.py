@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import numpy as np, pytest
 
 import parkit as pk
-from parkit.codecs import (ALIGNMENT, ARRAY, BUFFERS, EncodeError, as_bytes, decode, decode_key, decode_user, encode, encode_key,
+from parkit.codecs import (ALIGNMENT, ARRAY, BUFFERS, EncodeError, apart, as_bytes, decode, decode_key, decode_user, encode, encode_key,
                            encode_user, split_key, verify, with_key)
 from helpers import run
 
@@ -414,3 +414,22 @@ def test_long_keys_keep_their_order(d):
         assert list(d) == expected and len(d) == len(expected)
         if expected: assert d.popitem()[0] == expected[-1]
     check()
+
+
+# --- what a record calls is called once
+
+class Unready:
+    made = []
+    def __init__(self, error): self.error = error
+    def __reduce__(self): return Unready.make, (self.error,)
+    @staticmethod
+    def make(error):
+        Unready.made.append(1)
+        raise error('no')
+
+@pytest.mark.parametrize('error', [AttributeError, ImportError, ModuleNotFoundError, ValueError])
+@pytest.mark.parametrize('wrap', [lambda o: o, lambda o: [o, np.ones(9)], lambda o: [apart((o, []))]], ids=['alone', 'with buffers', 'apart'])
+def test_code_of_the_users_that_fails_as_it_is_unpickled_has_run_once(error, wrap):
+    Unready.made.clear()
+    with pytest.raises(pk.DecodeError, match='no'): decode(_join(encode(wrap(Unready(error)))))
+    assert len(Unready.made) == 1
