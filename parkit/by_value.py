@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import lru_cache
 from hashlib import sha256
-from types import (BuiltinFunctionType, CellType, CodeType, FunctionType, GetSetDescriptorType, MappingProxyType, MemberDescriptorType, MethodType,
-                   ModuleType)
+from types import (BuiltinFunctionType, CellType, CodeType, FunctionType, GetSetDescriptorType, MappingProxyType,
+                   MemberDescriptorType, MethodType, ModuleType)
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
@@ -226,12 +226,13 @@ class Bindings:
         return any(len(getattr(cls := weak(), '__dict__', ())) != size or _count_registered(cls) != registered
                    for weak, size, registered in self.classes)
 
-def _count_registered(cls: Any) -> int: return len(abc._get_dump(cls)[0]) if isinstance(cls, abc.ABCMeta) else 0  # type: ignore[attr-defined]
+def _count_registered(cls: Any) -> int:
+    return len(abc._get_dump(cls)[0]) if isinstance(cls, abc.ABCMeta) else 0  # type: ignore[attr-defined]
 
 # %% ../nbs/00_by_value.ipynb #499d0f57
 _SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes, type(...)))
-_SKIPPED = frozenset(('__dict__', '__weakref__', '__module__', '__firstlineno__', '__static_attributes__', '__annotate__', '__annotations__',
-                      '__annotate_func__', '__annotations_cache__', '_abc_impl', '__slots__', '__slotnames__'))
+_SKIPPED = frozenset(('__dict__', '__weakref__', '__module__', '__firstlineno__', '__static_attributes__', '__annotate__',
+                      '__annotations__', '__annotate_func__', '__annotations_cache__', '_abc_impl', '__slots__', '__slotnames__'))
 
 # %% ../nbs/00_by_value.ipynb #be8c7008
 def slots_of(cls: type) -> tuple[str, ...]:
@@ -469,7 +470,8 @@ def _named_values(content: Content) -> Iterator[tuple[str, Any]]:
         for value in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()): yield f'a default of {f.__name__!r}', value
     for holder, name, weak, value in content.bindings.names:
         if weak is not None: value = weak()
-        if value is not MISSING and not (type(holder) is ref and name.startswith('__')): yield f'the {"attribute" if type(holder) is ref else "global"} {name!r}', value
+        kind = 'attribute' if type(holder) is ref else 'global'
+        if value is not MISSING and not (kind == 'attribute' and name.startswith('__')): yield f'the {kind} {name!r}', value
 
 # %% ../nbs/00_by_value.ipynb #def13607
 class _Code(Content):

@@ -101,7 +101,8 @@ def _dtype_spec(dtype: np.dtype[Any]) -> bytes:
     known = _specs.get(id(dtype))
     if known is not None and known[0] is dtype and known[1] == dtype.names: return known[2]
     spec = dtype.str.encode() if _is_named(dtype) else _join(_encode_pickle(_dtype_parts(dtype)))
-    if not _is_same_dtype(dtype, _dtype(spec)): raise EncodeError(f'cannot store the dtype {dtype!r}: it would come back as {_dtype(spec)!r}')
+    if not _is_same_dtype(dtype, _dtype(spec)):
+        raise EncodeError(f'cannot store the dtype {dtype!r}: it would come back as {_dtype(spec)!r}')
     if _is_settled(dtype):
         if len(_specs) > 1000: _specs.clear()
         _specs[id(dtype)] = dtype, dtype.names, spec
@@ -219,15 +220,15 @@ class _Codec(NamedTuple):
 _codecs: dict[type | str, _Codec] = {}  # by the class, or by its name while nobody may have imported it
 
 def register_codec(
-    cls: type | str,  # A class, or its name as users write it (`'torch.Tensor'`), which does not import the library. Subclasses are included
+    cls: type | str,  # A class, or its name as users write it (`'torch.Tensor'`), which imports nothing. Subclasses are included
     encode: Callable[[Any], tuple[Any, Sequence[Any]]],     # From a value to (state, buffers); `NotImplemented` leaves it to `pickle`
     decode: Callable[[Any, list[memoryview]], Any],  # From the state and as many flat memoryviews back to the value
     *,
     private: bool = False,  # Must the memory accept writes, even for a read-only view in a snapshot? It is copied on write then
 ) -> None:
     """Store values of type `cls` from now on as `encode` takes them apart, wherever they lie in what is stored: a small state that can be
-    pickled, and buffers or arrays in C order, which are mapped when read as those of a numpy array are. `decode` is stored by reference, as a
-    function in a pickle is, so readers need not register anything"""
+    pickled, and buffers or arrays in C order, which are mapped when read as those of a numpy array are. `decode` is stored by reference, as
+    a function in a pickle is, so readers need not register anything"""
     _codecs.pop(cls, None)
     _codecs[cls] = _Codec(encode, decode, private)
     _codec_of.cache_clear()
@@ -248,7 +249,7 @@ def _codec_of(cls: type) -> _Codec | None:
 
 # %% ../nbs/00_codecs.ipynb #d1b00f36
 class _Reducers(dict[type, Callable[[Any], Any]]):
-    "The pickler's table of how to take a type apart: by a codec, else as `copyreg` or the type itself has it; worked out once for each type"
+    "The pickler's table of how to take a type apart, worked out once for each: by a codec, else as `copyreg` or the type itself has it"
     registered = 0  # in `copyreg`
 
     def refresh(self) -> None:
@@ -402,7 +403,8 @@ class _Content(NamedTuple):
     attributes: dict[str, Any]
     source: object  # Tells this record from others
 
-_unfinished: WeakKeyDictionary[type, tuple[str, str, object]] = WeakKeyDictionary()  # classes that are to be given a content: its hashes and source
+# classes that are to be given a content: its hashes and source
+_unfinished: WeakKeyDictionary[type, tuple[str, str, object]] = WeakKeyDictionary()
 
 def _load_class(version: tuple[int, ...], identity: str, digest: str, module: str, qualname: str, definition: bytes) -> type:
     "Return the class of that identity; its definition is looked at if there is none, or one that was given another content"
@@ -448,16 +450,21 @@ def _fill_class(cls: type, state: Any) -> None:
     if source is not None and holders is not None: holders.append(content)
 
 def _give(content: _Content) -> None:
-    "Have a class be as a record has it; where only the record is another one, the functions that share globals with those beside it are given"
+    "Have a class be as a record has it; where only the record is another one, its functions, which share globals with those beside it"
     import cloudpickle
     cls, attributes, before = content.cls, content.attributes, given_to(content.cls)
     if before is not None:
         if before.digest == content.digest: attributes = {k: v for k, v in attributes.items() if isinstance(v, CODE)}
         else:
-            for name in before.names.difference(attributes): type.__delattr__(cls, name)
+            for name in before.names.difference(attributes).intersection(vars(cls)): type.__delattr__(cls, name)
     cloudpickle.cloudpickle._class_setstate(cls, (attributes, {}))
     keep_class(cls, content.identity, content.digest, content.attributes, content.source)
 
+class _ThisPython:
+    "Pickled as a check that comes before what follows it"
+    def __reduce__(self) -> Any: return _check_python, (sys.version_info[:2],)
+
+# %% ../nbs/00_codecs.ipynb #73ae9550
 _met: list[_Content] | None = None      # the classes in the record of a function that is being read
 _running: list[_Content] | None = None  # those of the function that runs, and of functions that it was given
 
@@ -490,10 +497,6 @@ def _put_in_force(classes: Iterable[_Content]) -> None:
     for content in classes:
         given = given_to(content.cls)
         if given is not None and given.source is not content.source: _give(content)
-
-class _ThisPython:
-    "Pickled as a check that comes before what follows it"
-    def __reduce__(self) -> Any: return _check_python, (sys.version_info[:2],)
 
 # %% ../nbs/00_codecs.ipynb #d2f2c089
 _definitions: WeakKeyDictionary[type, tuple[str, bytes]] = WeakKeyDictionary()  # class -> the hash of its content, and its definition
@@ -545,7 +548,8 @@ def _cloud_pickler() -> type[pickle.Pickler]:
             if cls is FunctionType and obj in makers: return NotImplemented  # by name, in the notebook that defines them too
             if cls.__module__ == 'annotationlib' and cls.__name__ == 'ForwardRef': return _forward_reference(obj)
             if cls is functools.cached_property: return _cached_property, (obj.func, obj.attrname)
-            if cls is functools._lru_cache_wrapper and is_by_value(obj.__wrapped__): return _cached, (obj.__wrapped__, obj.cache_parameters())
+            if cls is functools._lru_cache_wrapper and is_by_value(obj.__wrapped__):
+                return _cached, (obj.__wrapped__, obj.cache_parameters())
             if cls is CodeType:
                 return _code, (sys.version_info[:2], *self.dispatch_table[CodeType](obj)[1])
             codec = _codec_of(cls)
@@ -909,7 +913,8 @@ def _naive(micros: int) -> datetime:
 def _members(keys: Iterable[Any], depth: int) -> list[bytes]:
     "The keys in a tuple or set"
     if depth > _DEPTH:
-        raise EncodeError(f'cannot store a key of tuples or sets that lie more than {_DEPTH} deep in each other; flatten it, or use a hash of it')
+        raise EncodeError(f'cannot store a key of tuples or sets that lie more than {_DEPTH} deep in each other; flatten it, or use a '
+                          'hash of it')
     return [encode_key(k) if type(k) is str or type(k) is int else _key_slow(k, depth) for k in keys]
 
 def _key_text(key: str, depth: int) -> bytes: return bytes((_STR,)) + _terminated(str.encode(key, 'utf-8', 'surrogatepass'))
@@ -944,7 +949,8 @@ class _ByParts:
 
     def __call__(self, key: Any, depth: int) -> bytes: return _key_named(self.name or _class_name(type(key)), self.parts(key), depth)
 
-def _add_key(cls: type, name: str, parts: Callable[[Any], Hashable], build: Callable[..., Any] | None = None, is_ordered: bool = True) -> None:
+def _add_key(cls: type, name: str, parts: Callable[[Any], Hashable], build: Callable[..., Any] | None = None,
+             is_ordered: bool = True) -> None:
     "`build` makes a key of its `parts`, for who has these only"
     if build: _builders[name] = build
     _encoders[cls] = _ByParts(name, parts, is_ordered)
@@ -981,9 +987,11 @@ def _range_parts(key: range) -> tuple[Any, ...]:
 
 _add_key(range, 'range', _range_parts, _built_range)
 _builders['complex'] = lambda parts: complex(*parts)
-if slice.__hash__: _add_key(slice, 'slice', lambda key: (key.start, key.stop, key.step), lambda parts: slice(*parts))  # type: ignore[truthy-function]
+if slice.__hash__:  # type: ignore[truthy-function]
+    _add_key(slice, 'slice', lambda key: (key.start, key.stop, key.step), lambda parts: slice(*parts))
 _add_key(re.Pattern, 're.Pattern', lambda key: (key.pattern, key.flags), lambda parts: re.compile(*parts))
-_add_key(PureWindowsPath, 'pathlib.PureWindowsPath', lambda key: tuple(part.lower() for part in key.parts), lambda parts: PureWindowsPath(*parts))
+_add_key(PureWindowsPath, 'pathlib.PureWindowsPath', lambda key: tuple(part.lower() for part in key.parts),
+         lambda parts: PureWindowsPath(*parts))
 _add_key(timezone, 'datetime.timezone', lambda key: key.utcoffset(None), timezone)
 _add_key(GenericAlias, 'types.GenericAlias', lambda key: (key.__origin__, key.__args__, getattr(key, '__unpacked__', False)))
 _add_key(UnionType, 'types.UnionType', lambda key: frozenset(key.__args__))  # type: ignore[arg-type]
@@ -995,7 +1003,8 @@ def _numpy_time(key: Any) -> tuple[int, int, int] | None:
     "Months and attoseconds of a `datetime64` or `timedelta64`, and its number, by its unit; `None` if it is no time"
     import numpy as np
     unit, count = np.datetime_data(key.dtype)
-    if unit == 'generic' and not np.isnat(key): raise EncodeError(f'cannot store a key {key!r}, which has no unit; use an int, or give it one')
+    if unit == 'generic' and not np.isnat(key):
+        raise EncodeError(f'cannot store a key {key!r}, which has no unit; use an int, or give it one')
     number = int(key.view('i8'))*count
     if np.isnat(key): return None
     return (number*(12 if unit == 'Y' else 1), 0, number) if unit in 'YM' else (0, number*_UNITS[unit], number)
@@ -1085,7 +1094,8 @@ def _is_generated(method: Any, cls: type) -> bool:
 def _owner(cls: type, name: str) -> type: return next(c for c in cls.__mro__ if name in vars(c))
 
 def _fields_of(cls: type) -> tuple[Callable[[Any], Hashable], bool] | None:
-    "What makes instances of `cls` equal, and whether that gives their order too, if they have one; `None` if they are not equal by their fields"
+    """Return what makes instances of `cls` equal, and whether that gives their order too, if they have one; `None` if they are not equal by
+    their fields"""
     owner, less = _owner(cls, '__eq__'), _owner(cls, '__lt__')
     eq, lt = vars(owner)['__eq__'], vars(less)['__lt__']
     if '__dataclass_fields__' in vars(owner) and _is_generated(eq, owner):
@@ -1108,8 +1118,8 @@ def _is_by_attrs(method: Any) -> bool:
 def _refused(cls: type, reason: str) -> EncodeError: return EncodeError(f'cannot store a key of type {cls.__qualname__!r}: {reason}')
 
 def _unknown_equality(cls: type) -> EncodeError:
-    return _refused(cls, 'what makes two of them equal is known only to their own __eq__; use a tuple of what it compares as the key, or say '
-                         f'pk.register_key({cls.__name__}, lambda key: (…)) in every process')
+    return _refused(cls, 'what makes two of them equal is known only to their own __eq__; use a tuple of what it compares as the '
+                         f'key, or say pk.register_key({cls.__name__}, lambda key: (…)) in every process')
 
 def _class_name(cls: type) -> str:
     "The name of a class by which other processes find it; raises `EncodeError` if it has none"
@@ -1117,7 +1127,8 @@ def _class_name(cls: type) -> str:
     if own is cls or cls in TYPE_NAMES or own is None and is_kept(cls): return type_name(cls)
     name = next((name for name, value in vars(types).items() if value is cls), None)  # such as `NoneType`
     if name: return f'types.{name}'
-    reason = 'is another class now; run what makes the key again' if own else 'does not lead to it; define it at the top level of a notebook or module'
+    reason = ('is another class now; run what makes the key again' if own
+              else 'does not lead to it; define it at the top level of a notebook or module')
     raise _refused(cls, f'the name {type_name(cls)} {reason}')
 
 def _key_identity(key: Any, depth: int) -> bytes:
@@ -1130,8 +1141,8 @@ def _key_identity(key: Any, depth: int) -> bytes:
     if isinstance(key, MethodType): name, found = key.__name__, getattr(holder, key.__name__, None) if isinstance(holder, type) else None
     else: holder, (name, found) = None, _global_name(key)
     if found is None or found != key:
-        raise _refused(cls, 'each is equal only to itself, and no other process could tell which is meant; use a number, a name, or a tuple of '
-                            'what tells it from others as the key')
+        raise _refused(cls, 'each is equal only to itself, and no other process could tell which is meant; use a number, a name, '
+                            'or a tuple of what tells it from others as the key')
     return _key_named('name', (_class_name(holder) if isinstance(holder, type) else _module_of(key), name), depth)
 
 def _global_name(key: Any) -> tuple[str, Any]:
@@ -1330,7 +1341,8 @@ def _built(name: str, parts: Any) -> Any:
 def _class_named(name: str) -> Any:
     "Return the class of a module that has been imported; `None` if there is none of that full name"
     words = name.split('.')
-    return next((found for i in range(len(words) - 1, 0, -1) if (found := find_named('.'.join(words[:i]), '.'.join(words[i:]))) is not None), None)
+    named = (find_named('.'.join(words[:i]), '.'.join(words[i:])) for i in range(len(words) - 1, 0, -1))
+    return next((found for found in named if found is not None), None)
 
 def _verify_part(tag: int, name: bytes = b'', parts: Any = None) -> None:
     if tag == _OTHER: _verify_pickle(name)
@@ -1368,8 +1380,8 @@ def check_order(
     "Raise `UnorderedKeyError` if it depends on an order that is not known here which of two keys is less"
     cls = _undecided(key, other)
     if cls is None: return
-    raise UnorderedKeyError(f'keys of type {cls.__qualname__!r} have an order of their own, which is not that of their bytes; sorted(d), min(d) and '
-                            'max(d) compare the keys themselves, and pk.register_key(…, ordered=True) lets parkit know the order')
+    raise UnorderedKeyError(f'keys of type {cls.__qualname__!r} have an order of their own, which is not that of their bytes; '
+                            'sorted(d), min(d) and max(d) compare the keys themselves, and pk.register_key(…, ordered=True) lets parkit know the order')
 
 # %% ../nbs/00_codecs.ipynb #430b3a56
 def with_key(
