@@ -4,10 +4,11 @@
 
 # %% ../nbs/05e_process_state.ipynb #a4f8f51a
 from __future__ import annotations
-import contextvars, decimal, faulthandler, gc, locale, logging, os, resource, signal, sys, threading, tracemalloc, warnings
+import builtins, contextvars, decimal, faulthandler, gc, locale, logging, os, resource, signal, sys, threading, tracemalloc, warnings
 import _signal  # type: ignore[import-not-found,unused-ignore]  # what `signal` wraps, without its enumerations: ten times as quick
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from importlib.abc import MetaPathFinder
 from types import FrameType
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ _MISSING: Any = object()
 # what programs replace to have something done in another way; and lists that they replace instead of changing them
 _ATTRIBUTES = [
     *((sys, name) for name in ('path', 'argv', 'excepthook', 'unraisablehook', 'displayhook', 'breakpointhook', 'tracebacklimit',
-                               'dont_write_bytecode')),
+                               'dont_write_bytecode', 'ps1', 'ps2')),
     *((warnings, name) for name in ('filters', 'showwarning', 'formatwarning', '_showwarnmsg_impl', 'defaultaction')),
     *((logging, name) for name in ('_loggerClass', '_logRecordFactory', 'lastResort', 'raiseExceptions', '_warnings_showwarning')),
     *((threading, name) for name in ('excepthook', '_trace_hook', '_profile_hook')),
@@ -138,6 +139,96 @@ class _Loggers:
 _NEW_LOGGER = 0, (), (), True, False
 
 # %% ../nbs/05e_process_state.ipynb #570275c6
+class _Setting(NamedTuple):
+    "Something that a library keeps for the whole process"
+    module: str                             # Is looked into if it has been imported
+    read: Callable[[Any], Any]              # From the module
+    restore: Callable[[Any, Any], Any]      # In the module
+
+def _attribute(module: str, name: str, of: str = '') -> _Setting:
+    "The setting that is an attribute of a module, or of what the module has under the name `of`"
+    def holder(m: Any) -> Any: return getattr(m, of, m) if of else m
+    return _Setting(module, lambda m: getattr(holder(m), name, None), lambda m, value: setattr(holder(m), name, value))
+
+@lru_cache(1)
+def _groups(pandas: Any) -> list[tuple[str, dict[str, Any]]]:
+    "The options of pandas by the groups that they are in"
+    def walk(prefix: str, options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield prefix, options
+        for name, inner in options.items():
+            if type(inner) is dict: yield from walk(f'{prefix}{name}.', inner)
+    return list(walk('', pandas._config.config._global_config))
+
+def _read_options(pandas: Any) -> list[dict[str, Any]]: return [options.copy() for _, options in _groups(pandas)]
+
+def _restore_options(pandas: Any, wanted: list[dict[str, Any]]) -> None:
+    for (prefix, options), values in zip(_groups(pandas), wanted):
+        for name, value in values.items():
+            if type(value) is not dict and options[name] is not value: pandas.set_option(prefix + name, value)
+
+_SETTINGS = [
+    _Setting('socket', lambda m: m.getdefaulttimeout(), lambda m, value: m.setdefaulttimeout(value)),
+    _Setting('csv', lambda m: m.field_size_limit(), lambda m, value: m.field_size_limit(value)),
+    _Setting('decimal', lambda m: m.DefaultContext.__reduce__()[1], lambda m, values: _configure_decimal(m.DefaultContext, values)),
+    _attribute('ssl', '_create_default_https_context'), _attribute('urllib.request', '_opener'),
+    _attribute('tempfile', 'tempdir'), _attribute('tempfile', 'template'),
+    _attribute('multiprocessing.context', '_actual_context', '_default_context'),
+    _Setting('logging', lambda m: (dict(m._levelToName), dict(m._nameToLevel)), lambda m, names: _name_levels(m, *names)),
+    _Setting('pandas', _read_options, _restore_options),
+    _Setting('matplotlib', lambda m: dict.copy(m.rcParams), lambda m, values: dict.update(m.rcParams, values)),
+    _Setting('torch', lambda m: m.get_default_dtype(), lambda m, value: m.set_default_dtype(value)),
+    _Setting('torch', lambda m: m.is_grad_enabled(), lambda m, value: m.set_grad_enabled(value)),
+    _Setting('torch', lambda m: m.get_num_threads(), lambda m, value: m.set_num_threads(value)),
+    _Setting('torch', lambda m: m.are_deterministic_algorithms_enabled(), lambda m, value: m.use_deterministic_algorithms(value))]
+
+def _configure_decimal(context: Any, values: tuple[Any, ...]) -> None:
+    wanted = decimal.Context(*values)
+    for name in ('prec', 'rounding', 'Emin', 'Emax', 'capitals', 'clamp'): setattr(context, name, getattr(wanted, name))
+    for name in ('flags', 'traps'): getattr(context, name).update(getattr(wanted, name))
+
+def _name_levels(module: Any, names: dict[int, str], levels: dict[str, int]) -> None:
+    for now, wanted in ((module._levelToName, names), (module._nameToLevel, levels)):
+        now.clear()
+        now.update(wanted)
+
+def _read_setting(setting: _Setting) -> Any:
+    "The value of a setting; `None` while its module has not been imported to its end"
+    if setting.module not in sys.modules: return None
+    try: return setting.read(sys.modules[setting.module])
+    except AttributeError: return None
+
+def _read_settings() -> tuple[Any, ...]: return tuple(map(_read_setting, _SETTINGS))
+
+def _restore_settings(wanted: tuple[Any, ...]) -> None:
+    for setting, value, now in zip(_SETTINGS, wanted, _read_settings()):
+        if now != value: setting.restore(sys.modules[setting.module], value)
+
+# %% ../nbs/05e_process_state.ipynb #5d8acdec
+def _seed_generators() -> None:
+    "Have the random generators that all code of a process shares begin anew"
+    for name, seed in _SEEDS.items():
+        with suppress(Exception):  # its import has failed, or it was given a generator that cannot be seeded
+            if name in sys.modules: seed(sys.modules[name], os.urandom)
+
+_SEEDS: dict[str, Callable[[Any, Callable[[int], bytes]], Any]] = {
+    'random': lambda m, random: m.seed(int.from_bytes(random(16), 'big')),
+    'numpy.random': lambda m, random: m.seed(int.from_bytes(random(4), 'big')),
+    'torch': lambda m, random: m.default_generator.manual_seed(int.from_bytes(random(7), 'big'))}
+
+# %% ../nbs/05e_process_state.ipynb #9962e0e9
+def _read_builtins() -> dict[str, Any]: return {**vars(builtins)}
+
+def _restore_builtins(wanted: dict[str, Any]) -> None:
+    for name in vars(builtins).keys() - wanted.keys(): delattr(builtins, name)
+    vars(builtins).update(wanted)
+
+def _read_hooks() -> tuple[Any, ...]: return (*sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth())
+
+def _restore_hooks(values: tuple[Any, ...]) -> None:
+    sys.set_asyncgen_hooks(*values[:2])
+    sys.set_coroutine_origin_tracking_depth(values[2])
+
+# %% ../nbs/05e_process_state.ipynb #c5f28319
 def _parts() -> list[Part]:
     "All parts, in the order in which they are restored"
     loggers, limits = _Loggers(), _Limits()
@@ -145,6 +236,11 @@ def _parts() -> list[Part]:
         Part('hooks', _read_attributes, _restore_attributes),
         Part('import path', lambda: list(sys.path), lambda path: _fill(sys.path, path)),
         Part('command line', lambda: list(sys.argv), lambda argv: _fill(sys.argv, argv)),
+        Part('finders of modules', lambda: list(sys.meta_path), lambda finders: _fill(sys.meta_path, finders)),
+        Part('finders of paths', lambda: list(sys.path_hooks), lambda hooks: _fill(sys.path_hooks, hooks)),
+        Part('built-in names', _read_builtins, _restore_builtins),
+        Part('settings of modules', _read_settings, _restore_settings),
+        Part('hooks of coroutines', _read_hooks, _restore_hooks),
         Part('umask', _umask, os.umask),
         Part('warning filters', lambda: list(warnings.filters), _restore_filters),
         Part('decimal context', _read_decimal, _restore_decimal),
@@ -162,6 +258,7 @@ def _parts() -> list[Part]:
         Part('garbage collection', gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
         Part('garbage collection, thresholds', gc.get_threshold, lambda values: gc.set_threshold(*values)),
         Part('garbage collection, debugging', gc.get_debug, gc.set_debug),
+        Part('garbage collection, callbacks', lambda: list(gc.callbacks), lambda callbacks: _fill(gc.callbacks, callbacks)),
         Part('event loop policy', _read_policy, _restore_policy),
         Part('signal handlers', _read_handlers, _restore_handlers, False),
         Part('signals that wake', _read_wakeup, lambda fd: signal.set_wakeup_fd(fd, warn_on_full_buffer=False), False),
@@ -257,6 +354,7 @@ class ProcessState:
         _of_this_worker[:] = [self]
         sys.modules.pop('resource', None)  # it is there again when a call has imported it
         sys.meta_path.insert(0, _ImportWatch(lambda: (self.read(), contextvars.copy_context(), [read() for read, _ in others]), self._keep))
+        self.expect('finders of modules')
 
     def _keep(self, module: str, before: Any, after: Any) -> None:
         states = (self.wanted,) if is_own_module(module) else (self.wanted, self.lasting)
@@ -316,6 +414,7 @@ class ProcessState:
             left.append('an open transaction')
         if threading.active_count() > 1: left += [f'thread {name}' for name in _working_threads()]
         self.context = None
+        _seed_generators()
         return left
 
     def _is_as_wanted(self) -> bool:

@@ -317,14 +317,42 @@ class Changes:
     def timer():
         import threading
         threading.Timer(0.05, print, ['spam']).start()
+    def finders():
+        sys.meta_path.append(object())
+        sys.path_hooks.insert(0, print)
+    def built_in_names():
+        import builtins
+        builtins.display, builtins.print = print, lambda *args, **named: None
+        del builtins.exit
+    def settings_of_modules():
+        import csv, decimal, logging, multiprocessing, socket, ssl, tempfile, urllib.request
+        socket.setdefaulttimeout(0.001)
+        csv.field_size_limit(3)
+        decimal.DefaultContext.prec, decimal.DefaultContext.traps[decimal.Inexact] = 3, True
+        ssl._create_default_https_context = ssl._create_unverified_context
+        urllib.request.install_opener(urllib.request.build_opener())
+        tempfile.tempdir, tempfile.template = '/nowhere', 'x'
+        multiprocessing.set_start_method('spawn')
+        logging.addLevelName(20, 'NOTE')
+    def settings_of_pandas():
+        import pandas
+        pandas.set_option('display.max_rows', 3, 'display.html.border', 7, 'mode.sim_interactive', True)
+    def hooks_of_coroutines():
+        sys.set_asyncgen_hooks(print, print)
+        sys.set_coroutine_origin_tracking_depth(5)
+    def callbacks_of_collections():
+        import gc
+        gc.callbacks.append(print)
+    def prompts(): sys.ps1 = sys.ps2 = '? '
     def talking_child():
         import subprocess
         sys.left = subprocess.Popen('while true; do echo spam; sleep 0.01; done', shell=True)
 
 def observe():
     "What a call finds, and what it can do"
-    import asyncio, cProfile, decimal, faulthandler, gc, locale, logging, resource, signal, subprocess, threading, time, tracemalloc, warnings
-    import numpy
+    import asyncio, builtins, cProfile, csv, decimal, faulthandler, gc, locale, logging, multiprocessing, resource, signal, socket, ssl, subprocess, tempfile
+    import threading, time, tracemalloc, urllib.request, warnings
+    import numpy, pandas
     fds = [os.readlink(f'/proc/self/fd/{n}') if os.path.isdir('/proc/self') else '' for n in range(3)]
     loggers = [logging.getLogger(name) for name in ('root', 'some.library', 'another')]
     hooks = [getattr(o, n, None) for o, n in ((sys, 'excepthook'), (sys, 'unraisablehook'), (sys, 'displayhook'), (sys, 'breakpointhook'),
@@ -339,6 +367,11 @@ def observe():
         signals=[str(getattr(h, '__qualname__', h)) for n in range(1, 32) for h in [signal.getsignal(n)]],
         timers=[signal.getitimer(n) for n in range(3)], wakeup=signal.set_wakeup_fd(-1) >= 0,
         loggers=[(o.level, o.handlers, o.propagate, o.disabled, o.isEnabledFor(logging.ERROR)) for o in loggers],
+        finders=(len(sys.meta_path), len(sys.path_hooks)), names=sorted(vars(builtins)), print=repr(print), prompts=(hasattr(sys, 'ps1'), hasattr(sys, 'ps2')),
+        settings=(socket.getdefaulttimeout(), csv.field_size_limit(), repr(decimal.DefaultContext), ssl._create_default_https_context.__name__,
+                  urllib.request._opener is None, tempfile.tempdir, tempfile.template, multiprocessing.get_start_method(allow_none=True), logging.getLevelName(20),
+                  [pandas.get_option(name) for name in ('display.max_rows', 'display.html.border', 'mode.sim_interactive')]),
+        coroutines=(repr(sys.get_asyncgen_hooks()), sys.get_coroutine_origin_tracking_depth()), callbacks=len(gc.callbacks),
         record=logging.getLogRecordFactory().__name__, floats=str(numpy.geterr()),
         limits=[resource.getrlimit(getattr(resource, n)) for n in dir(resource) if n.startswith('RLIMIT_')],
         nice=os.nice(0), affinity=hasattr(os, 'sched_getaffinity') and os.sched_getaffinity(0), group=os.getpgrp() == os.getpid(),
@@ -382,6 +415,30 @@ def test_call_finds_nothing_of_the_one_before(single):
             if trace.output != 'größe\nfrom a child\nerror\n': wrong[f'{name}: output'] = trace.output[:200]
         if (settled_workers(single, 1) == before) != (name not in replaced): wrong[f'{name}: worker'] = name in replaced
     assert not wrong, "\n".join(f"{k}: {v}" for k, v in wrong.items())
+
+@pytest.mark.parametrize('library', ['random', 'numpy', 'torch'])
+def test_numbers_of_a_call_do_not_follow_from_a_seed_of_another(single, library):
+    if library == 'torch': pytest.importorskip('torch')
+    @pk.task
+    def draw(seed=None):
+        import os, random
+        import numpy as np
+        if library == 'torch': import torch
+        if seed is not None: (random.seed if library == 'random' else np.random.seed if library == 'numpy' else torch.manual_seed)(seed)
+        return [random.random() if library == 'random' else np.random.random() if library == 'numpy' else torch.rand(1).item() for _ in range(2)], os.getpid()
+    (first, pid), (after, _), (again, _), (later, same) = [t.result for t in (draw(5), draw(), draw(5), draw())]
+    assert first == again and len({*first, *after, *later}) == 6 and pid == same
+
+def test_settings_of_torch_end_with_their_call(single):
+    pytest.importorskip('torch')
+    @pk.task
+    def look(change=False):
+        import os, torch
+        found = str(torch.get_default_dtype()), torch.is_grad_enabled(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+        if change:
+            torch.set_default_dtype(torch.float64), torch.set_grad_enabled(False), torch.set_num_threads(found[2] + 1), torch.use_deterministic_algorithms(True)
+        return found, os.getpid()
+    assert look().result == look(True).result == look().result
 
 def test_log_says_why_a_worker_was_replaced(single):
     @pk.task
