@@ -220,7 +220,7 @@ def _read_builtins() -> dict[str, Any]: return {**vars(builtins)}
 
 def _restore_builtins(wanted: dict[str, Any]) -> None:
     for name in vars(builtins).keys() - wanted.keys(): delattr(builtins, name)
-    vars(builtins).update(wanted)
+    for name, value in wanted.items(): setattr(builtins, name, value)
 
 def _read_hooks() -> tuple[Any, ...]: return (*sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth())
 
