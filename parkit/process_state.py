@@ -352,6 +352,7 @@ class ProcessState:
         "From now on, in a process that is there for calls, have changes that modules make while they are imported stay"
         self.others = others
         _of_this_worker[:] = [self]
+        _seed_generators()  # or those of workers that are forks of one process would be the same
         sys.modules.pop('resource', None)  # it is there again when a call has imported it
         sys.meta_path.insert(0, _ImportWatch(lambda: (self.read(), contextvars.copy_context(), [read() for read, _ in others]), self._keep))
         self.expect('finders of modules')
