@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, IO, NamedTuple, TypeVar, overload
 from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, UnorderedKeyError, UnreadableKey, check_order, decode, decode_key,
                            decode_user, encode, encode_key, encode_user, raise_unreadable, register_type, split_key, with_key)
-from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _is_changing, _join, explains
+from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _may_change, _join, explains
 from .system import TransactionError, _fork, warn_caller
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, WriteTxn, _ID, _after, _value_record
 from .transactions import (WaitTimeout, _find, _frame, _give_up, cell_notes, in_transaction, _may_be_put_off, notes_for, read, read_apart, transaction,
@@ -339,7 +339,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
             value = read_apart(self._store, self._get, key, _missing)
             if cell_notes.looks is None: return value  # type: ignore[no-any-return]
         else: value = read(self._store, self._get, key, _missing)
-        if _is_changing(value): self._note_value(key, value)
+        if _may_change(value): self._note_value(key, value)
         return value  # type: ignore[no-any-return]
 
     def __setitem__(self, key: K, value: V) -> None: write(self._store, self._put, key, self._prepare(value))
@@ -364,7 +364,8 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         return self
 
     def _note_value(self, key: K, value: Any) -> None:
-        if notes := notes_for(self._store): self._note_read(notes, value, self._oid + encode_key(key), f'[{key!r}]')
+        if notes := notes_for(self._store): self._note_read(notes, value, self._oid + encode_key(key), f'[{key!r}]',
+                                                                 ', or change it in a block: with d.edit(key) as value')
 
     @classmethod
     def fromkeys(
@@ -387,7 +388,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
     def get(self, key: K, default: Any = None) -> Any:
         "The value of `key`, or `default` if there is none"
         value = read(self._store, self._get, key, lambda _: default)
-        if (_frame.get() is not None or cell_notes.looks is not None) and value is not default and _is_changing(value):
+        if (_frame.get() is not None or cell_notes.looks is not None) and value is not default and _may_change(value):
             self._note_value(key, value)
         return value
 
@@ -593,6 +594,7 @@ class _ArrayItems(_Numbered):
             return value if not indexed or value is _SKIPPED else (at, value)
         return work
 
+    @_may_be_put_off
     def _set_item(self, txn: Any, i: int, prepared: bytes | Blob) -> None:
         head = self._head(txn)
         at = self._at(self._index(head, i))
@@ -627,6 +629,9 @@ class _ArrayItems(_Numbered):
         self._remove(txn, self._at(at))
         self._changed(txn, head._replace(size=head.size - 1, first=head.first + left, next=head.next - (not left)), freeing=True)
         return value
+
+    @_may_be_put_off
+    def _delete_item(self, txn: Any, i: int) -> None: self._pop_item(txn, i, False)
 
     @_may_be_put_off
     def _clear(self, txn: Any) -> None:
@@ -665,7 +670,7 @@ class Array(_ArrayItems, Sequence[V]):
     def __getitem__(self, i: int | slice) -> Any:
         if isinstance(i, slice): return read(self._store, self._slice, i)
         value = read(self._store, self._item, i := _as_index(i))
-        if _is_changing(value) and (notes := notes_for(self._store)):
+        if _may_change(value) and (notes := notes_for(self._store)):
             self._note_read(notes, value, read(self._store, self._key_of, i), f'[{i}]')
         return value
 
@@ -675,7 +680,7 @@ class Array(_ArrayItems, Sequence[V]):
 
     def __delitem__(self, i: int) -> None:
         if isinstance(i, slice): raise TypeError('an Array cannot delete a slice: it shrinks at its ends only, by pop() and popleft()')
-        write(self._store, self._pop_item, _as_index(i), False)
+        write(self._store, self._delete_item, _as_index(i))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         import numpy as np
@@ -855,8 +860,9 @@ class _QueueItems(_Numbered):
         return found
 
     def _put_back(self, txn: Any) -> int:
-        "Put what was set aside at the end"
-        head, letters = self._head(txn), self._letters(txn)
+        "Put what was set aside at the end, as much of it as there is room for"
+        head, letters, limit = self._head(txn), self._letters(txn), self._limit(txn)
+        if limit: letters = letters[:max(limit - head.size, 0)]
         for i, (key, record) in enumerate(letters, head.next):
             txn.need(len(record) + 256)
             txn.put(self._at(i), record, freeing=True)
@@ -993,7 +999,7 @@ class Queue(_QueueItems, Generic[V]):
         return read(self._store, self._read_letters)
 
     def restore_dead_letters(self) -> int:
-        "Put the items that were set aside at the end of the queue; returns how many"
+        "Put the items that were set aside at the end of the queue, the first as many as it has room for; returns how many"
         return write_whole(self._store, self._put_back)
 
     def discard_dead_letters(self) -> int:

@@ -4,13 +4,13 @@
 
 # %% ../nbs/06a_maintenance.ipynb #54ea5448
 from __future__ import annotations
-import errno, io, json, os, pickle, re, shutil, signal, struct, subprocess, sys, time, zlib
+import errno, io, json, os, re, shutil, signal, struct, subprocess, sys, time, zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
-from .codecs import (ARRAY, BLOB, BUFFERS, PICKLE, Buffer, DecodeError, _split_buffers, decode, decode_key, split_key,
+from .codecs import (ARRAY, BLOB, BUFFERS, PICKLE, Buffer, DecodeError, _OtherPython, _split_buffers, decode, decode_key, split_key,
                                    verify, verify_key)
-from .containers import _CONTENT
+from .containers import _ASIDE, _CONTENT
 from .objects import (_ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _counted, _drop_object, _each_holder, _Head,
     _Info, _read_if_any, sweep_holders)
 from .system import (_file_system, _fork, _try_lock, is_full, no_room, _file_lock, _sync, ObjectNotFoundError, SiteError,
@@ -221,12 +221,12 @@ class _Checker:
             if info.type == 'parkit._Ledger' and key[9:10] in _PLAIN: continue
             try: self.check_record(key[8:], record)
             except Exception as e:
-                self.report(subject, f'the entry {_called(info.type, head, key, record)} is damaged: {e}')
+                self.report(subject, f'the {_called(info.type, head, key, record)} is damaged: {e}')
                 continue
             if info.type.startswith('parkit._') or info.type == 'parkit.Task': continue
             try: self.read(key[8:], record)
             except Exception as e:
-                self.report(subject, f'the entry {_called(info.type, head, key, record)} cannot be read in a new process: '
+                self.report(subject, f'the {_called(info.type, head, key, record)} cannot be read in a new process: '
                             f'{type(e).__name__}: {e}', 'import, install or repair what it needs, or delete it')
         if _is_counted(info.type) and entries != head.size:
             self.report(subject, f'holds {_counted(entries, "entry", "entries")}, and its head says {head.size}')
@@ -284,7 +284,7 @@ class _Checker:
         for oid in owners - set(infos) - nodes: self.report('', f'there are entries of {oid.hex()}, which is no object', 'no value is lost')
 
 # %% ../nbs/06a_maintenance.ipynb #5dba60a2
-class _Trial(pickle.Unpickler):
+class _Trial(_OtherPython):
     "Reads pickles, but follows no reference: that would take hold of what it leads to"
     def find_class(self, module: str, name: str) -> Any:
         return (lambda *args: None) if (module, name) == ('parkit.codecs', 'recall') else super().find_class(module, name)
@@ -298,10 +298,11 @@ def _read_pickles(record: Buffer) -> None:
 
 def _called(type_name: str, head: Any, key: bytes, record: bytes) -> str:
     "What a finding calls an entry: an attribute's name, a list's index or a key, where that can be read"
-    if key[8:9] == _ATTRIBUTE: return key[9:60].decode(errors='replace')
-    if key[8:9] == _ENTRY and len(key) == 17: return str(_ID.unpack(key[9:])[0] - head.first*(type_name == 'parkit.Array'))
-    try: return repr(decode_key(key[8:]))[:100]
-    except Exception: return repr(key[8:60])
+    if key[8:].startswith(_ASIDE): return f'dead letter {_ID.unpack(key[-8:])[0]}'
+    if key[8:9] == _ATTRIBUTE: return f"entry {key[9:60].decode(errors='replace')}"
+    if key[8:9] == _ENTRY and len(key) == 17: return f"entry {_ID.unpack(key[9:])[0] - head.first*(type_name == 'parkit.Array')}"
+    try: return f'entry {decode_key(key[8:])!r}'[:106]
+    except Exception: return f'entry {key[8:60]!r}'
 
 _PLAIN = _QUEUED, _DELAYED, _RUNNING, _CANCEL, _ENDED, _TOTAL, _WORKER, _VARIABLES, _MASKED, _USERS  # the ledger's entries that are no records
 _INDEXED = 'parkit.Array', 'parkit.Queue'  # which have all their items from the head's `first` to its `next`

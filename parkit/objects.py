@@ -14,7 +14,7 @@ from itertools import groupby, islice
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 from .by_value import digest_of
-from .codecs import (BLOB, DecodeError, EncodeError, ParkitError, Record, _add_key, _join, decode, encode, recall, register_opener,
+from .codecs import (BLOB, BUFFERS, PICKLE, DecodeError, EncodeError, ParkitError, Record, _add_key, _join, decode, encode, recall, register_opener,
                            register_type, registered_type, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
 from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites, _value_record,
@@ -113,7 +113,7 @@ def _class_of(txn: Any, name: str) -> type[Object]:
     found = _import_class(name)
     if found is None:
         data = txn.get(_class_key(name))
-        try: found = None if data is None else decode(data[_DIGEST:])
+        try: found = None if data is None else decode(data if data[0] in (PICKLE, BUFFERS) else data[_DIGEST:])  # of an older parkit
         except Exception: return Unknown  # code that needs what this process lacks; the object is listed with its type
     return found if isinstance(found, type) and issubclass(found, Object) else Unknown
 
@@ -492,9 +492,11 @@ class _Reading(_Identity):
         return datetime.fromtimestamp(read(self._store, self._read_info).created)
 
 # %% ../nbs/03_objects.ipynb #7692c4f9
-def _is_changing(value: Any) -> bool:
-    "Tell whether a value is of a type that is often changed in place"
-    return type(value) in (list, dict, set, bytearray) or type(value).__name__ == 'ndarray'
+_UNCHANGING = type(None), bool, int, float, complex, str, bytes, _Identity  # types whose values cannot be changed in place
+
+def _may_change(value: Any) -> bool:
+    "Tell whether a value is of a type that can be changed in place"
+    return not isinstance(value, _UNCHANGING)
 
 def _fingerprint(value: Any, limit: int) -> bytes | None:
     "What `value` is now; `None` if it cannot be told at a low price"
@@ -547,7 +549,7 @@ class _Writing(_Reading):
 
     def _attribute(self, name: str, *default: Any) -> Any:
         value = read(self._store, self._read_attribute, name, *default)
-        if _is_changing(value) and (notes := notes_for(self._store)):
+        if _may_change(value) and (notes := notes_for(self._store)):
             self._note_read(notes, value, self._oid + _ATTRIBUTE + name.encode(), f'.{name}')
         return value
 
@@ -560,17 +562,17 @@ class _Writing(_Reading):
         if default: return default[0]
         raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
 
-    def _note_read(self, notes: Notes, value: Any, key: bytes, what: str) -> None:
+    def _note_read(self, notes: Notes, value: Any, key: bytes, what: str, cure: str = '') -> None:
         "Have it said if `value`, read from the entry `key`, is changed in place and not stored"
         if notes.looks is None or len(notes.looks) >= notes.limit: return
-        if notes is cell_notes and type(value).__name__ == 'ndarray': return  # a plain read gives one to be written to: test_cells.py
+        # of what a plain read gives, arrays are there to be written to, and the rest has methods that may keep what they compute: test_cells.py
+        if notes is cell_notes and type(value) not in (list, dict, set, bytearray): return
         before = _fingerprint(value, self._store.inline_limit)
         if before is None: return
         record = self._record_at(key)
         def look() -> str | None:
             if _fingerprint(value, self._store.inline_limit) == before or self._record_at(key) != record: return None
-            return (f'{self!r}{what} was changed in place after it was read, and that is not stored: assign it again, or change it in a '
-                    'block: with d.edit(key) as value')
+            return f'{self!r}{what} was changed in place after it was read, and that is not stored: assign it again{cure}'
         notes.looks.append(look)
 
     def _record_at(self, key: bytes) -> bytes | None:

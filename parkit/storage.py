@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
-from .system import (allocate, copy_file, InvalidNameError, is_full, no_room, ObjectExistsError, ObjectNotFoundError, SiteRemovedError, open_locked,
+from .system import (allocate, copy_file, InvalidNameError, is_full, is_parkit_frame, no_room, ObjectExistsError, ObjectNotFoundError, SiteRemovedError, open_locked,
                            replace_file, SiteError, StorageFullError, TransactionError, _UnderWay, _Alive, _boot_id, _check_directory,
                            _check_exchange, _exchange, _Exit, _file_lock, _find_open_files, _fork, _guard_streams, _hold_lmdb_locks, _leak, _link_all,
                            _make_private, _map_file, _RECORD_SIZE, _reserve, _sync, _watchers, _write_all, _write_new, _WriteLock, warn_caller)
@@ -133,6 +133,7 @@ class _Files:
         self.held: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
         self.later: deque[Callable[[Any], None]] = deque()                   # what finalizers leave to the next write transaction
         self.put_off: deque[Callable[[], Any]] = deque()                    # writes of signal handlers and the like, to be done next
+        self._doing_put_off = False
         self.opened: WeakValueDictionary[int, Any] = WeakValueDictionary()   # the objects that this process has opened
         self._reset()
         _fork.forgetful.add(self)
@@ -167,6 +168,7 @@ class _Files:
         if self.env: _leak(self.env)
         self.later.clear()  # the parent will do it
         self.put_off.clear()
+        self._doing_put_off = False
         if self._bell >= 0: os.close(self._bell)
         self._reset()  # the other descriptors are closed already
 
@@ -552,7 +554,13 @@ class _Reading(_Opening):
         elif 'closed' in str(e): pass  # and opened again since
         elif isinstance(e, lmdb.MapResizedError): self._adopt_map()
         elif isinstance(e, lmdb.ReadersFullError) and self.env: self.env.reader_check()  # slots of dead processes
+        elif isinstance(e, lmdb.BadRslotError): self._open_anew()
         else: raise self.explain(e) from e
+
+    def _open_anew(self) -> None:
+        "Close and open the environment, in which this thread has the slot of a reader that another process has taken for dead"
+        with self._alone('has taken the place of a reader of'): self._close_files()
+        self.open(create=False)
 
     def _adopt_map(self) -> None:
         with self._alone('has enlarged the map of'):
@@ -577,12 +585,62 @@ class _Reading(_Opening):
                 yield
             finally: self.begin = self.env.begin if self.env else self._open_and_begin
 
+    def under_way(self) -> _UnderWay:
+        "The error of what cannot be done in the middle of a write of this thread"
+        return _UnderWay(f'this was called in the middle of a write of the same thread to {self.namespace!r}, by a signal handler, a '
+                             'finalizer (__del__, a weakref callback) or a trace function: it cannot wait for that, and would see half of '
+                             'it. Have it set a flag, or start a thread that does this')
+
+    def put_off_write(self, work: Callable[[], Any]) -> None:
+        "Do `work()` as soon as the write of this thread that is under way has ended; until then, reads of who came in its middle are refused"
+        self.put_off.append(work)
+        if self.env and self.begin == self.env.begin: self.begin = self._begin_between
+
+    def _begin_between(self) -> ReadTxn:
+        "Begin a transaction; not for who came in the middle of a write, and may have written what must not be read as if it were not there"
+        if self.put_off and self.lock.is_mine() and not self._is_of_write(): raise self.under_way()
+        return (self.env.begin if self.env else self._open_and_begin)()
+
+    def _is_of_write(self) -> bool:
+        "Tell whether the code that runs is that of the write under way: it is called by parkit alone, down to what has the transaction"
+        frame: Any = sys._getframe(2)
+        while frame is not None and is_parkit_frame(frame):
+            names = frame.f_locals
+            if self.current is not None and any(names.get(name) is self.current for name in ('txn', 'self')): return True
+            frame = frame.f_back
+        return False
+
+    def do_put_off(self) -> None:
+        "Do the writes that were put off; who has made them is not there any longer to be told of an error, so that is a warning"
+        while self.put_off and not self._doing_put_off and not self.lock.is_mine():
+            self._doing_put_off = True
+            try:
+                while self.put_off: self.attempt(self.put_off.popleft())
+            finally:
+                self._doing_put_off = False
+                self._begin_as_ever()
+
+    def _begin_as_ever(self) -> None:
+        if not self._opening.acquire(blocking=False): return  # it is just being opened, closed or changed, which sets `begin`
+        try:
+            if self.begin == self._begin_between and self.env and not self.put_off: self.begin = self.env.begin
+        finally: self._opening.release()
+
+    def attempt(self, work: Callable[[], Any]) -> None:
+        "Do a write that was put off"
+        try: problem = 'there was no room' if work() is False else ''
+        except Exception as e: problem = f'{type(e).__name__}: {e}'
+        if problem:
+            warn_caller(f'a write that a signal handler or finalizer has made to {self.namespace!r}, and that was put off, has failed: '
+                          f'{problem}', RuntimeWarning)
+
     def renew(self) -> None:
         "Let go of the files of a namespace that was dropped or replaced; raises `ObjectNotFoundError` if nothing has come in its place"
         with self.lock.mutex:
             if self.heir() == b'' and self.reads: raise self._dropped()  # its files stay until the last snapshot has ended
             with self._alone('has dropped or replaced'):
                 if self.heir() is not None: self._close_files()
+        if self.put_off: self.do_put_off()
         if not self.env and not self.is_on_disk(): raise self._dropped()
 
     def heir(self) -> bytes | None:
@@ -977,6 +1035,7 @@ class WriteTxn:
         if self.trashed: store.empty_trash(self.trashed)
         if self.freed and disk: store.turn_over(disk)
         for work in self.then: work()
+        if store.put_off: store.do_put_off()
 
     def close(self) -> None:
         "Undo what is not committed and release the lock; does nothing if that is done"
@@ -992,7 +1051,7 @@ class WriteTxn:
             if lock.fd >= 0: fcntl.flock(lock.fd, fcntl.LOCK_UN)
             self.ended = True
             lock.mutex.release()  # a call of C: no interrupt can come between this and the line before
-        if store.put_off: store.do_put_off()
+        if store.put_off and not self.committed: store.do_put_off()
 
     def _finish(self) -> None:
         if not self.committed: self._abort()
@@ -1120,44 +1179,6 @@ class Store(_Blobs):
         "Look whether the files are there: before each durable commit, before others now and then, since that takes a tenth of their time"
         return (self.durable or time.monotonic() - self.looked > _LOOK_AGAIN) and self.is_removed()
 
-    def under_way(self) -> _UnderWay:
-        "The error of what cannot be done in the middle of a write of this thread"
-        return _UnderWay(f'this was called in the middle of a write of the same thread to {self.namespace!r}, by a signal handler, a '
-                             'finalizer (__del__, a weakref callback) or a trace function: it cannot wait for that, and would see half of '
-                             'it. Have it set a flag, or start a thread that does this')
-
-    def put_off_write(self, work: Callable[[], Any]) -> None:
-        "Do `work()` as soon as the write of this thread that is under way has ended; until then, its reads are refused"
-        self.put_off.append(work)
-        if self.env: self.begin = self._begin_between
-
-    def _begin_between(self) -> ReadTxn:
-        "Begin a transaction, unless this thread has put off a write: what it has written must not be read as if it had not"
-        if self.put_off and self.lock.is_mine(): raise self.under_way()
-        return (self.env.begin if self.env else self._open_and_begin)()
-
-    def do_put_off(self) -> None:
-        "Do the writes that were put off; who has made them is not there any longer to be told of an error, so that is a warning"
-        if self._doing_put_off or self.lock.is_mine(): return
-        self._doing_put_off = True
-        try:
-            while self.put_off: self.attempt(self.put_off.popleft())
-        finally: self._doing_put_off = False
-        if self._opening.acquire(blocking=False):  # else: it is just being opened, closed or changed, which sets `begin`
-            try:
-                if self.begin == self._begin_between and self.env and not self.put_off: self.begin = self.env.begin
-            finally: self._opening.release()
-
-    _doing_put_off = False
-
-    def attempt(self, work: Callable[[], Any]) -> None:
-        "Do a write that was put off"
-        try: problem = 'there was no room' if work() is False else ''
-        except Exception as e: problem = f'{type(e).__name__}: {e}'
-        if problem:
-            warn_caller(f'a write that a signal handler or finalizer has made to {self.namespace!r}, and that was put off, has failed: '
-                          f'{problem}', RuntimeWarning)
-
     def _begin_again(self, e: lmdb.Error) -> lmdb.Transaction:
         self.writing = False
         self._recover(e)
@@ -1284,6 +1305,7 @@ class Store(_Blobs):
                     self._close_files()
             except (lmdb.Error, OSError) as e: raise self.explain(e) from e
             finally: txn.close()
+        if self.put_off: self.do_put_off()
 
     def _check_unread(self) -> None:
         "Raise `TransactionError` if others have snapshots of this namespace open; short ones are waited for"

@@ -174,8 +174,9 @@ def _hold_lmdb_locks(path: str) -> int:
         # LMDB's own makes way, since it excludes the other; nothing is read yet
         fcntl.fcntl(fd, fcntl.F_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, pid, 1, 0))
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, pid, 1, 0))
-    except BaseException:
+    except BaseException as e:
         _fork.close(fd)
+        if isinstance(e, OSError) and e.errno == errno.EINVAL: return -1  # a kernel, or a file system, without them
         raise
     return fd
 

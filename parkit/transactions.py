@@ -120,8 +120,10 @@ def _write_within(txn: Any, work: Callable[..., T], args: Any) -> T:
     "Do `work` in an explicit transaction; if that is in the middle of an operation on the same object, after that"
     oid = getattr(getattr(work, '__self__', None), '_oid', None)
     before = txn.resting
-    if txn.moving or oid is not None and oid in txn.at:
-        if not _can_be_put_off(work): raise txn.store.under_way()
+    if _is_amid(txn, work):
+        if not _can_be_put_off(work):
+            _give_up(args)
+            raise txn.store.under_way()
         txn.put_off += (partial(_write_within, txn, work, args),)
         return None  # type: ignore[return-value]
     writes, at, txn.resting, txn.at = txn.writes, txn.at, False, (*txn.at, oid)
@@ -133,6 +135,11 @@ def _write_within(txn: Any, work: Callable[..., T], args: Any) -> T:
     finally:
         txn.resting, txn.at = before, at
         if before and txn.put_off: _do_put_off(txn)
+
+def _is_amid(txn: Any, work: Any) -> bool:
+    "Tell whether an operation on the object of `work`, or on the transaction itself, is under way"
+    oid = getattr(getattr(work, '__self__', None), '_oid', None)
+    return txn.moving or oid is not None and oid in txn.at
 
 def _do_put_off(txn: Any) -> None:
     "Do what was put off while an operation was under way"
@@ -165,8 +172,7 @@ def write_whole(
     frame = _find(store)
     if frame is None or not frame.writing: return write(store, work, *args)
     txn, depth = frame.txn, len(frame.txn.outer)
-    if txn.moving or (oid := getattr(getattr(work, '__self__', None), '_oid', None)) is not None and oid in txn.at:
-        return _write_within(txn, work, args)
+    if _is_amid(txn, work): return _write_within(txn, work, args)
     try:
         txn.savepoint()
         result = _write_within(txn, work, args)

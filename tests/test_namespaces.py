@@ -931,3 +931,18 @@ def test_scratch_namespace_that_is_dropped_while_it_is_asked_for_is_made_as_aske
     there = storage.Store.is_on_disk
     monkeypatch.setattr(storage.Store, 'is_on_disk', lambda self: monkeypatch.setattr(storage.Store, 'is_on_disk', there) or True)
     assert not pk.Namespace('n', durable=False).durable
+
+
+def test_class_that_an_older_parkit_has_stored(site):
+    "Its record had no hash before it"
+    from parkit.codecs import _join, encode
+    from parkit.objects import CLASSES
+    run(site, "class Counter(pk.Dict):\n    def total(self): return sum(self.values())\npk.Namespace('n').open() if False else None\nCounter('n/c')['a'] = 5\nsay()")
+    store = site.store('n')
+    def work(txn):
+        for key, value in list(store.scan(txn, CLASSES, CLASSES + b'\xff')): txn.put(key, value[32:])
+    from parkit.transactions import write
+    write(store, work)
+    assert pk.Namespace('n')['c'].total() == 5
+    run(site, "class Counter(pk.Dict):\n    def total(self): return 7\nCounter('n/c')['a'] = 6\nsay()")
+    assert run(site, "say(pk.Namespace('n')['c'].total())") == 7

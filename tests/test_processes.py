@@ -1,9 +1,10 @@
 """Processes that share objects: killed, forked, spawned, racing to be first, with classes that only one of them has.
 
 A notebook is one process, and nothing in it survives its own SIGKILL."""
-import asyncio, gc, multiprocessing, os, select, subprocess, sys, threading
+import asyncio, gc, mmap, multiprocessing, os, select, struct, subprocess, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np, pytest
 
@@ -565,3 +566,17 @@ def test_object_is_found_again_after_the_process_that_made_it(d):
     run(d.site, "d = pk.Dict('n/new', metadata=dict(a=1)); d['x'] = np.arange(10**6); d.note = 'kept'; say()")
     new = pk.Dict('n/new', create=False)
     assert (new.metadata, new.note, int(new['x'][-1])) == (dict(a=1), 'kept', 999_999)
+
+
+def test_reader_whose_place_another_process_has_taken_opens_anew(d):
+    "LMDB says so with an error: a reader is taken for dead that has lost its lock"
+    d['a'] = 1
+    assert d['a'] == 1
+    path = Path(d._store.path)/'lock.mdb'
+    with open(path, 'r+b') as f, mmap.mmap(f.fileno(), 0) as content:
+        slots = [at for at in range(128, len(content), 64) if struct.unpack_from('<I', content, at + 8)[0] == os.getpid()]
+        assert slots
+        for at in slots: struct.pack_into('<qI', content, at, 5, 0)
+    assert d['a'] == 1
+    d['a'] = 2
+    assert d['a'] == 2 and run(d.site, "say(pk.Dict('n/d')['a'])") == 2

@@ -4,7 +4,7 @@ import gc, signal, warnings, weakref
 import pytest
 
 import parkit as pk
-from helpers import run
+from helpers import forked, run
 
 _beating = '''
 class Beat: n = 0
@@ -76,10 +76,6 @@ def test_no_write_of_a_finalizer_is_lost(scratch, explicit):
     gc.collect()
     assert sorted(ended) == list(range(250)) and len(d) == 250 == len(list(d))
 
-class Calls:
-    "Calls `work` when it is pickled: in the middle of a write, as a handler might be"
-    def __init__(self, work): self.work = work
-
 def _in_the_middle(d, work):
     "What `work()` returns, or raises, in the middle of a write to `d`"
     found = []
@@ -108,6 +104,74 @@ def test_reads_from_there(d):
     error = _in_the_middle(d, lambda: (d.update(a=2), d['a']))
     assert isinstance(error, pk.TransactionError) and 'in the middle of a write' in str(error)
     assert d['a'] == 2 and d._store.begin == d._store.env.begin
+
+def test_the_write_itself_goes_on_reading(site):
+    "A write was put off in its middle, and it opens what an item refers to"
+    d, q = pk.Dict('n/d'), pk.Queue('n/q')
+    q.put([pk.Dict('n/other'), pk.Dict('m/other')])
+    pk.Dict('n/other')['a'] = pk.Dict('m/other')['a'] = 1
+    store, take = d._store, q._take
+    def taking(txn, *args):
+        d['from a handler'] = True
+        return take(txn, *args)
+    q._take = taking
+    assert [o['a'] for o in q.get()] == [1, 1] and d == {'from a handler': True}
+
+@pytest.mark.parametrize('how', [lambda: pk.compact('n'), lambda: pk.Namespace('n').rename('other'), lambda: pk.Namespace('n').drop()], ids=['compact', 'rename', 'drop'])
+def test_writes_that_come_while_files_are_replaced_are_done_or_told_of(d, how, monkeypatch):
+    "By a signal handler, say"
+    from parkit.storage import Store
+    made = Store._make_way
+    def make_way(self, *args):
+        if self.namespace == 'n': d['from a handler'] = True
+        return made(self, *args)
+    monkeypatch.setattr(Store, '_make_way', make_way)
+    d['a'] = 1
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        how()
+    assert not d._store.put_off
+    found = pk.Dict('n/d')
+    assert ('from a handler' in found) != any('has failed' in str(w.message) for w in told), (dict(found), told)
+
+def test_an_error_of_what_was_put_off_is_none_of_the_write(d):
+    "Nor does an interrupt that comes then keep from being done what is to be done after a commit"
+    from parkit.transactions import write
+    done = []
+    def work(txn):
+        txn.then += (lambda: done.append(1),)
+        d['x'] = 1
+    def interrupted(work): raise KeyboardInterrupt
+    d._store.attempt = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt): write(d._store, work)
+    finally: del d._store.attempt
+    assert done == [1]
+    d['y'] = 2
+    assert d == {'y': 2} and d._store.begin == d._store.env.begin
+
+def test_a_child_does_not_wait_for_what_its_parent_was_doing(d):
+    def work():
+        d['x'] = 1
+        return 2
+    d._store._doing_put_off = True  # as in the middle of it
+    try: assert forked(lambda: (_in_the_middle(d, work), dict(d))) == (2, {'x': 1})
+    finally: d._store._doing_put_off = False
+    assert d == {'x': 1}
+
+def test_items_that_are_set_and_removed_from_there(scratch):
+    a, q, d = pk.Array('n/a'), pk.Queue('n/q'), pk.Dict('n/d')
+    a.extend([1, 2, 3])
+    def work():
+        a[0] = 5
+        del a[-1]
+        a.last = 1
+        q.put(1)
+        d.clear()
+    assert _in_the_middle(a, work) is None
+    assert list(a) == [5, 2] and a.last == 1 and q.qsize() == 1
+    with pk.transaction(a): assert _in_the_middle(a, lambda: a.__setitem__(0, 7)) is None
+    assert a[0] == 7
 
 def test_error_of_a_write_that_was_put_off_is_a_warning(d):
     with pytest.warns(RuntimeWarning, match="has failed: KeyError: 'x'"): _in_the_middle(d, lambda: d.__delitem__('x'))
