@@ -15,8 +15,8 @@ from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, UnorderedKeyError
 from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _may_change, _join, explains
 from .system import TransactionError, _fork, warn_caller
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, WriteTxn, _ID, _after, _value_record
-from .transactions import (WaitTimeout, _find, _frame, _give_up, cell_notes, in_transaction, _may_be_put_off, notes_for, read, read_apart, transaction,
-                                 wait_until, wait_until_async, write, write_async, write_whole)
+from .transactions import (WaitTimeout, _find, _frame, _give_up, cell_notes, in_transaction, _may_be_put_off, notes_for, read,
+                           read_apart, transaction, wait_until, wait_until_async, write, write_async, write_whole)
 
 # %% auto #0
 __all__ = ['T', 'Dict', 'Array', 'QueueShutDown', 'Queue', 'LifoQueue', 'FileChangedError', 'File']
@@ -326,8 +326,12 @@ class _Values(_View, ValuesView[V]):
     def __repr__(self) -> str: return f'dict_values({list(self)})'
 
 class _Items(_View, ItemsView[K, V]):
-    def __iter__(self) -> Iterator[tuple[K, V]]: return self._mapping._items(False, self._errors)  # type: ignore[attr-defined, no-any-return]
-    def __reversed__(self) -> Iterator[tuple[K, V]]: return self._mapping._items(True, self._errors)  # type: ignore[attr-defined, no-any-return]
+    def __iter__(self) -> Iterator[tuple[K, V]]:
+        return self._mapping._items(False, self._errors)  # type: ignore[attr-defined, no-any-return]
+
+    def __reversed__(self) -> Iterator[tuple[K, V]]:
+        return self._mapping._items(True, self._errors)  # type: ignore[attr-defined, no-any-return]
+
     def __repr__(self) -> str: return f'dict_items({list(self)})'
 
 # %% ../nbs/04_containers.ipynb #08015d56
@@ -408,7 +412,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
 
     def items(
         self, *,
-        errors: str = 'raise',  # Of what cannot be read: `raise`, `skip`, or `return` a `DecodeError` in place of a value, an `UnreadableKey` of a key
+        errors: str = 'raise',  # Of what cannot be read: `raise`, `skip`, or `return` a `DecodeError` for a value, an `UnreadableKey` for a key
     ) -> ItemsView[K, V]:
         "A live view of keys and values, in order"
         return _Items(self, errors)
@@ -421,7 +425,8 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         *,
         errors: str = 'raise',  # What to do about entries that cannot be read, as for `items`
     ) -> Iterator[tuple[K, V]]:
-        "Keys and values from `lo` up to, but not including, `hi`, in order and in one snapshot; raises `UnorderedKeyError` if these have none"
+        """Keys and values from `lo` up to, but not including, `hi`, in order and in one snapshot; raises `UnorderedKeyError` if these have
+        none"""
         first = self._oid + (_ENTRY if lo is None else _bound(lo))
         end = _after(self._oid) if hi is None else self._oid + _bound(hi)
         _check_errors(errors)
@@ -577,7 +582,9 @@ class _ArrayItems(_Numbered):
         except DecodeError as e: raise self._unreadable(f'[{wanted[len(found)] - head.first}]', e) from e.__cause__ or e
         return found
 
-    def _values(self, reverse: bool = False) -> Iterator[Any]: return self._each(self._counting('raise', reverse, False), *self._whole, reverse)
+    def _values(self, reverse: bool = False) -> Iterator[Any]:
+        return self._each(self._counting('raise', reverse, False), *self._whole, reverse)
+
     def _items(self, errors: str) -> Iterator[Any]: return self._each(self._counting(errors, False, True), *self._whole)
 
     @property

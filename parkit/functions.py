@@ -15,8 +15,8 @@ __all__ = ['BIG', 'OwnModules', 'InstalledModules', 'encode_function', 'big_part
            'origin_of', 'are_apart', 'kind_of', 'Ingredient', 'ingredients', 'is_task_decorator']
 
 # %% ../nbs/04c_functions.ipynb #39611ca5
-from .by_value import (MISSING, TYPE_NAMES, Anatomy, closure_of, find_definition, globals_of, inspect_signature, is_by_value, is_own_module, is_users,
-                             used_of)
+from .by_value import (MISSING, TYPE_NAMES, Anatomy, closure_of, find_definition, globals_of, inspect_signature, is_by_value,
+                       is_own_module, is_users, used_of)
 from .codecs import EncodeError, Record, _cloud_pickler, _record_of
 from .objects import Object
 

@@ -8,15 +8,16 @@ import errno, io, json, os, re, shutil, signal, struct, subprocess, sys, time, z
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
-from .codecs import (ARRAY, BLOB, BUFFERS, PICKLE, Buffer, DecodeError, _OtherPython, _split_buffers, decode, decode_key, split_key,
-                                   verify, verify_key)
+from .codecs import (ARRAY, BLOB, BUFFERS, PICKLE, Buffer, DecodeError, _OtherPython, _split_buffers, decode, decode_key,
+                     split_key, verify, verify_key)
 from .containers import _ASIDE, _CONTENT
-from .objects import (_ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _counted, _drop_object, _each_holder, _Head,
-    _Info, _read_if_any, sweep_holders)
+from .objects import (_ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _counted, _drop_object, _each_holder,
+                      _Head, _Info, _read_if_any, sweep_holders)
 from .system import (_file_system, _fork, _try_lock, is_full, no_room, _file_lock, _sync, ObjectNotFoundError, SiteError,
     StorageFullError, TransactionError)
-from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS, CLASSES,
-    MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current, current_site, reading, site_path, verify_pages)
+from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS,
+                      CLASSES, MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current,
+                      current_site, reading, site_path, verify_pages)
 from .synchronization import Lock
 from .ledger import _CANCEL, _DELAYED, _ENDED, _QUEUED, _RUNNING, _TOTAL, _WORKER, _VARIABLES, _MASKED, _USERS, _ledger
 from .transactions import read, store_of, write
@@ -304,7 +305,8 @@ def _called(type_name: str, head: Any, key: bytes, record: bytes) -> str:
     try: return f'entry {decode_key(key[8:])!r}'[:106]
     except Exception: return f'entry {key[8:60]!r}'
 
-_PLAIN = _QUEUED, _DELAYED, _RUNNING, _CANCEL, _ENDED, _TOTAL, _WORKER, _VARIABLES, _MASKED, _USERS  # the ledger's entries that are no records
+# the ledger's entries that are no records
+_PLAIN = _QUEUED, _DELAYED, _RUNNING, _CANCEL, _ENDED, _TOTAL, _WORKER, _VARIABLES, _MASKED, _USERS
 _INDEXED = 'parkit.Array', 'parkit.Queue'  # which have all their items from the head's `first` to its `next`
 _SUMS, _SUM = META + b'sum', struct.Struct('>QI')  # what the keys of checksums begin with; the version of an object, or 0, and a CRC-32
 

@@ -14,11 +14,11 @@ from itertools import groupby, islice
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 from .by_value import digest_of
-from .codecs import (BLOB, BUFFERS, PICKLE, DecodeError, EncodeError, ParkitError, Record, _add_key, _join, decode, encode, recall, register_opener,
-                           register_type, registered_type, type_name)
+from .codecs import (BLOB, BUFFERS, PICKLE, DecodeError, EncodeError, ParkitError, Record, _add_key, _join, decode, encode,
+                     recall, register_opener, register_type, registered_type, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
-from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites, _value_record,
-                            check_current, check_namespace, current_site, split_path)
+from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites,
+                      _value_record, check_current, check_namespace, current_site, split_path)
 from .transactions import _frame, _may_be_put_off, in_transaction, is_writing, Notes, cell_notes, notes_for, read
 from .transactions import wait_until_async, write, write_new, write_whole
 
@@ -565,7 +565,7 @@ class _Writing(_Reading):
     def _note_read(self, notes: Notes, value: Any, key: bytes, what: str, cure: str = '') -> None:
         "Have it said if `value`, read from the entry `key`, is changed in place and not stored"
         if notes.looks is None or len(notes.looks) >= notes.limit: return
-        # of what a plain read gives, arrays are there to be written to, and the rest has methods that may keep what they compute: test_cells.py
+        # a plain read gives arrays to be written to, and instances that may keep what they compute: test_cells.py
         if notes is cell_notes and type(value) not in (list, dict, set, bytearray): return
         before = _fingerprint(value, self._store.inline_limit)
         if before is None: return

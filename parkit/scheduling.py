@@ -19,7 +19,8 @@ from .caching import digest
 from .calls import _ensure, _environment, _Record
 from .ledger import _RECORD, _ledger
 from .tracing import AsyncTrace
-from .codecs import BLOB, ParkitError, decode, encode, recall, register_opener, register_type, registered_type, type_name, _add_key
+from .codecs import (BLOB, ParkitError, decode, encode, recall, register_opener, register_type, registered_type, type_name,
+                     _add_key)
 from .objects import _ENTRY, Object, _join
 from .storage import Blob, Site, current_site
 from .system import ObjectNotFoundError

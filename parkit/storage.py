@@ -15,10 +15,11 @@ from typing import Any
 from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
-from .system import (allocate, copy_file, InvalidNameError, is_full, is_parkit_frame, no_room, ObjectExistsError, ObjectNotFoundError, SiteRemovedError, open_locked,
-                           replace_file, SiteError, StorageFullError, TransactionError, _UnderWay, _Alive, _boot_id, _check_directory,
-                           _check_exchange, _exchange, _Exit, _file_lock, _find_open_files, _fork, _guard_streams, _hold_lmdb_locks, _leak, _link_all,
-                           _make_private, _map_file, _RECORD_SIZE, _reserve, _sync, _watchers, _write_all, _write_new, _WriteLock, warn_caller)
+from .system import (allocate, copy_file, InvalidNameError, is_full, is_parkit_frame, no_room, ObjectExistsError,
+                     ObjectNotFoundError, SiteRemovedError, open_locked, replace_file, SiteError, StorageFullError,
+                     TransactionError, _UnderWay, _Alive, _boot_id, _check_directory, _check_exchange, _exchange, _Exit,
+                     _file_lock, _find_open_files, _fork, _guard_streams, _hold_lmdb_locks, _leak, _link_all, _make_private,
+                     _map_file, _RECORD_SIZE, _reserve, _sync, _watchers, _write_all, _write_new, _WriteLock, warn_caller)
 
 # %% auto #0
 __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'OUTBOX',
@@ -592,7 +593,8 @@ class _Reading(_Opening):
                              'it. Have it set a flag, or start a thread that does this')
 
     def put_off_write(self, work: Callable[[], Any]) -> None:
-        "Do `work()` as soon as the write of this thread that is under way has ended; until then, reads of who came in its middle are refused"
+        """Do `work()` as soon as the write of this thread that is under way has ended; until then, reads by who came in its middle are
+        refused"""
         self.put_off.append(work)
         if self.env and self.begin == self.env.begin: self.begin = self._begin_between
 
@@ -1400,7 +1402,8 @@ class Store(_Blobs):
         self.restore_reserve()
 
 # %% ../nbs/01_storage.ipynb #a036f270
-FORMAT = 2  # of everything on disk; a site of a newer format is refused. 2: keys beside numbers, text, bytes and tuples of these are no pickles
+# of everything on disk; a site of a newer format is refused. 2: keys beside numbers, text, bytes and tuples of these are no pickles
+FORMAT = 2
 
 def _raise_format(path: str, facts: dict[str, Any]) -> dict[str, Any]:
     "Note in a site of an older format that this one is in use: who knows only the older one must not write beside it"

@@ -12,12 +12,14 @@ from types import TracebackType
 from typing import Any, NamedTuple, Union
 from .codecs import classes_in_force, decode, encode
 from .objects import _ATTRIBUTE, Object, _counted, explains, register_type
-from .system import SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, has_children, Listener, _ParentOnly, _try_lock, open_locked
+from .system import (SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, has_children, Listener, _ParentOnly,
+                     _try_lock, open_locked)
 from .storage import INTERNAL, Blob, Site, current_site, set_site
 from .transactions import transaction, write
 from .functions import InstalledModules, OwnModules
 from .tasks import Task, _functions, _import_path, _perform, _worker
-from .calls import THREAD_VARIABLES, _Record, Runner, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment, _kinds, _name_of, set_runner
+from .calls import (THREAD_VARIABLES, _Record, Runner, TaskError, TaskTimeoutError, _encode_error, _ensure, _environment,
+                    _kinds, _name_of, set_runner)
 from .output import _keep_output, _output_path
 from .process_state import ProcessState, stop_timers
 from .ledger import _ledger, prune, settle, sweep_output
