@@ -1,5 +1,6 @@
 "The outputs stored in the notebooks are what their cells print"
-import json
+import json, re
+from pathlib import Path
 
 import pytest
 from kernels import code_cells, read, root
@@ -14,6 +15,16 @@ def test_stored_outputs_are_what_the_cells_print(path):
     if any('torch' in o.directives for o in code_cells(read(path))): pytest.importorskip('torch')
     found = stale(path)
     assert not found, '\n\n'.join([*found, f'python tools/notebooks.py save {path.relative_to(root)}'])
+
+
+@pytest.mark.parametrize('path', sorted((root/'nbs').rglob('*.ipynb')), ids=lambda o: o.stem)
+def test_stored_outputs_are_of_no_one_machine(path):
+    "They name no folder of whoever has stored them, and only cells that say so have raised"
+    for cell in (c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code'):
+        outputs, source = cell.get('outputs', []), ''.join(cell['source'])
+        shown = json.dumps(outputs)
+        assert not any(f'{folder}/' in shown for folder in (root, Path.home(), '/root', '/home/runner')) and not re.search(r'/work/\w+/', shown), source
+        assert any(o['output_type'] == 'error' for o in outputs) == ('raises-exception' in cell['metadata'].get('tags', [])) == ('#| raises' in source), source
 
 
 def test_a_stale_output_and_an_unexpected_error_are_noticed(tmp_path):

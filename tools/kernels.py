@@ -77,7 +77,7 @@ def _add_output(outputs, kind, content):
         for o in outputs:
             if o.get('display_id') == content['transient']['display_id']: o.update(data=content['data'], metadata=content['metadata'])
     elif kind == 'error':
-        traceback = [_ansi.sub('', line) for line in content['traceback']]
+        traceback = [_ansi.sub('', line).replace(f'{root}/', '') for line in content['traceback']]
         outputs.append(dict(output_type=kind, ename=content['ename'], evalue=content['evalue'], traceback=traceback))
 
 
