@@ -37,14 +37,16 @@ from .notebook import map as map  # not in `__all__`: `import *` must not hide P
 from .maintenance import Finding, Findings, backup, check, compact, doctor, gc, restore
 
 # %% ../nbs/10_parkit.ipynb #403478f2
-_all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'ObjectExistsError', 'ObjectNotFoundError', 'Site', 'SiteError', 'UnreadableKey',
+_all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'ObjectExistsError', 'ObjectNotFoundError', 'Site',
+         'SiteError', 'UnreadableKey',
          'StorageFullError', 'TransactionError', 'TransactionTimeout', 'set_site', 'WaitTimeout', 'snapshot', 'transaction', 'wait_until',
          'AttributeNameError', 'Namespace', 'NamespacePath', 'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change',
          'Dict', 'Event', 'File', 'FileChangedError', 'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback',
          'Task', 'TaskCancelledError', 'TaskError', 'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task',
          'export_library', 'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'CallFuture', 'Executor',
          'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError', 'schedules', 'upcoming',
-         'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore', 'register_codec', 'register_key', 'UnorderedKeyError']
+         'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore', 'register_codec', 'register_key',
+         'UnorderedKeyError']
 
 # %% ../nbs/10_parkit.ipynb #f7374563
 __doc__ = """Shared Python objects and shared functions for notebooks, with no server
@@ -55,7 +57,7 @@ functions: task, bind_task, bind_symbol, libraries
 calls: map, track, traces, Pool, Executor, Periodic, Cron, schedules
 places: Site, set_site, Namespace, namespaces
 maintenance: doctor, check, backup, restore, compact, gc
-extension: register_codec"""
+extension: register_codec, register_key"""
 
 # %% ../nbs/10_parkit.ipynb #c3110001
 watch_cells()

@@ -21,7 +21,7 @@ from .tracing import AsyncTrace, T
 from .objects import _read_if_any
 from .storage import Site, current_site
 from .system import Listener, ObjectNotFoundError
-from .tasks import TASKS, Q, Task, TaskCall, _code_version, _make_task
+from .tasks import TASKS, _Q, Task, TaskCall, _code_version, _make_task
 from .transactions import write
 
 # %% auto #0
@@ -196,12 +196,12 @@ class Executor(_Executor):
         return f'Executor({n} pending{", shut down" if self._calls.closed else ""})'
 
     @overload
-    def submit(self, fn: Task[Q, Coroutine[Any, Any, T]] | TaskCall[Q, Coroutine[Any, Any, T]], /, *args: Q.args,
-               **kwargs: Q.kwargs) -> CallFuture[T]: ...
+    def submit(self, fn: Task[_Q, Coroutine[Any, Any, T]] | TaskCall[_Q, Coroutine[Any, Any, T]], /, *args: _Q.args,
+               **kwargs: _Q.kwargs) -> CallFuture[T]: ...
     @overload
-    def submit(self, fn: Task[Q, T] | TaskCall[Q, T], /, *args: Q.args, **kwargs: Q.kwargs) -> CallFuture[T]: ...
+    def submit(self, fn: Task[_Q, T] | TaskCall[_Q, T], /, *args: _Q.args, **kwargs: _Q.kwargs) -> CallFuture[T]: ...
     @overload
-    def submit(self, fn: Callable[Q, T], /, *args: Q.args, **kwargs: Q.kwargs) -> CallFuture[T]: ...
+    def submit(self, fn: Callable[_Q, T], /, *args: _Q.args, **kwargs: _Q.kwargs) -> CallFuture[T]: ...
     def submit(  # type: ignore[misc]
         self,
         fn: Any,  # A function, by name if the workers can import it, else by value; or a task, with or without `options`

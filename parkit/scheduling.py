@@ -29,8 +29,8 @@ from .transactions import read, write
 from .workers import _Control, _supervised, add_duty
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'ScheduleError', 'Trigger', 'Frequency', 'Periodic', 'Cron', 'upcoming', 'next_of', 'Schedule',
-           'schedule', 'unschedule', 'schedules']
+__all__ = ['SCHEDULES', 'ScheduleError', 'Trigger', 'Frequency', 'Periodic', 'Cron', 'upcoming', 'Schedule', 'schedule',
+           'unschedule', 'schedules']
 
 # %% ../nbs/07_scheduling.ipynb #fef7577e
 class ScheduleError(ParkitError, ValueError):
@@ -418,8 +418,8 @@ def _shown(plan: _Plan) -> str:
     assert plan.due is not None
     return f'{datetime.fromtimestamp(plan.due, _zone(plan.trigger.tz)):%Y-%m-%d %H:%M:%S %Z}'
 
-def next_of(site: Site) -> tuple[int, str]:
-    "How many schedules of a site are to call again, and when the first of them does"
+def _next_of(site: Site) -> tuple[int, str]:
+    "Return how many schedules of a site are to call again, and when the first of them does"
     if not site.store(SCHEDULES, True).exists(): return 0, ''
     plans = sorted((plan for plan in _agenda(site).plans().values() if plan.due is not None), key=lambda plan: plan.due or 0.0)
     return len(plans), _shown(plans[0]) if plans else ''
@@ -534,6 +534,7 @@ def unschedule(
     return sum(agenda.remove(id) for id in ids)
 
 register_opener('new schedule', schedule)
+register_opener('next schedule', _next_of)
 register_opener('unschedule', unschedule)
 
 # %% ../nbs/07_scheduling.ipynb #5f2ad79a

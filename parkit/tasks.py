@@ -33,7 +33,7 @@ from .functions import (Ingredient, are_apart, big_parts, encode_function, ingre
 from .transactions import open_transaction, read, wait_until, watch, write, write_new
 
 # %% auto #0
-__all__ = ['TASKS', 'Q', 'Version', 'Task', 'TaskCall', 'task', 'bind_task', 'bind_symbol']
+__all__ = ['TASKS', 'Version', 'Task', 'TaskCall', 'task', 'bind_task', 'bind_symbol']
 
 # %% ../nbs/05_tasks.ipynb #cdd21ca3
 if TYPE_CHECKING: from typing_extensions import ParamSpec as _ParamSpec  # type checkers know it; it is not needed at run time
@@ -208,7 +208,7 @@ _definers: dict[tuple[str, bytes], _Definer] = {}  # (site, uuid) -> the last on
 # %% ../nbs/05_tasks.ipynb #6d8aecc8
 if TYPE_CHECKING: P = _ParamSpec('P', default=...)
 else: P = ParamSpec('P')  # the parameters of a task's function
-Q = ParamSpec('Q')
+_Q = ParamSpec('_Q')
 
 # %% ../nbs/05_tasks.ipynb #c1a9dede
 class _Meant(NamedTuple):
@@ -348,7 +348,7 @@ class Task(_Definition, Generic[P, R]):
     @overload
     def __get__(self, obj: None, cls: type | None = None) -> Task[P, R]: ...
     @overload
-    def __get__(self: Task[Concatenate[Any, Q], R], obj: object, cls: type | None = None) -> Task[Q, R]: ...
+    def __get__(self: Task[Concatenate[Any, _Q], R], obj: object, cls: type | None = None) -> Task[_Q, R]: ...
     def __get__(self, obj: Any, cls: type | None = None) -> Any:
         return self if obj is None else MethodType(self, obj)  # a task can be a method
     def __repr__(self) -> str: return super().__repr__() if not self._pinned else f'Task({self.path!r}, version={self.version!r})'
@@ -718,7 +718,7 @@ if TYPE_CHECKING:
         @overload  # type: ignore[override]
         def __get__(self, obj: None, cls: type | None = None) -> _SyncTask[P, R]: ...
         @overload
-        def __get__(self: _SyncTask[Concatenate[Any, Q], R], obj: object, cls: type | None = None) -> _SyncTask[Q, R]: ...
+        def __get__(self: _SyncTask[Concatenate[Any, _Q], R], obj: object, cls: type | None = None) -> _SyncTask[_Q, R]: ...
         def __get__(self, obj: Any, cls: type | None = None) -> Any: ...
 
     class _Maker(Protocol):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Union
-from .codecs import classes_in_force, decode, encode
+from .codecs import classes_in_force, decode, encode, recall
 from .objects import _ATTRIBUTE, Object, _counted, explains, register_type
 from .system import (SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, has_children, Listener, _ParentOnly,
                      _try_lock, open_locked)
@@ -1045,8 +1045,7 @@ class Pool:
     ) -> None: self.site = site or current_site()
 
     def __repr__(self) -> str:
-        from parkit.scheduling import next_of  # of a layer above
-        running, (waiting, due) = bool(_supervised(self.site)), next_of(self.site)
+        running, (waiting, due) = bool(_supervised(self.site)), recall('next schedule', self.site)  # of a layer above this one
         calls = f', next schedule {due}' if running else f'; {_counted(waiting, "schedule waits", "schedules wait")} for them, due {due}'
         return f'Pool({_counted(self.size, "worker", "workers")}, {"running" if running else "stopped"}{calls if waiting else ""})'
 

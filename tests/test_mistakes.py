@@ -196,7 +196,7 @@ def test_a_notebook_shows_only_the_users_lines(site):
 
 # --- warnings point at the cell
 
-_definitions = ['@pk.task\ndef f(): return table', '@pk.task(default_sync=True)\ndef f(): return table', 'def g(): return table\nf = pk.task(g, name="f") if False else pk.task(name="f")(g)',
+_definitions = ['@pk.task\ndef f(): return table', '@pk.task(default_sync=True)\ndef f(): return table', 'def g(): return table\nf = pk.task(name="f")(g)',
                 'class M(pk.Object):\n    @pk.task\n    def f(self): return table', 'f()\nf.version', 'f.options(timeout=60)()', 'pk.map(f, [])\nf()']
 
 @pytest.mark.parametrize('n', range(len(_definitions)))

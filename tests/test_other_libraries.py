@@ -180,7 +180,7 @@ def test_tables_of_arrow_and_slices_of_them(take):
     for value in some:
         for found in (back(value), back([value], False)[0]):
             assert type(found) is type(value) and found.equals(value)
-            (found if hasattr(found, 'schema') or not hasattr(found, 'chunks') else found).validate(full=True)
+            found.validate(full=True)
     assert back(table).schema.equals(table.schema, check_metadata=True)
 
 @pytest.mark.parametrize('library', ['pyarrow', 'polars', 'pandas'])
@@ -247,7 +247,7 @@ def test_columns_of_any_kind_of_a_frame_of_pandas_are_mapped(d, zero_copy):
 def _some():
     "A value of each library that there is, and how it is told that one is like it"
     yield 'masked', np.ma.array([1, 2], mask=[0, 1], hard_mask=True), lambda o: (type(o), o.tolist(), o.hardmask)
-    for name, make, told in [('torch', lambda m: m.arange(4).mT if False else m.ones(2, 3, dtype=m.bfloat16).T, lambda o: (o.tolist(), o.dtype, o.stride())),
+    for name, make, told in [('torch', lambda m: m.ones(2, 3, dtype=m.bfloat16).T, lambda o: (o.tolist(), o.dtype, o.stride())),
                              ('polars', lambda m: m.DataFrame({'a': [1, None]}), lambda o: (o.schema, o.rows())),
                              ('jax', lambda m: m.numpy.arange(3.), lambda o: (str(type(o)), o.tolist(), o.dtype))]:
         try: module = importlib.import_module(name)

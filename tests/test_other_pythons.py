@@ -86,4 +86,4 @@ def test_path_as_python_313_has_stored_it():
     stored = b'\x80\x05\x95\x2c\x00\x00\x00\x00\x00\x00\x00\x8c\x0epathlib._local\x94\x8c\tPosixPath\x94\x93\x94\x8c\x01/\x94\x8c\x01a\x94\x86\x94R\x94.'
     assert decode(stored) == PosixPath('/a') and type(decode(stored)) is PosixPath
     for missing in (b'pathlib._nothing\nNothing', b'pathlib\nNothing', b'no_such_package.pathlib\nPath'):
-        with pytest.raises((DecodeError, AttributeError)): decode(b'\x80\x05c' + missing + b'\n.')
+        with pytest.raises(DecodeError, match='othing|no_such'): decode(b'\x80\x05c' + missing + b'\n.')
