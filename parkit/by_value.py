@@ -17,9 +17,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 # %% auto #0
 __all__ = ['TYPE_NAMES', 'MISSING', 'CODE', 'WATCHED', 'is_own_module', 'find_definition', 'find_named', 'is_by_value',
            'globals_of', 'is_filled', 'closure_of', 'is_users', 'used_of', 'annotations_of', 'kept_annotations_of',
-           'with_kept_annotations', 'inspect_signature', 'Bindings', 'slots_of', 'Content', 'registered_with',
-           'module_of', 'Anatomy', 'can_change', 'Watch', 'identity_of', 'digest_of', 'refers_to_objects', 'find_class',
-           'is_kept', 'keep_class', 'given_to']
+           'with_kept_annotations', 'inspect_signature', 'Bindings', 'slots_of', 'member_attributes', 'is_dispatcher',
+           'Content', 'registered_with', 'module_of', 'Anatomy', 'can_change', 'Watch', 'identity_of', 'digest_of',
+           'refers_to_objects', 'find_class', 'is_kept', 'keep_class', 'given_to']
 
 # %% ../nbs/00_by_value.ipynb #30e6f4ac
 @lru_cache(1)
@@ -124,6 +124,7 @@ def _code_parts(code: CodeType) -> list[Any]:
     "List the parts of a code object that decide its behaviour: no file names, no line numbers"
     # from Python 3.13 on the body of a class begins by noting its first line: test_by_value.py::test_lines_do_not_matter
     steps = _steps_without_line(code) if '__firstlineno__' in code.co_names else [code.co_code.hex(), list(map(_const, code.co_consts))]
+    if code.co_name == '__hash__' and code.co_filename.startswith('<attrs generated'): steps = steps[:1]  # it has a number drawn by lot
     return [code.co_name, *steps, code.co_names, code.co_varnames, code.co_freevars,
             code.co_cellvars, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags]
 
@@ -180,14 +181,15 @@ _DATA: Any = type('Data', (), {})()
 class Bindings:
     "The places that a content depends on and that may be bound to something else"
     def __init__(self) -> None:
-        self.names: list[tuple[Any, str, Any, Any]] = []  # a dict or a weakly held class, the name in it, and what was there
+        self.names: list[tuple[Any, Any, Any, Any]] = []  # a dict or a weakly held class, the name in it, and what was there
         self.codes: list[tuple[ref[FunctionType], CodeType, Any, Any]] = []
+        self.registries: list[tuple[ref[Any], int]] = []
         self.classes: list[tuple[ref[type], int, int]] = []  # weakly held, how many attributes each had, and subclasses registered
 
     def add(
         self,
         holder: Any,  # A dict, or a class
-        name: str,    # A global or an attribute
+        name: Any,    # A global or an attribute
         value: Any,   # What is there now
     ) -> None:
         "Note a place"
@@ -207,6 +209,17 @@ class Bindings:
         "Note how many attributes a class has, and how many classes it was told of, so that one more is noticed"
         self.classes.append((ref(cls), len(vars(cls)), _count_registered(cls)))
 
+    def add_member(self, member: Any) -> None:
+        "Note what a member of an enumeration has beside its value"
+        try: weak: ref[Any] = ref(member)
+        except TypeError: return  # an `int`, for instance; of what it has, only what it had at first is noticed
+        self.classes.append((weak, len(vars(member)), 0))
+        for name, value in member_attributes(member).items(): self.names.append((weak, name, None, value))
+
+    def add_registry(self, f: Any) -> None:
+        "Note how many functions one of `singledispatch` has to choose from"
+        self.registries.append((ref(f), len(f.registry)))
+
     def add_code(self, f: FunctionType) -> None:
         "Note what a function consists of"
         self.codes.append((ref(f), f.__code__, f.__defaults__, f.__kwdefaults__))
@@ -223,6 +236,7 @@ class Bindings:
         for function, code, defaults, keywords in self.codes:
             f = function()
             if f is None or f.__code__ is not code or f.__defaults__ is not defaults or f.__kwdefaults__ is not keywords: return True
+        if any(len(getattr(weak(), 'registry', ())) != size for weak, size in self.registries): return True
         return any(len(getattr(cls := weak(), '__dict__', ())) != size or _count_registered(cls) != registered
                    for weak, size, registered in self.classes)
 
@@ -249,6 +263,18 @@ def _attributes(cls: type) -> dict[str, Any]:
     if isinstance(doc := found.get('__doc__'), str): found['__doc__'] = re.sub(' at 0x[0-9a-f]+', '', doc)  # as dataclasses write them
     if '__slots__' in vars(cls): found['__slots__'] = slots_of(cls)
     return found if not issubclass(cls, Enum) else _attributes_of_enum(cls, found)
+
+def member_attributes(member: Any) -> dict[str, Any]:
+    "Return what a member of an enumeration has beside its name and value"
+    return {k: v for k, v in getattr(member, '__dict__', {}).items() if k not in _OF_EVERY_MEMBER}
+
+_OF_EVERY_MEMBER = frozenset(('_value_', '_name_', '__objclass__', '_sort_order_', '_inverted_'))
+
+def is_dispatcher(f: FunctionType) -> bool:
+    "Tell whether a function was made by `functools.singledispatch`"
+    return f.__code__ is _DISPATCHER
+
+_DISPATCHER: Any = functools.singledispatch(lambda x: x).__code__  # type: ignore[attr-defined]
 
 def _attributes_of_enum(cls: type[Enum], found: dict[str, Any]) -> dict[str, Any]:
     "The members with their values, and what the user has defined beside them"
@@ -294,7 +320,7 @@ class Content:
         if cls in (dict, MappingProxyType): self._note('dict', len(o)); return self._add_all(x for item in o.items() for x in item)
         if cls in (set, frozenset):
             return self._note(cls.__name__, sorted(map(repr, o) if all(type(x) in _SCALARS for x in o) else map(self._apart, o)))
-        if cls is FunctionType: return self._add_function(o)
+        if cls is FunctionType: return self._add_dispatcher(o) if is_dispatcher(o) else self._add_function(o)
         if cls is CodeType: return self._note(_code_parts(o))
         if cls is CellType: return self._add(o.cell_contents if is_filled(o) else MISSING)
         if isinstance(o, type): return self._add_class(o)
@@ -319,6 +345,15 @@ class Content:
             if name == self.own and f.__globals__ is self.root.__globals__: continue
             self._add_named(f.__globals__, name, value)
             if is_users(value): self._add_module(f, value, frozenset())
+
+    def _add_dispatcher(self, f: Any) -> None:
+        "Add the functions among which one of `singledispatch` chooses"
+        if not is_by_value(f): return self._note('function', f.__module__, f.__qualname__)
+        self._note('dispatcher')
+        self.bindings.add_registry(f)
+        for cls, function in f.registry.items():
+            self.bindings.add(f.registry, cls, function)
+            self._add_all((cls, function))
 
     def _add_given(self, f: FunctionType) -> None:
         "Add what a function was given when it was made, and what has been noted on it"
@@ -348,6 +383,13 @@ class Content:
             if own.get(name, MISSING) is value: self._add_named(cls, name, value)
             else: self._note(name); self._add(value)
         if isinstance(cls, abc.ABCMeta): self._add_registered(cls)
+        if issubclass(cls, Enum): self._add_members(cls)
+
+    def _add_members(self, cls: type[Enum]) -> None:
+        "Add what members of an enumeration have beside their values"
+        for m in cls.__members__.values():
+            self.bindings.add_member(m)
+            for name, value in sorted(member_attributes(m).items()): self._note(m._name_, name); self._add(value)
 
     def _add_registered(self, cls: abc.ABCMeta) -> None: self._note('registered', sorted(map(self._apart, registered_with(cls))))
 
@@ -497,6 +539,8 @@ class _Code(Content):
 
     def _add_registered(self, cls: abc.ABCMeta) -> None: pass
 
+    def _add_members(self, cls: type[Enum]) -> None: pass
+
     def _add_other(self, o: Any) -> None:
         if isinstance(o, MethodType): return self._add_all((o.__func__, type(o.__self__)))
         if not isinstance(o, (functools.partial, functools.partialmethod)): return super()._add_other(o)
@@ -578,18 +622,36 @@ def find_class(
     "Return the class that stands for an identity here: this process's own definition of that name, else the one met before, or `None`"
     own, met = find_named(module, qualname), _known.get(identity)
     if not (isinstance(own, type) and module_of(own) == module and own.__qualname__ == qualname):
-        return met or _find_bound(identity, module, qualname)
+        if met is not None and (is_kept(met) or _is_bound(met)): return met
+        bound = _find_bound(identity, module, qualname)
+        return _find_made(identity, module, qualname) if bound is met is None else met if bound is None else bound
     if met is None or met is not own and not is_kept(met):  # `Q = namedtuple('P', 'x')` beside another class `P`, or an older `P`
-        own = _known[identity] = _find_bound(identity, module, qualname) or own
+        bound = _find_bound(identity, module, qualname)
+        own = _known[identity] = own if bound is None else bound
     return own
 
+def _is_bound(cls: type) -> bool: return any(value is cls for value in list(vars(sys.modules['__main__']).values()))
+
 def _find_bound(identity: str, module: str, qualname: str) -> type | None:
-    "Look for a class that a function has made among the globals of its module"
-    if module not in sys.modules: return None
-    for value in list(vars(sys.modules[module]).values()):
-        if (isinstance(value, type) and value.__qualname__ == qualname and module_of(value) == module
-                and identity_of(value) == identity): return value
+    "Look for a class that a function has made among the globals of its module and the notebook"
+    for name in dict.fromkeys((module, '__main__')):  # `make_dataclass` makes classes of the module `types` before Python 3.12
+        for value in list(vars(sys.modules[name]).values()) if name in sys.modules else ():
+            if isinstance(value, type) and _has_identity(value, identity, module, qualname): return value
     return None
+
+def _find_made(identity: str, module: str, qualname: str) -> type | None:
+    "Look for a class that a function has made among all classes, such as one in a list; the newest of several"
+    seen, waiting, found = set[int](), list[type]([object]), None
+    while waiting:
+        for cls in type.__subclasses__(waiting.pop()):
+            if id(cls) in seen: continue
+            seen.add(id(cls))
+            waiting.append(cls)
+            if _has_identity(cls, identity, module, qualname): found = cls
+    return found
+
+def _has_identity(cls: type, identity: str, module: str, qualname: str) -> bool:
+    return cls.__qualname__ == qualname and module_of(cls) == module and identity_of(cls) == identity
 
 # %% ../nbs/00_by_value.ipynb #ec71067b
 def is_kept(cls: type) -> bool:

@@ -17,9 +17,12 @@ from pathlib import PosixPath, PurePosixPath, PureWindowsPath
 from types import BuiltinFunctionType, CodeType, FunctionType, GenericAlias, MappingProxyType, MethodType, ModuleType, UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Union
 from uuid import UUID
-from weakref import WeakKeyDictionary
-from .by_value import (CODE, TYPE_NAMES, digest_of, find_class, find_named, given_to, identity_of, is_by_value, is_kept, keep_class,
-                       kept_annotations_of, module_of, refers_to_objects, slots_of, with_kept_annotations)
+from weakref import WeakKeyDictionary, WeakSet
+from .by_value import (CODE, TYPE_NAMES, digest_of, find_class, find_named, given_to, identity_of, is_by_value,
+                             is_dispatcher, is_kept, keep_class, kept_annotations_of, module_of, refers_to_objects, slots_of,
+                             with_kept_annotations)
+from .classes import (WEAK, begin_dispatcher, dispatcher_state, enum_parts, fill_dispatcher, has_hooks, is_named_type, is_told_by_name,
+                            metaclass_of, named_type, named_type_parts, new_class, new_enum, set_attributes, state_of_enum)
 
 # %% auto #0
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
@@ -451,13 +454,12 @@ def _fill_class(cls: type, state: Any) -> None:
 
 def _give(content: _Content) -> None:
     "Have a class be as a record has it; where only the record is another one, its functions, which share globals with those beside it"
-    import cloudpickle
     cls, attributes, before = content.cls, content.attributes, given_to(content.cls)
     if before is not None:
         if before.digest == content.digest: attributes = {k: v for k, v in attributes.items() if isinstance(v, CODE)}
         else:
-            for name in before.names.difference(attributes).intersection(vars(cls)): type.__delattr__(cls, name)
-    cloudpickle.cloudpickle._class_setstate(cls, (attributes, {}))
+            for name in before.names.difference(attributes).intersection(vars(cls)): metaclass_of(cls).__delattr__(cls, name)
+    set_attributes(cls, attributes)
     keep_class(cls, content.identity, content.digest, content.attributes, content.source)
 
 class _ThisPython:
@@ -536,7 +538,8 @@ class _HasFunctions(Exception):
 def _cloud_pickler() -> type[pickle.Pickler]:
     "cloudpickle's pickler, taught to name registered types and to identify classes (made at first use: the import takes 30 ms)"
     import cloudpickle
-    makers = _check_python, _code, _load_class, _begin_class, _fill_class, _cached_property, _cached, _decoded
+    makers = (_check_python, _code, _load_class, _begin_class, _fill_class, _cached_property, _cached, _decoded, begin_dispatcher,
+              fill_dispatcher, new_class, new_enum, named_type)
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         apart = False  # Does each class lie in a pickle of its own?
         shares = True  # Do functions lie beside a class that have to share its globals?
@@ -546,6 +549,10 @@ def _cloud_pickler() -> type[pickle.Pickler]:
                 if obj in TYPE_NAMES: return registered_type, (TYPE_NAMES[obj],)
                 return self.reduce_class(obj)
             if cls is FunctionType and obj in makers: return NotImplemented  # by name, in the notebook that defines them too
+            if cls is FunctionType and is_dispatcher(obj): return begin_dispatcher, (), dispatcher_state(obj), None, None, fill_dispatcher
+            if cls in WEAK: return cls, (list(obj) if cls is WeakSet else dict(obj),)
+            if is_named_type(obj): return named_type_parts(obj)
+            if issubclass(cls, Enum) and is_by_value(cls) and is_told_by_name(obj): return getattr, (cls, obj._name_)
             if cls.__module__ == 'annotationlib' and cls.__name__ == 'ForwardRef': return _forward_reference(obj)
             if cls is functools.cached_property: return _cached_property, (obj.func, obj.attrname)
             if cls is functools._lru_cache_wrapper and is_by_value(obj.__wrapped__):
@@ -572,9 +579,11 @@ def _cloud_pickler() -> type[pickle.Pickler]:
             if '__slots__' in vars(cls) and not issubclass(cls, Enum):
                 args[2:4] = [_bases_of(args[2]), {**args[3], '__slots__': slots}]
             state = {k: v for k, v in state.items() if k not in slots and k not in ('__slotnames__', '__annotations_cache__')}
+            made = enum_parts(cls) if issubclass(cls, Enum) else (new_class, tuple(args)) if has_hooks(cls) else (make, (*args, None, more))
+            if issubclass(cls, Enum): state = state_of_enum(cls, state)
             if sys.version_info >= (3, 14) and (found := kept_annotations_of(cls)): state['__annotations__'] = found
             hashes = identity, digest_of(cls), self.shares
-            return _begin_class, (_ThisPython(), *hashes, *name, make, (*args, None, more)), (state, slotstate), None, None, _fill_class
+            return _begin_class, (_ThisPython(), *hashes, *name, *made), (state, slotstate), None, None, _fill_class
     return Pickler
 
 # %% ../nbs/00_codecs.ipynb #60d1e835

@@ -16,7 +16,7 @@ __all__ = ['BIG', 'OwnModules', 'InstalledModules', 'encode_function', 'big_part
 
 # %% ../nbs/04c_functions.ipynb #39611ca5
 from .by_value import (MISSING, TYPE_NAMES, Anatomy, closure_of, find_definition, globals_of, inspect_signature, is_by_value,
-                       is_own_module, is_users, used_of)
+                             is_dispatcher, is_own_module, is_users, used_of)
 from .codecs import EncodeError, Record, _cloud_pickler, _record_of
 from .objects import Object
 
@@ -121,7 +121,7 @@ def _function_pickler() -> Any:
 
         def reducer_override(self, o: Any) -> Any:
             cls = type(o)
-            if cls is FunctionType and is_by_value(o): return self.reduce_function(o)
+            if cls is FunctionType and is_by_value(o) and not is_dispatcher(o): return self.reduce_function(o)
             if cls is CodeType and (parts := super().reducer_override(o)) is not NotImplemented:
                 return parts[0], tuple(o.co_filename if p == '<dynamic-code>' else p for p in parts[1])
             if cls is _Used: return _add_to_module, (self.stand_in(o.module.__name__), self.shown(o.module.__name__, o.names))
