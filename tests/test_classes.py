@@ -143,7 +143,7 @@ class P(enum.Enum):
 import enum, functools
 def f(a, x): return a + x
 class P(enum.Enum):
-    A = functools.partial(f, 1); B = functools.partial(f, 2)
+    A = enum.member(functools.partial(f, 1)); B = enum.member(functools.partial(f, 2))
     def __call__(self, *a): return self.value(*a)
 ''', 'P.A', 'v(3) == 4 and type(v).B(3) == 5 and v is type(v).A'),
     'enum_member_fn': ('''
@@ -434,7 +434,7 @@ def answers(tmp_path_factory):
         return json.loads(done.stdout)
     return {role: told(role) for role in _ROLES}
 
-_NEWER = 'TypeVarTuple', 'enum.member', 'enum.nonmember', 'boundary', 'Self'  # of Python 3.11
+_NEWER = 'P(dict', 'TypeVarTuple', 'enum.member', 'enum.nonmember', 'boundary', 'Self'  # of Python 3.11
 
 @pytest.mark.parametrize('kind', MADE)
 def test_a_class_is_what_it_was(answers, kind):
