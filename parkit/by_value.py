@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 # %% auto #0
 __all__ = ['TYPE_NAMES', 'MISSING', 'CODE', 'WATCHED', 'is_own_module', 'find_definition', 'find_named', 'is_by_value',
            'globals_of', 'is_filled', 'closure_of', 'is_users', 'used_of', 'annotations_of', 'kept_annotations_of',
-           'with_kept_annotations', 'inspect_signature', 'Bindings', 'slots_of', 'member_attributes', 'is_dispatcher',
+           'with_kept_annotations', 'inspect_signature', 'Bindings', 'is_dispatcher', 'slots_of', 'member_attributes',
            'Content', 'registered_with', 'module_of', 'Anatomy', 'can_change', 'Watch', 'identity_of', 'digest_of',
            'refers_to_objects', 'find_class', 'is_kept', 'keep_class', 'given_to']
 
@@ -181,21 +181,20 @@ _DATA: Any = type('Data', (), {})()
 class Bindings:
     "The places that a content depends on and that may be bound to something else"
     def __init__(self) -> None:
-        self.names: list[tuple[Any, Any, Any, Any]] = []  # a dict or a weakly held class, the name in it, and what was there
+        self.names: list[tuple[Any, Any, Any, Any]] = []  # a weakly held class, function or module, the name in it, and what was there
         self.codes: list[tuple[ref[FunctionType], CodeType, Any, Any]] = []
         self.registries: list[tuple[ref[Any], int]] = []
         self.classes: list[tuple[ref[type], int, int]] = []  # weakly held, how many attributes each had, and subclasses registered
 
     def add(
         self,
-        holder: Any,  # A dict, or a class
+        holder: Any,  # A class, a function in whose globals it is, or a module
         name: Any,    # A global or an attribute
         value: Any,   # What is there now
     ) -> None:
         "Note a place"
-        if isinstance(holder, type): holder = ref(holder)
-        try: self.names.append((holder, name, ref(value), None))
-        except TypeError: self.names.append((holder, name, None, value))
+        weak, held = _hold(value)
+        self.names.append((ref(holder), name, weak, held))
 
     def add_data(
         self,
@@ -203,7 +202,7 @@ class Bindings:
         name: str,
     ) -> None:
         "Note a place where there is no code, or nothing, so that code is noticed that comes to be there"
-        self.names.append((ref(holder) if isinstance(holder, type) else holder, name, None, _DATA))
+        self.names.append((ref(holder), name, None, _DATA))
 
     def add_class(self, cls: type) -> None:
         "Note how many attributes a class has, and how many classes it was told of, so that one more is noticed"
@@ -227,18 +226,43 @@ class Bindings:
     def changed(self) -> bool:
         "Tell whether something else is in one of the places"
         for holder, name, weak, value in self.names:
-            if type(holder) is ref: holder = getattr(holder(), '__dict__', {})
-            found = holder.get(name, MISSING)
+            found = _names_in(holder()).get(name, MISSING)
             if value is _DATA:
                 if isinstance(found, CODE): return True
-                continue
-            if found is not (value if weak is None else weak()) or weak is not None and found is None: return True
+            elif type(weak) is tuple:
+                if not _are_the_same(weak, _wrapped_by(found)): return True
+            elif found is not (value if weak is None else weak()) or weak is not None and found is None: return True
         for function, code, defaults, keywords in self.codes:
             f = function()
             if f is None or f.__code__ is not code or f.__defaults__ is not defaults or f.__kwdefaults__ is not keywords: return True
         if any(len(getattr(weak(), 'registry', ())) != size for weak, size in self.registries): return True
         return any(len(getattr(cls := weak(), '__dict__', ())) != size or _count_registered(cls) != registered
                    for weak, size, registered in self.classes)
+
+def _names_in(holder: Any) -> Mapping[Any, Any]:
+    "Return the names that a class, module or member of an enumeration has, or a function finds: its globals, or what `singledispatch` knows"
+    if type(holder) is not FunctionType: return getattr(holder, '__dict__', {})
+    return holder.registry if is_dispatcher(holder) else holder.__globals__  # type: ignore[attr-defined,no-any-return]
+
+def _hold(value: Any) -> tuple[Any, Any]:
+    "Return a weak reference, or several to what a method is wrapped around, which leads to the class; else the value itself"
+    try:
+        if type(value) in (property, classmethod, staticmethod): return tuple(part and ref(part) for part in _wrapped_by(value)), None
+        return ref(value), None
+    except TypeError: return None, value
+
+def _wrapped_by(value: Any) -> tuple[Any, ...]:
+    if type(value) is property: return value.fget, value.fset, value.fdel
+    return (value.__func__,) if type(value) in (classmethod, staticmethod) else ()
+
+def _are_the_same(known: tuple[Any, ...], parts: tuple[Any, ...]) -> bool:
+    return len(known) == len(parts) and all(part is (weak and weak()) and (part is None) is (weak is None) for weak, part in zip(known, parts))
+
+def is_dispatcher(f: FunctionType) -> bool:
+    "Tell whether a function was made by `functools.singledispatch`"
+    return f.__code__ is _DISPATCHER
+
+_DISPATCHER: Any = functools.singledispatch(lambda x: x).__code__  # type: ignore[attr-defined]
 
 def _count_registered(cls: Any) -> int:
     return len(abc._get_dump(cls)[0]) if isinstance(cls, abc.ABCMeta) else 0  # type: ignore[attr-defined]
@@ -252,7 +276,7 @@ _SKIPPED = frozenset(('__dict__', '__weakref__', '__module__', '__firstlineno__'
 def slots_of(cls: type) -> tuple[str, ...]:
     "Return the names of the slots that a class adds, mangled where they are private; whatever its `__slots__` was"
     own = vars(cls)
-    kept = tuple(k for k in ('__dict__', '__weakref__') if isinstance(own.get(k), GetSetDescriptorType))
+    kept = tuple(k for k in ('__dict__', '__weakref__') if isinstance(own.get(k), GetSetDescriptorType) and own[k].__objclass__ is cls)
     return (*sorted(k for k, v in own.items() if isinstance(v, MemberDescriptorType) and v.__objclass__ is cls), *kept)
 
 # %% ../nbs/00_by_value.ipynb #d338745c
@@ -269,12 +293,6 @@ def member_attributes(member: Any) -> dict[str, Any]:
     return {k: v for k, v in getattr(member, '__dict__', {}).items() if k not in _OF_EVERY_MEMBER}
 
 _OF_EVERY_MEMBER = frozenset(('_value_', '_name_', '__objclass__', '_sort_order_', '_inverted_'))
-
-def is_dispatcher(f: FunctionType) -> bool:
-    "Tell whether a function was made by `functools.singledispatch`"
-    return f.__code__ is _DISPATCHER
-
-_DISPATCHER: Any = functools.singledispatch(lambda x: x).__code__  # type: ignore[attr-defined]
 
 def _attributes_of_enum(cls: type[Enum], found: dict[str, Any]) -> dict[str, Any]:
     "The members with their values, and what the user has defined beside them"
@@ -343,7 +361,7 @@ class Content:
             if name != self.own: self._note(name); self._add_enclosed(f, name, value)
         for name, value in globals_of(f):
             if name == self.own and f.__globals__ is self.root.__globals__: continue
-            self._add_named(f.__globals__, name, value)
+            self._add_named(f, name, value)
             if is_users(value): self._add_module(f, value, frozenset())
 
     def _add_dispatcher(self, f: Any) -> None:
@@ -352,7 +370,7 @@ class Content:
         self._note('dispatcher')
         self.bindings.add_registry(f)
         for cls, function in f.registry.items():
-            self.bindings.add(f.registry, cls, function)
+            self.bindings.add(f, cls, function)
             self._add_all((cls, function))
 
     def _add_given(self, f: FunctionType) -> None:
@@ -364,7 +382,7 @@ class Content:
     def _add_module(self, f: FunctionType, module: ModuleType, outer: frozenset[str]) -> None:
         "Add what a function uses of a module, and of the modules in that"
         used, outer = used_of(f, module), outer | {module.__name__}
-        for name, value in used.items(): self._add_named(vars(module), name, value)
+        for name, value in used.items(): self._add_named(module, name, value)
         for value in used.values():
             if is_users(value) and value.__name__ not in outer: self._add_module(f, value, outer)
 
@@ -511,8 +529,9 @@ def _named_values(content: Content) -> Iterator[tuple[str, Any]]:
             if value is not MISSING and name != content.own: yield f'the closure variable {name!r}', value
         for value in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()): yield f'a default of {f.__name__!r}', value
     for holder, name, weak, value in content.bindings.names:
+        if type(weak) is tuple: continue
         if weak is not None: value = weak()
-        kind = 'attribute' if type(holder) is ref else 'global'
+        kind = 'global' if isinstance(holder(), (FunctionType, ModuleType)) else 'attribute'
         if value is not MISSING and not (kind == 'attribute' and name.startswith('__')): yield f'the {kind} {name!r}', value
 
 # %% ../nbs/00_by_value.ipynb #def13607

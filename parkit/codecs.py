@@ -555,6 +555,7 @@ def _cloud_pickler() -> type[pickle.Pickler]:
             if issubclass(cls, Enum) and is_by_value(cls) and is_told_by_name(obj): return getattr, (cls, obj._name_)
             if cls.__module__ == 'annotationlib' and cls.__name__ == 'ForwardRef': return _forward_reference(obj)
             if cls is functools.cached_property: return _cached_property, (obj.func, obj.attrname)
+            if cls is functools.partialmethod: return partial(cls, **obj.keywords), (obj.func, *obj.args)  # from Python 3.14 on it does not say
             if cls is functools._lru_cache_wrapper and is_by_value(obj.__wrapped__):
                 return _cached, (obj.__wrapped__, obj.cache_parameters())
             if cls is CodeType:

@@ -369,6 +369,23 @@ def make_class(i):
     return P
 X = [make_class(i) for i in range(3)]
 ''', 'X[1]()', 'v.n == 1'),
+    'a dataclass with slots of one with slots': ('''
+from dataclasses import dataclass, field
+@dataclass(slots=True, kw_only=True)
+class B:
+    x: int = 1
+    def f(self): return 1
+@dataclass(slots=True, kw_only=True, order=True)
+class P(B):
+    y: list = field(default_factory=list)
+    def f(self): return 1 + super(P, self).f()
+''', 'P(x=3, y=[1])', '(v.x, v.y, v.f(), type(v).__mro__[1].__name__) == (3, [1], 2, "B")'),
+    'partialmethod': ('''
+import functools
+class P:
+    def base(self, a, b=1, *, c=2): return a, b, c
+    two = functools.partialmethod(base, 2, c=9)
+''', 'P()', 'v.two() == (2, 1, 9)'),
     'a class that is false': ('''
 class M(type):
     def __bool__(cls): return False
