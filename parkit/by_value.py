@@ -181,7 +181,8 @@ _DATA: Any = type('Data', (), {})()
 class Bindings:
     "The places that a content depends on and that may be bound to something else"
     def __init__(self) -> None:
-        self.names: list[tuple[Any, Any, Any, Any]] = []  # a weakly held class, function or module, the name in it, and what was there
+        # by the id of a class, function or module: it, weakly held, and the names in it with what was there
+        self.places: dict[int, tuple[ref[Any], list[tuple[Any, Any, Any]]]] = {}
         self.codes: list[tuple[ref[FunctionType], CodeType, Any, Any]] = []
         self.registries: list[tuple[ref[Any], int]] = []
         self.classes: list[tuple[ref[type], int, int]] = []  # weakly held, how many attributes each had, and subclasses registered
@@ -193,8 +194,12 @@ class Bindings:
         value: Any,   # What is there now
     ) -> None:
         "Note a place"
-        weak, held = _hold(value)
-        self.names.append((ref(holder), name, weak, held))
+        self._names_in(holder).append((name, *_hold(value)))
+
+    def _names_in(self, holder: Any) -> list[tuple[Any, Any, Any]]:
+        found = self.places.get(id(holder))
+        if found is None or found[0]() is not holder: found = self.places[id(holder)] = ref(holder), []
+        return found[1]
 
     def add_data(
         self,
@@ -202,7 +207,7 @@ class Bindings:
         name: str,
     ) -> None:
         "Note a place where there is no code, or nothing, so that code is noticed that comes to be there"
-        self.names.append((ref(holder), name, None, _DATA))
+        self._names_in(holder).append((name, None, _DATA))
 
     def add_class(self, cls: type) -> None:
         "Note how many attributes a class has, and how many classes it was told of, so that one more is noticed"
@@ -210,10 +215,9 @@ class Bindings:
 
     def add_member(self, member: Any) -> None:
         "Note what a member of an enumeration has beside its value"
-        try: weak: ref[Any] = ref(member)
+        try: self.classes.append((ref(member), len(vars(member)), 0))
         except TypeError: return  # an `int`, for instance; of what it has, only what it had at first is noticed
-        self.classes.append((weak, len(vars(member)), 0))
-        for name, value in member_attributes(member).items(): self.names.append((weak, name, None, value))
+        for name, value in member_attributes(member).items(): self.add(member, name, value)
 
     def add_registry(self, f: Any) -> None:
         "Note how many functions one of `singledispatch` has to choose from"
@@ -223,15 +227,22 @@ class Bindings:
         "Note what a function consists of"
         self.codes.append((ref(f), f.__code__, f.__defaults__, f.__kwdefaults__))
 
+    def __iter__(self) -> Iterator[tuple[Any, Any, Any, Any]]:
+        "Yield the places: what holds them, the name, and what was there, weakly held or itself"
+        for holder, known in self.places.values():
+            for place in known: yield holder(), *place
+
     def changed(self) -> bool:
         "Tell whether something else is in one of the places"
-        for holder, name, weak, value in self.names:
-            found = _names_in(holder()).get(name, MISSING)
-            if value is _DATA:
-                if isinstance(found, CODE): return True
-            elif type(weak) is tuple:
-                if not _are_the_same(weak, _wrapped_by(found)): return True
-            elif found is not (value if weak is None else weak()) or weak is not None and found is None: return True
+        for holder, known in self.places.values():
+            names = _names_in(holder())
+            for name, weak, value in known:
+                found = names.get(name, MISSING)
+                if weak is None:
+                    if found is not value and (value is not _DATA or isinstance(found, CODE)): return True
+                elif type(weak) is not tuple:
+                    if found is None or found is not weak(): return True
+                elif not _are_the_same(weak, _wrapped_by(found)): return True
         for function, code, defaults, keywords in self.codes:
             f = function()
             if f is None or f.__code__ is not code or f.__defaults__ is not defaults or f.__kwdefaults__ is not keywords: return True
@@ -528,10 +539,10 @@ def _named_values(content: Content) -> Iterator[tuple[str, Any]]:
         for name, value in () if _is_of_library(f) else closure_of(f):
             if value is not MISSING and name != content.own: yield f'the closure variable {name!r}', value
         for value in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()): yield f'a default of {f.__name__!r}', value
-    for holder, name, weak, value in content.bindings.names:
+    for holder, name, weak, value in content.bindings:
         if type(weak) is tuple: continue
         if weak is not None: value = weak()
-        kind = 'global' if isinstance(holder(), (FunctionType, ModuleType)) else 'attribute'
+        kind = 'global' if isinstance(holder, (FunctionType, ModuleType)) else 'attribute'
         if value is not MISSING and not (kind == 'attribute' and name.startswith('__')): yield f'the {kind} {name!r}', value
 
 # %% ../nbs/00_by_value.ipynb #def13607

@@ -12,9 +12,9 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 from .by_value import find_named, is_by_value, member_attributes, module_of
 
 # %% auto #0
-__all__ = ['WEAK', 'metaclass_of', 'has_hooks', 'new_class', 'enum_parts', 'new_enum', 'state_of_enum', 'set_attributes',
-           'is_told_by_name', 'begin_dispatcher', 'dispatcher_state', 'fill_dispatcher', 'is_named_type',
-           'named_type_parts', 'named_type']
+__all__ = ['WEAK', 'NAMED_TYPES', 'metaclass_of', 'has_hooks', 'new_class', 'enum_parts', 'new_enum', 'state_of_enum',
+           'set_attributes', 'is_told_by_name', 'begin_dispatcher', 'dispatcher_state', 'fill_dispatcher',
+           'is_named_type', 'named_type_parts', 'named_type']
 
 # %% ../nbs/00_classes.ipynb #c3e2d04b
 def metaclass_of(
@@ -183,12 +183,12 @@ def fill_dispatcher(f: Any, state: tuple[dict[type, Any], dict[str, Any]]) -> No
 
 # %% ../nbs/00_classes.ipynb #4ff42522
 WEAK = WeakKeyDictionary, WeakValueDictionary, WeakSet  # of which what still exists is stored
-_NAMED = 'NewType', 'ParamSpec', 'TypeVarTuple', 'TypeAliasType'
+NAMED_TYPES = frozenset(('NewType', 'ParamSpec', 'TypeVarTuple', 'TypeAliasType'))
 
 def is_named_type(o: Any) -> bool:
     "Tell whether a value is a type that has a name of the notebook's and is no class"
     cls = type(o)
-    return cls.__name__ in _NAMED and cls.__module__ in ('typing', 'typing_extensions') and (
+    return cls.__name__ in NAMED_TYPES and cls.__module__ in ('typing', 'typing_extensions') and (
         o.__module__ in ('__main__', '__mp_main__') or find_named(o.__module__, o.__name__) is not o)
 
 def named_type_parts(o: Any) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from .by_value import (CODE, TYPE_NAMES, digest_of, find_class, find_named, given_to, identity_of, is_by_value,
                              is_dispatcher, is_kept, keep_class, kept_annotations_of, module_of, refers_to_objects, slots_of,
                              with_kept_annotations)
-from .classes import (WEAK, begin_dispatcher, dispatcher_state, enum_parts, fill_dispatcher, has_hooks, is_named_type, is_told_by_name,
+from .classes import (NAMED_TYPES, WEAK, begin_dispatcher, dispatcher_state, enum_parts, fill_dispatcher, has_hooks, is_named_type, is_told_by_name,
                             metaclass_of, named_type, named_type_parts, new_class, new_enum, set_attributes, state_of_enum)
 
 # %% auto #0
@@ -234,16 +234,23 @@ def register_codec(
     a function in a pickle is, so readers need not register anything"""
     _codecs.pop(cls, None)
     _codecs[cls] = _Codec(encode, decode, private)
-    _codec_of.cache_clear()
+    _known_codecs.clear()
     _reducers.clear()
 
 def _class_if_imported(name: str) -> Any:
     module, _, cls = name.rpartition('.')
     return getattr(sys.modules.get(module), cls, None)
 
-@lru_cache(1000)
+_known_codecs: WeakKeyDictionary[type, _Codec | None] = WeakKeyDictionary()
+
 def _codec_of(cls: type) -> _Codec | None:
     "The codec of the nearest base of `cls` that has one"
+    try: return _known_codecs[cls]
+    except KeyError: pass
+    found = _known_codecs[cls] = _find_codec(cls)
+    return found
+
+def _find_codec(cls: type) -> _Codec | None:
     mro, found = cls.__mro__, list[tuple[int, _Codec]]()
     for registered, codec in reversed(_codecs.items()):  # the newest first
         base = registered if isinstance(registered, type) else _class_if_imported(registered)
@@ -265,6 +272,7 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
         codec, reduce = _codec_of(cls), _by_itself
         if codec is not None: self[cls] = reduce = partial(_reduce, codec)
         elif cls in copyreg.dispatch_table: return copyreg.dispatch_table[cls]
+        elif is_kept(cls): return reduce  # it is not to be kept for this table
         else: self[cls] = reduce = _by_name if issubclass(cls, type) else reduce
         return reduce
 
@@ -551,7 +559,7 @@ def _cloud_pickler() -> type[pickle.Pickler]:
             if cls is FunctionType and obj in makers: return NotImplemented  # by name, in the notebook that defines them too
             if cls is FunctionType and is_dispatcher(obj): return begin_dispatcher, (), dispatcher_state(obj), None, None, fill_dispatcher
             if cls in WEAK: return cls, (list(obj) if cls is WeakSet else dict(obj),)
-            if is_named_type(obj): return named_type_parts(obj)
+            if cls.__name__ in NAMED_TYPES and is_named_type(obj): return named_type_parts(obj)
             if issubclass(cls, Enum) and is_by_value(cls) and is_told_by_name(obj): return getattr, (cls, obj._name_)
             if cls.__module__ == 'annotationlib' and cls.__name__ == 'ForwardRef': return _forward_reference(obj)
             if cls is functools.cached_property: return _cached_property, (obj.func, obj.attrname)

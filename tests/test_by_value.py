@@ -649,6 +649,41 @@ def test_what_a_class_names_is_not_kept_for_it():
     assert cls() is None
 
 
+def test_classes_of_another_process_end_when_nobody_has_them(site):
+    "Also those that were stored again, and name themselves in methods of every kind, in a dispatcher and in members"
+    with interpreters(2, site) as (one, two):
+        one.run('''
+import enum, functools
+d = pk.Dict('d')
+for i in range(5): exec(f"""
+def helper{i}(): return C{i}
+@functools.singledispatch
+def show{i}(x): return C{i}
+@show{i}.register
+def _(x: int): return C{i}
+class C{i}:
+    n = {i}
+    def make(self): return C{i}, helper{i}(), show{i}(1)
+    @property
+    def p(self): return C{i}
+    @classmethod
+    def c(cls): return C{i}
+    @staticmethod
+    def s(): return C{i}
+    @functools.cached_property
+    def cp(self): return C{i}
+    @functools.lru_cache
+    def lru(self): return C{i}
+class E{i}(enum.Enum):
+    A = {i}
+    def me(self): return E{i}
+""", globals()); d[i] = eval(f'C{i}(), E{i}.A')
+''')
+        two.run('import gc\nd = pk.Dict("d")\nfor i in range(5): d[i] = d[i]; d[i]')
+        two.run('gc.collect()\nleft = [o.__name__ for o in gc.get_objects() if isinstance(o, type) and o.__module__ == "__main__"]')
+        assert two.value('left') == []
+
+
 def test_threads_that_meet_a_class_at_once_get_one(site):
     with interpreters(2, site) as (one, two):
         one.run(CLASSES + 'd = pk.Dict("d")\nfor i in range(50): exec(f"class C{i}: x = {i}", globals()); d[i] = eval(f"C{i}()")')

@@ -325,7 +325,7 @@ def codecs():
     yield
     codecs._codecs.clear()
     codecs._codecs.update(before)
-    codecs._codec_of.cache_clear()
+    codecs._known_codecs.clear()
     codecs._reducers.clear()
 
 def test_registered_type_is_stored_by_its_codec(codecs, d):
