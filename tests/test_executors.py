@@ -320,7 +320,8 @@ def test_the_result_of_a_task_is_what_it_returns(tasks, which, chunksize):
         assert e.submit(partial(task, x=4)).result(60) == 16 and e.submit(task, x=5).result(60) == 25
         for f in (task, task.options(retries=1), partial(task)):
             assert list(e.map(f, range(5), chunksize=chunksize)) == [0, 1, 4, 9, 16]
-    assert {t.task for t in pk.traces()} == {task.path}
+    other = {'task/_call'} if chunksize > 1 and which < 2 else set()  # calls the function for the items of a chunk, with what `partial` adds
+    assert {t.task for t in pk.traces()} == {task.path} | other
 
 def test_two_calls_of_a_cached_task_that_are_one(tasks):
     with pk.Executor() as e:
