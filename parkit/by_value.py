@@ -19,7 +19,7 @@ __all__ = ['TYPE_NAMES', 'MISSING', 'CODE', 'WATCHED', 'is_own_module', 'find_de
            'globals_of', 'is_filled', 'closure_of', 'is_users', 'used_of', 'annotations_of', 'kept_annotations_of',
            'with_kept_annotations', 'inspect_signature', 'Bindings', 'is_dispatcher', 'slots_of', 'member_attributes',
            'Content', 'registered_with', 'module_of', 'Anatomy', 'can_change', 'Watch', 'identity_of', 'digest_of',
-           'refers_to_objects', 'find_class', 'is_kept', 'keep_class', 'given_to']
+           'refers_to_objects', 'find_class', 'is_kept', 'forget_kept_classes', 'keep_class', 'given_to']
 
 # %% ../nbs/00_by_value.ipynb #30e6f4ac
 @lru_cache(1)
@@ -404,7 +404,7 @@ class Content:
 
     def _add_class(self, cls: type) -> None:
         self._note('class', module_of(cls), cls.__qualname__)
-        if not is_by_value(cls): return
+        if not is_by_value(cls): return self._add_place_of(cls)
         self._add_all((*cls.__bases__, type(cls), annotations_of(cls)))
         self.bindings.add_class(cls)
         own = vars(cls)
@@ -419,6 +419,12 @@ class Content:
         for m in cls.__members__.values():
             self.bindings.add_member(m)
             for name, value in sorted(member_attributes(m).items()): self._note(m._name_, name); self._add(value)
+
+    def _add_place_of(self, cls: type) -> None:
+        "Note where a class that goes by name is: when its module is loaded again, another class is there, and this one goes by value"
+        if not is_own_module(cls.__module__): return
+        module, name = sys.modules[cls.__module__], cls.__qualname__.partition('.')[0]
+        self.bindings.add(module, name, vars(module).get(name, MISSING))
 
     def _add_registered(self, cls: abc.ABCMeta) -> None: self._note('registered', sorted(map(self._apart, registered_with(cls))))
 
@@ -681,12 +687,17 @@ def _find_made(identity: str, module: str, qualname: str) -> type | None:
     return found
 
 def _has_identity(cls: type, identity: str, module: str, qualname: str) -> bool:
-    return cls.__qualname__ == qualname and module_of(cls) == module and identity_of(cls) == identity
+    return cls.__qualname__ == qualname and module_of(cls) == module and not is_kept(cls) and identity_of(cls) == identity
 
 # %% ../nbs/00_by_value.ipynb #ec71067b
 def is_kept(cls: type) -> bool:
     "Tell whether a class stands for an identity here without having been defined here: it came from another process"
     return cls in _given
+
+def forget_kept_classes() -> None:
+    "Have classes that came from other processes made anew when they are met again, as after modules were forgotten that they derive from"
+    for identity, cls in list(_known.items()):
+        if is_kept(cls): _known.pop(identity, None)
 
 def keep_class(
     cls: type,              # One that was made here after what another process has stored

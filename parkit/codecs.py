@@ -27,9 +27,9 @@ from .classes import (NAMED_TYPES, WEAK, begin_dispatcher, dispatcher_state, enu
 # %% auto #0
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
            'DecodeError', 'Chunks', 'as_bytes', 'damaged', 'register_codec', 'register_type', 'registered_type',
-           'type_name', 'register_opener', 'recall', 'decode_function', 'classes_in_force', 'Apart', 'apart',
-           'take_out', 'encode_buffer', 'encode', 'raise_unreadable', 'decode', 'encode_user', 'decode_user', 'verify',
-           'register_key', 'UnreadableKey', 'encode_key', 'is_canonical', 'decode_key', 'verify_key',
+           'type_name', 'register_opener', 'recall', 'decode_function', 'classes_in_force', 'class_in_force', 'Apart',
+           'apart', 'take_out', 'encode_buffer', 'encode', 'raise_unreadable', 'decode', 'encode_user', 'decode_user',
+           'verify', 'register_key', 'UnreadableKey', 'encode_key', 'is_canonical', 'decode_key', 'verify_key',
            'UnorderedKeyError', 'check_order', 'with_key', 'split_key']
 
 # %% ../nbs/00_codecs.ipynb #abce6dda
@@ -502,6 +502,12 @@ def classes_in_force(
     finally:
         _running = outer
         _put_in_force(outer or ())
+
+def class_in_force(
+    name: str,           # As `type_name` has it
+) -> type | None:
+    "Return the class of that name in the record of the function that runs; `None` if there is none"
+    return next((content.cls for content in _running or () if type_name(content.cls) == name), None)
 
 def _put_in_force(classes: Iterable[_Content]) -> None:
     for content in classes:

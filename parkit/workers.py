@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Union
+from .by_value import forget_kept_classes
 from .codecs import classes_in_force, decode, encode, recall
 from .objects import _ATTRIBUTE, Object, _counted, explains, register_type
 from .system import (SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, has_children, Listener, _ParentOnly,
@@ -62,6 +63,7 @@ class _Surroundings:
     def _forget_modules(self) -> None:
         self.modules.forget()
         _functions.clear()
+        forget_kept_classes()
         if self.state: self.state.forget_own_modules()
 
 # %% ../nbs/06_workers.ipynb #4f441497

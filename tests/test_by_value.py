@@ -759,3 +759,39 @@ def test_each_part_of_a_class_counts(part):
         found.append((identity_of(names['P']), Content(names['P']).digest, digest_of(names['P'])))
     assert found[0] == found[2] and found[0][1] != found[1][1] and found[0][2] != found[1][2]
     assert (found[0][0] == found[1][0]) is (part in ('k', 'limit', 'lam'))
+
+
+def test_a_class_of_the_notebook_follows_a_module_that_is_edited_and_loaded_again(single, tmp_path):
+    "In the notebook it has the old base until its cell is run again, as in plain Python; so it has in a worker, however long that lives"
+    with interpreters(1, single.site, tmp_path) as (one,):
+        one.run("""
+import importlib
+sys.path.insert(0, os.getcwd())
+def write(n):
+    Path('mixed.py').write_text(f'class Mix:\\n    def get(self): return {n}\\n')
+    importlib.invalidate_caches()
+write(1)
+import mixed
+@pk.task
+def look(p): return p.get(), isinstance(p, P), isinstance(p, mixed.Mix)
+""")
+        define, shown = 'class P(mixed.Mix): pass', 'look(P()).result, (P().get(), True, isinstance(P(), mixed.Mix))'
+        one.run(define)
+        assert one.value(shown) == ((1, True, True),)*2
+        one.run('write(22)\nimportlib.reload(mixed)')
+        assert one.value(shown) == ((1, True, False),)*2
+        one.run(define)
+        assert one.value(shown) == ((22, True, True),)*2
+        one.run('write(333)\nimportlib.reload(mixed)\n' + define)
+        assert one.value(shown) == ((333, True, True),)*2
+
+
+def test_an_object_of_a_class_of_the_notebook_is_of_that_class_in_a_task(single):
+    "Also if the class was defined anew since the object was written last"
+    with interpreters(1, single.site) as (one,):
+        define = 'class Conf(pk.Dict):\n    def top(self): return {}\n'
+        one.run(define.format(1) + 'c = Conf("conf"); c["a"] = 1')
+        one.run('@pk.task\ndef look(c): return isinstance(c, Conf), type(c) is Conf, c.top(), isinstance(pk.Namespace("default")["conf"], Conf)')
+        assert one.value('look(c).result') == (True, True, 1, True)
+        one.run(define.format(2) + 'c = Conf("conf")')
+        for _ in range(2): assert one.value('look(c).result') == (True, True, 2, True)
