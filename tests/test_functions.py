@@ -291,7 +291,7 @@ def test_check_for_stale_code_is_cheap(notebook):
     "Counted, not timed: it compares what was noted, once each"
     cell(notebook, 'import json\nRATE = 2\ndef helper(x): return json.dumps(x*RATE)\n@pk.task(default_sync=True)\ndef f(x): return helper(x)')
     anatomy = _definers[notebook['f'].site.path, notebook['f']._uuid].anatomy
-    assert len(anatomy.bindings.names) == 3 and len(anatomy.bindings.codes) == 2 and not anatomy.changed()
+    assert len([*anatomy.bindings]) == 3 and len(anatomy.bindings.codes) == 2 and not anatomy.changed()
 
 
 # --- what it says of itself
