@@ -554,6 +554,12 @@ def _named_values(content: Content) -> Iterator[tuple[str, Any]]:
 # %% ../nbs/00_by_value.ipynb #def13607
 class _Code(Content):
     "A hash over the code of a class: its text, as far as Python keeps it, without what changes as a program runs"
+    def _add_class(self, cls: type) -> None:
+        super()._add_class(cls)
+        if cls is not self.root: return
+        for base in cls.__mro__[1:]:  # `class P(make(3))` is another one than `class P(make(4))`
+            if is_by_value(base) and not _is_named(base): self._note(identity_of(base))
+
     def _add_given(self, f: FunctionType) -> None:
         self._add(annotations_of(f))
         for value in f.__defaults__ or (): self._add_fixed(value)
@@ -595,6 +601,17 @@ def _rebound(code: CodeType) -> frozenset[str]:
     return frozenset(own).union(*inner).intersection(code.co_freevars)
 
 # %% ../nbs/00_by_value.ipynb #54ca49da
+class _Local(_Code):
+    "A hash that tells apart classes which one function has made: also over attributes, and the values that its methods were given"
+    def _add_fixed(self, value: Any) -> None: self._add(value)
+
+    def _add_enclosed(self, f: FunctionType, name: str, value: Any) -> None: self._add(value)
+
+    def _add_named(self, holder: Any, name: str, value: Any) -> None:
+        if not isinstance(holder, type): return super()._add_named(holder, name, value)
+        self._note(name)
+        self._add(value)
+
 class _Known(NamedTuple):
     "A hash of a class, as long as nothing in it changes"
     digest: str
@@ -614,6 +631,7 @@ class _Given(NamedTuple):
     source: Any            # which record of a function it came with; `None`: a record of its own
 
 _identities: WeakKeyDictionary[type, _Known] = WeakKeyDictionary()  # the code of classes that were stored
+_codes: WeakKeyDictionary[type, str] = WeakKeyDictionary()          # the hash of their code that these identities were made of
 _contents: WeakKeyDictionary[type, _Known] = WeakKeyDictionary()    # and all that is stored with them
 _given: WeakKeyDictionary[type, _Given] = WeakKeyDictionary()       # of classes that came from another process
 _known: WeakValueDictionary[str, type] = WeakValueDictionary()      # identity -> the class that has it here
@@ -626,9 +644,24 @@ def identity_of(
     found = _identities.get(cls)
     if found is None or found.changed():
         code, given = _Code(cls), None if found else _given.get(cls)
-        found = _identities[cls] = _Known(given.identity if given else code.digest[:32], code.bindings, None, False)
+        if found is not None and _codes.get(cls) == code.digest: identity = found.digest
+        else: identity = given.identity if given else _new_identity(cls, code.digest)
+        found, _codes[cls] = _Known(identity, code.bindings, None, False), code.digest
+        _identities[cls] = found
     _known[found.digest] = cls  # the last one, where a function has made several
     return found.digest
+
+_FAMILY = 16  # characters of an identity that the classes share which one function has made
+
+def _new_identity(cls: type, code: str) -> str:
+    "Return the identity of a class with that hash of its code: where no name tells it from others, of what it has besides, as it is now"
+    return code[:32] if _is_named(cls) else code[:_FAMILY] + _Local(cls).digest[:_FAMILY]
+
+def _is_named(cls: type) -> bool:
+    "Tell whether a class is, or was until its cell was run again, what its name leads to"
+    if '<locals>' in cls.__qualname__: return False
+    own = find_named(module_of(cls), cls.__qualname__)
+    return own is cls or isinstance(own, type) and not _is_bound(cls)
 
 def digest_of(
     cls: type,  # One that is stored by value
@@ -670,10 +703,13 @@ def _is_bound(cls: type) -> bool: return any(value is cls for value in list(vars
 
 def _find_bound(identity: str, module: str, qualname: str) -> type | None:
     "Look for a class that a function has made among the globals of its module and the notebook"
+    family = dict[int, type]()
     for name in dict.fromkeys((module, '__main__')):  # `make_dataclass` makes classes of the module `types` before Python 3.12
         for value in list(vars(sys.modules[name]).values()) if name in sys.modules else ():
-            if isinstance(value, type) and _has_identity(value, identity, module, qualname): return value
-    return None
+            if not isinstance(value, type) or not _is_called(value, module, qualname): continue
+            if (found := identity_of(value)) == identity: return value
+            if found[:_FAMILY] == identity[:_FAMILY] and not _is_named(value): family[id(value)] = value
+    return [*family.values()][0] if len(family) == 1 else None  # the only one, whose attributes were others when it was first stored
 
 def _find_made(identity: str, module: str, qualname: str) -> type | None:
     "Look for a class that a function has made among all classes, such as one in a list; the newest of several"
@@ -683,11 +719,11 @@ def _find_made(identity: str, module: str, qualname: str) -> type | None:
             if id(cls) in seen: continue
             seen.add(id(cls))
             waiting.append(cls)
-            if _has_identity(cls, identity, module, qualname): found = cls
+            if _is_called(cls, module, qualname) and identity_of(cls) == identity: found = cls
     return found
 
-def _has_identity(cls: type, identity: str, module: str, qualname: str) -> bool:
-    return cls.__qualname__ == qualname and module_of(cls) == module and not is_kept(cls) and identity_of(cls) == identity
+def _is_called(cls: type, module: str, qualname: str) -> bool:
+    return cls.__qualname__ == qualname and module_of(cls) == module and not is_kept(cls)
 
 # %% ../nbs/00_by_value.ipynb #ec71067b
 def is_kept(cls: type) -> bool:

@@ -74,6 +74,15 @@ class P(str, enum.Enum):
     @classmethod
     def _missing_(cls, v): return cls.A
 ''', 'P.A'),
+    'enum_of_dataclass': ('''
+import enum
+from dataclasses import dataclass
+@dataclass(frozen=True)
+class Planet: mass: float; radius: float
+class P(Planet, enum.Enum):
+    A = 1., 2.
+    B = 2., 3.
+''', 'P.A'),
     'auto_enum': ('''
 import enum
 class P(enum.Enum):
@@ -758,7 +767,7 @@ def test_each_part_of_a_class_counts(part):
         exec(_BODY.format(**parts), names)
         found.append((identity_of(names['P']), Content(names['P']).digest, digest_of(names['P'])))
     assert found[0] == found[2] and found[0][1] != found[1][1] and found[0][2] != found[1][2]
-    assert (found[0][0] == found[1][0]) is (part in ('k', 'limit', 'lam'))
+    assert (found[0][0] == found[1][0]) is (part == 'k')  # no name leads to it: with one, attributes do not count
 
 
 def test_a_class_of_the_notebook_follows_a_module_that_is_edited_and_loaded_again(single, tmp_path):
@@ -795,3 +804,44 @@ def test_an_object_of_a_class_of_the_notebook_is_of_that_class_in_a_task(single)
         assert one.value('look(c).result') == (True, True, 1, True)
         one.run(define.format(2) + 'c = Conf("conf")')
         for _ in range(2): assert one.value('look(c).result') == (True, True, 2, True)
+
+
+# each makes classes A and B that differ in nothing but what the function was given
+_LOOK = '@pk.task\ndef look(a, b): return isinstance(a, A), isinstance(b, B), isinstance(a, B), a.limit, b.limit, (a, b)'
+FACTORIES = {
+    'attribute': 'def make(n):\n    class P: limit = n\n    return P\nA, B = make(3), make(4)',
+    'mutable closure': 'def make(n):\n    found = [n]\n    class P:\n        @property\n        def limit(self): return found[0]\n    return P\nA, B = make(3), make(4)',
+    'rebound closure': 'def make(n):\n    def later():\n        nonlocal n\n        n += 0\n    class P:\n        @property\n        def limit(self): return n\n    return P\nA, B = make(3), make(4)',
+    'default': 'def make(n):\n    class P:\n        def get(self, found=[n]): return found[0]\n        limit = property(get)\n    return P\nA, B = make(3), make(4)',
+    'base': 'def make(n):\n    class P: limit = n\n    return P\nclass A(make(3)): pass\ndef again():\n    class A(make(4)): pass\n    A.__qualname__ = "A"\n    return A\nB = again()',
+    'type': 'A, B = type("P", (), {"limit": 3}), type("P", (), {"limit": 4})',
+    'a name of its own': 'P = type("P", (), {"limit": 5})\nA, B = type("P", (), {"limit": 3}), type("P", (), {"limit": 4})',
+    'enum': 'import enum\nA, B = enum.Enum("P", {"x": 1}), enum.Enum("P", {"x": 2})\nA.limit, B.limit = 3, 4',
+    'in a dict': 'def make(n):\n    class P: limit = n\n    return P\nclasses = {n: make(n) for n in (3, 4)}\nA, B = classes.values()',
+}
+
+@pytest.mark.parametrize('kind', FACTORIES)
+def test_classes_that_one_function_has_made_are_told_apart(states, kind):
+    "By who made them, by who did not, and in a worker"
+    (one, two), define = states, FACTORIES[kind]
+    made = '(A.x, B.x)' if kind == 'enum' else '(A(), B())'
+    one.run(f'{define}\nd = pk.Dict("made by {kind}")\nd["both"], d["a"], d["b"] = {made}, *{made}')
+    one.run(_LOOK)
+    right = (True, True, False, 3, 4)
+    for _ in range(2):
+        one.run(f'now, read, both = look(*{made}).result, look(d["a"], d["b"]).result, look(*d["both"]).result')
+        assert one.value('now[:5], read[:5], both[:5]') == (right,)*3
+        assert one.value('[type(o) for o in (*d["both"], d["a"], d["b"], *now[5])] == [A, B]*3') is True
+        one.run(define + '\n' + _LOOK)  # the same cell again
+    two.run(f'd = pk.Dict("made by {kind}"); a, b = d["both"]')
+    assert two.value('a.limit, b.limit, type(a) is type(d["a"]), type(b) is type(d["b"]), type(a) is type(b)') == (3, 4, True, True, False)
+    one.run('look.drop()')
+
+
+def test_a_class_of_a_function_that_has_changed_as_it_ran_is_found_by_who_ran_the_cell(site):
+    with interpreters(2, site) as (one, two):
+        define = 'def make():\n    class P:\n        n = 0\n        def __init__(self): type(self).n += 1\n    return P\nL = make()\n'
+        one.run(define + 'd = pk.Dict("d"); L(); L(); d["a"] = L(); L(); d["b"] = L()')
+        one.run(define)
+        two.run(define + 'd = pk.Dict("d")')
+        for o in (one, two): assert o.value('type(d["a"]) is L, type(d["b"]) is L') == (True, True)
