@@ -33,7 +33,7 @@ test-notebooks: $(DEV)
 	$(BIN)/python tools/notebooks.py test
 
 test-pytest: $(DEV)
-	$(BIN)/python -m pytest tests -n 3 --dist loadfile
+	$(BIN)/python -m pytest tests -n 4 --dist loadfile --no-loadscope-reorder
 
 notebooks: $(DEV)
 	$(BIN)/python tools/notebooks.py save

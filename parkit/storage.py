@@ -1419,6 +1419,7 @@ def _raise_format(path: str, facts: dict[str, Any]) -> dict[str, Any]:
 def _make_site(path: str, settings: dict[str, Any]) -> None:
     "Make the site's own files in an empty directory"
     names = [n for n in os.listdir(path) if n != INTERNAL and not n.startswith('site.json')]  # another process may just be making it
+    if names and os.path.exists(os.path.join(path, 'site.json')): return  # it was made, and used, since it was last looked for
     if names:
         raise SiteError(errno.ENOTEMPTY, f'this directory is not a site and holds other things ({names[0]!r}); choose an empty '
                                          'or a new one', path)

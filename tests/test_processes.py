@@ -568,6 +568,21 @@ def test_object_is_found_again_after_the_process_that_made_it(d):
     assert (new.metadata, new.note, int(new['x'][-1])) == (dict(a=1), 'kept', 999_999)
 
 
+def test_site_that_another_process_makes_and_uses_meanwhile(tmp_path, monkeypatch):
+    from parkit import storage
+    look, looks = storage._site_facts, []
+    def looks_late(path):
+        found = look(path)
+        if not looks:
+            looks.append(found)
+            run(None, f"site = pk.Site({str(tmp_path/'new')!r}); pk.Dict('n/d', site=site)['a'] = 1; say()")
+        return found
+    monkeypatch.setattr(storage, '_site_facts', looks_late)
+    site = pk.Site(tmp_path/'new')
+    assert looks == [None] and pk.Dict('n/d', site=site)['a'] == 1
+    site.close()
+
+
 def test_reader_whose_place_another_process_has_taken_opens_anew(d):
     "LMDB says so with an error: a reader is taken for dead that has lost its lock"
     d['a'] = 1
