@@ -57,7 +57,7 @@ _NO_PROGRAM = 0.005  # seconds in which no program can start, after an upgrade, 
 class InstalledModules:
     "The installed packages that this process has imported, as they were when this object was made"
     def __init__(self) -> None:
-        self.began, self.seen, self.looked = time.time() - 1, dict[str, int](), 0.0  # a file's time may lag a little
+        self.began, self.seen, self.looked = time.time(), dict[str, int](), 0.0
         self.changed()
 
     def changed(self) -> bool:
@@ -80,9 +80,12 @@ def _imported_from(folders: list[str]) -> list[str]:
     return found
 
 def _replaced_since(file: str, when: float) -> bool:
-    "Whether a file is another one than at that time: of an installed file, the time of its content may be any"
-    try: return os.stat(file).st_ctime > when
+    "Tell whether a file is another one than at that time: of an installed file, the time of its content may be any"
+    try: changed = os.stat(file).st_ctime
     except OSError: return True
+    return changed > when - (_TICK if changed % 1 else 1)  # a file system that counts whole seconds, or the clock of one that does not, may lag
+
+_TICK = 0.02  # seconds
 
 # %% ../nbs/04c_functions.ipynb #c4844739
 class _Used(NamedTuple):

@@ -71,12 +71,13 @@ def test_an_upgraded_package_is_seen_by_the_next_call(environment, site, module)
 
 
 def test_packages_that_no_worker_has_imported_replace_none(environment, site):
-    environment.install('1.0')
-    before = environment.run(site, f'{_TELL}\nprint(*[t.result for t in [tell("demo_package") for _ in range(10)]])')
+    environment.install('1.0')  # just before the workers begin
+    code = f'{_TELL}\nfor t in [tell("demo_package") for _ in range(10)]: t.result\nwhile len(pk.Pool().status.workers) < 2: time.sleep(0.01)\n'
+    before = environment.run(site, f'{code}print(*pk.Pool().status.workers)')
     environment.install('1.0', name='other')
     environment.install('2.0', name='other')
-    after = environment.run(site, f'{_TELL}\nprint(*[t.result for t in [tell("demo_package") for _ in range(10)]])')
-    assert {*after[1::2]} <= {*before[1::2]}
+    after = environment.run(site, f'{code}print(*pk.Pool().status.workers)')
+    assert after == before, [log.read_text() for log in Path(site.path).glob('@/workers.log')]
     assert environment.run(site, f'{_TELL}\nprint(tell("other").result)')[0] == '2.0'
 
 
