@@ -514,6 +514,7 @@ def states(tmp_path_factory):
 @pytest.mark.parametrize('kind', STATES)
 def test_a_class_stays_one_class_as_a_program_runs(states, kind):
     "For who defined it, for who did not, and in a worker, which see what it has come to"
+    if kind == 'numbers' and sys.version_info >= (3, 14): pytest.skip('iterators of itertools cannot be pickled there')
     (one, two), (definition, change, shown) = states, STATES[kind]
     make = 'P.A' if 'Enum' in definition else 'P()'
     one.run(f'{definition}\nd = pk.Dict("{kind}")\nd["before"] = {make}')
