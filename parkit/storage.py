@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
@@ -134,6 +135,7 @@ class _Files:
         self.held: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
         self.later: deque[Callable[[Any], None]] = deque()                   # what finalizers leave to the next write transaction
         self.put_off: deque[Callable[[], Any]] = deque()                    # writes of signal handlers and the like, to be done next
+        self.put_off_by: set[CodeType] = set()  # the code that has made them
         self._doing_put_off = False
         self.opened: WeakValueDictionary[int, Any] = WeakValueDictionary()   # the objects that this process has opened
         self._reset()
@@ -169,6 +171,7 @@ class _Files:
         if self.env: _leak(self.env)
         self.later.clear()  # the parent will do it
         self.put_off.clear()
+        self.put_off_by.clear()
         self._doing_put_off = False
         if self._bell >= 0: os.close(self._bell)
         self._reset()  # the other descriptors are closed already
@@ -593,34 +596,42 @@ class _Reading(_Opening):
                              'it. Have it set a flag, or start a thread that does this')
 
     def put_off_write(self, work: Callable[[], Any]) -> None:
-        """Do `work()` as soon as the write of this thread that is under way has ended; until then, reads by who came in its middle are
-        refused"""
+        """Do `work()` as soon as the write of this thread that is under way has ended; until then, reads by the code that came in its
+        middle are refused"""
         self.put_off.append(work)
+        self.put_off_by.update(frame.f_code for frame in self._frames_amid_write() if not is_parkit_frame(frame))
         if self.env and self.begin == self.env.begin: self.begin = self._begin_between
 
     def _begin_between(self) -> ReadTxn:
         "Begin a transaction; not for who came in the middle of a write, and may have written what must not be read as if it were not there"
-        if self.put_off and self.lock.is_mine() and not self._is_of_write(): raise self.under_way()
+        if self.put_off and self.lock.is_mine() and any(frame.f_code in self.put_off_by for frame in self._frames_amid_write()):
+            raise self.under_way()
         return (self.env.begin if self.env else self._open_and_begin)()
 
-    def _is_of_write(self) -> bool:
-        "Tell whether the code that runs is that of the write under way: it is called by parkit alone, down to what has the transaction"
-        frame: Any = sys._getframe(2)
-        while frame is not None and is_parkit_frame(frame):
+    def _frames_amid_write(self) -> Iterator[FrameType]:
+        "Yield the frames from here down to that which has the transaction under way"
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
             names = frame.f_locals
-            if self.current is not None and any(names.get(name) is self.current for name in ('txn', 'self')): return True
+            if self.current is not None and any(names.get(name) is self.current for name in ('txn', 'self')): return
+            yield frame
             frame = frame.f_back
-        return False
 
     def do_put_off(self) -> None:
-        "Do the writes that were put off; who has made them is not there any longer to be told of an error, so that is a warning"
+        """Do the writes that were put off; who has made them is not there any longer to be told of an error, so that is a warning. One that
+        is interrupted keeps no other from being done"""
+        interrupt: BaseException | None = None
         while self.put_off and not self._doing_put_off and not self.lock.is_mine():
             self._doing_put_off = True
             try:
-                while self.put_off: self.attempt(self.put_off.popleft())
+                while self.put_off:
+                    try: self.attempt(self.put_off.popleft())
+                    except BaseException as e: interrupt = e
             finally:
                 self._doing_put_off = False
+                self.put_off_by.clear()
                 self._begin_as_ever()
+        if interrupt is not None: raise interrupt
 
     def _begin_as_ever(self) -> None:
         if not self._opening.acquire(blocking=False): return  # it is just being opened, closed or changed, which sets `begin`
@@ -1036,8 +1047,10 @@ class WriteTxn:
         if store.allowance: store.allowance -= self.pending + _COMMIT
         if self.trashed: store.empty_trash(self.trashed)
         if self.freed and disk: store.turn_over(disk)
-        for work in self.then: work()
-        if store.put_off: store.do_put_off()
+        try:
+            for work in self.then: work()
+        finally:
+            if store.put_off: store.do_put_off()
 
     def close(self) -> None:
         "Undo what is not committed and release the lock; does nothing if that is done"

@@ -117,6 +117,50 @@ def test_the_write_itself_goes_on_reading(site):
     q._take = taking
     assert [o['a'] for o in q.get()] == [1, 1] and d == {'from a handler': True}
 
+class Looks:
+    "Reads another object as it is unpickled"
+    def __reduce__(self): return _look, ()
+
+def _look(): return pk.Dict('n/other')['a']
+
+def test_code_that_the_write_itself_calls_goes_on_reading(scratch):
+    d, q, other = pk.Dict('n/d'), pk.Queue('n/q'), pk.Dict('n/other')
+    other['a'] = 1
+    q.put(Looks())
+    take = q._take
+    def handler(): d['from a handler'] = True
+    def taking(txn, *args):
+        handler()
+        return take(txn, *args)
+    q._take = taking
+    assert q.get() == 1 and d == {'from a handler': True}
+
+def test_a_second_handler_does_not_read_what_the_first_will_have_written(d):
+    "Or one of two that count would be lost without a word"
+    d['n'] = 0
+    refused = []
+    def count():
+        try: d['n'] = d['n'] + 1
+        except pk.TransactionError as e: refused.append(e)
+    _in_the_middle(d, lambda: (count(), count()))
+    assert d['n'] + len(refused) == 2 and d['n'] >= 1
+
+def test_an_interrupt_keeps_no_other_from_being_done(d):
+    def stop(): raise KeyboardInterrupt
+    def work():
+        d._store.put_off_write(stop)
+        d['x'] = 1
+    with pytest.raises(KeyboardInterrupt): _in_the_middle(d, work)
+    assert d == {'x': 1} and not d._store.put_off
+
+def test_an_error_of_what_follows_a_commit_keeps_none_from_being_done(d):
+    from parkit.transactions import write
+    def work(txn):
+        txn.then += (lambda: 1/0,)
+        d['x'] = 1
+    with pytest.raises(ZeroDivisionError): write(d._store, work)
+    assert d == {'x': 1}
+
 @pytest.mark.parametrize('how', [lambda: pk.compact('n'), lambda: pk.Namespace('n').rename('other'), lambda: pk.Namespace('n').drop()], ids=['compact', 'rename', 'drop'])
 def test_writes_that_come_while_files_are_replaced_are_done_or_told_of(d, how, monkeypatch):
     "By a signal handler, say"
