@@ -52,6 +52,7 @@ _kinds = dict(descriptors=_descriptors, threads=_threads, processes=_children)
 def no_leaks():
     "As many descriptors, threads and child processes after the test as before"
     before = {kind: count() for kind, count in _kinds.items()}
+    gc.freeze()  # what is there now, libraries above all, is not looked through after each test
     yield
     def leaked():
         return {kind: sorted(set(now) - set(before[kind])) for kind, count in _kinds.items()
