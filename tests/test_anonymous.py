@@ -642,6 +642,7 @@ def test_call_that_waits_keeps_it_for_as_long_as_it_waits(site, pool, tmp_path):
     os.kill(first.pid, signal.SIGSTOP)
     pool_pid = pool.status.supervisor
     for pid in (pool_pid, first.pid): os.kill(pid, signal.SIGKILL)
+    assert wait_for(lambda: pool.status.supervisor is None)  # while it is dying, the pool seems to be started
     sweep(site)
     assert second.status == 'submitted' and kept(site) >= 1
     (tmp_path/'go').touch()
