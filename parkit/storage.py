@@ -20,7 +20,7 @@ from .system import (allocate, copy_file, InvalidNameError, is_full, is_parkit_f
                      ObjectNotFoundError, SiteRemovedError, open_locked, replace_file, SiteError, StorageFullError,
                      TransactionError, _UnderWay, _Alive, _boot_id, _check_directory, _check_exchange, _exchange, _Exit,
                      _file_lock, _find_open_files, _fork, _guard_streams, _hold_lmdb_locks, _leak, _link_all, _make_private,
-                     _map_file, _RECORD_SIZE, _reserve, _sync, _watchers, _write_all, _write_new, _WriteLock, warn_caller)
+                     _map_file, _RECORD_SIZE, _release_lmdb_locks, _reserve, _sync, _watchers, _write_all, _write_new, _WriteLock, warn_caller)
 
 # %% auto #0
 __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'OUTBOX',
@@ -153,7 +153,7 @@ class _Files:
         (bell, self._bell), (locks, self._lmdb_locks) = (self._bell, -1), (self._lmdb_locks, -1)
         self.env: lmdb.Environment | None = None
         if bell >= 0: os.close(bell)
-        if locks >= 0: _fork.close(locks)
+        if locks >= 0: _release_lmdb_locks(locks)
         self.generation += 1
         self.registered = False         # is it open, or being opened, so that this process must stay registered?
         self.begin: Callable[[], ReadTxn] = self._open_and_begin
@@ -345,7 +345,7 @@ class _Opening(_Making):
                 if fd >= 0: _fork.close(fd)
                 if bell >= 0: os.close(bell)
                 env.close()
-                if locks >= 0: _fork.close(locks)
+                if locks >= 0: _release_lmdb_locks(locks)
         if heir is not None: self._end_retired(heir, facts)
 
     def _use(self, env: lmdb.Environment, bell: int, record: mmap.mmap, fd: int, locks: int, facts: dict[str, Any]) -> None:

@@ -180,6 +180,11 @@ def _hold_lmdb_locks(path: str) -> int:
         raise
     return fd
 
+def _release_lmdb_locks(fd: int) -> None:
+    "Drop the locks and close the descriptor: a child that is just being forked has it too, and would keep them until it has closed its own"
+    with suppress(OSError): fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
+    _fork.close(fd)
+
 # %% ../nbs/00a_system.ipynb #f4fde9e2
 def _try_lock(fd: int, mode: int = fcntl.LOCK_EX) -> bool:
     "Take the `flock` on `fd` if it is free"

@@ -568,6 +568,18 @@ def test_object_is_found_again_after_the_process_that_made_it(d):
     assert (new.metadata, new.note, int(new['x'][-1])) == (dict(a=1), 'kept', 999_999)
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='macOS has no locks of open files')
+def test_namespace_is_opened_again_while_a_child_is_being_forked(d):
+    "Which has all descriptors of its parent, and so the locks of its open files, until it has closed them"
+    d['a'] = 1
+    copied = os.dup(d._store._lmdb_locks)
+    try:
+        d.site.close()
+        assert d['a'] == 1
+    finally: os.close(copied)
+    assert d['a'] == 1 and run(d.site, "say(pk.Dict('n/d')['a'])") == 1
+
+
 def test_site_that_another_process_makes_and_uses_meanwhile(tmp_path, monkeypatch):
     from parkit import storage
     look, looks = storage._site_facts, []
