@@ -421,9 +421,15 @@ class _Signals:
         for fd in (self.fd, self.writer): os.set_blocking(fd, False)
         self.before = {s: signal.signal(s, self._note) for s in signals}
         self.wakeup = signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
-        _fork.forgetful.add(self)
+        self.mask: Iterable[int] = ()
+        for group in (_fork.forgetful, _fork.parents): group.add(self)
 
-    def _forget(self) -> None: self.close()  # a forked child, of a task for instance, takes signals as if we had never been
+    # a forked child, of a task for instance, takes signals as if we had never been; those that come before it can wait until it can
+    def _expect_child(self) -> None: self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, self.before)
+    def _part_with_child(self) -> None: signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+    def _forget(self) -> None:
+        try: self.close()
+        finally: self._part_with_child()
 
     def _note(self, number: int, frame: Any) -> None: self.seen.add(number)
 
@@ -435,7 +441,7 @@ class _Signals:
 
     def close(self) -> None:
         "Restore what was before"
-        _fork.forgetful.discard(self)
+        for group in (_fork.forgetful, _fork.parents): group.discard(self)
         signal.set_wakeup_fd(self.wakeup)
         for s, handler in self.before.items(): signal.signal(s, handler)
         for fd in (self.fd, self.writer): os.close(fd)

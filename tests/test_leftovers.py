@@ -769,3 +769,21 @@ def test_what_an_initializer_changes_is_there_for_all_calls_of_its_loop_and_no_o
         found = joblib.Parallel(batch_size=1)(joblib.delayed(look)() for _ in range(5))
     assert found == [(True, 10, 'yes', True, 7)]*5 and len(list(folder.iterdir())) == len({t.pid for t in pk.traces()})
     assert pk.task(look)(sync=False).result == before == (False, 30, None, False, 28)
+
+
+def test_a_child_that_is_signalled_as_soon_as_it_is_forked_ends(single):
+    "As `multiprocessing.Pool.terminate` does, which then waits for it"
+    @pk.task
+    def ends(number, count):
+        import os, time
+        codes = []
+        for _ in range(count):
+            pid = os.fork()
+            if not pid:
+                time.sleep(1)
+                os._exit(7)
+            os.kill(pid, number)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        return codes
+    assert ends(signal.SIGTERM, 20).result == [-signal.SIGTERM]*20
+    assert single.status.workers  # which still heeds its own
