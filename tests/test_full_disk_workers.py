@@ -114,7 +114,8 @@ def test_trap_21_worker_killed_on_a_full_disk(pool, work, go, disk):
     go()
     assert [trace.result[0] for trace in traces[2:]] == [2, 3]
     for trace in traces[:2]:
-        with pytest.raises(pk.WorkerCrashedError, match='SIGKILL'): trace.result
+        # a new worker that looks at dead ones before the supervisor could note how knows only that it ended
+        with pytest.raises(pk.WorkerCrashedError, match='SIGKILL|ended'): trace.result
     assert pool.status.supervisor == before.supervisor
 
 
