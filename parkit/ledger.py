@@ -5,7 +5,7 @@
 # %% ../nbs/04f_ledger.ipynb #b155018b
 from __future__ import annotations
 import os, struct, time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
@@ -568,21 +568,22 @@ class _Ledger(_Sharing):
         if open_transaction() is not None: return  # a later one does it: what is unlinked does not come back with a rollback
         with suppress(StorageFullError): prune(self)  # else the supervisor tries again
 
-    def sweep(self, reasons: Mapping[int, str], environment: bytes = b'') -> int:
+    def sweep(self, reasons: Mapping[int, str], environment: bytes = b'', dying: Collection[int] = ()) -> int:
         """Mark what dead processes were running as `crashed`, with the reason by pid, in one environment or in all; returns how many
-        they were"""
+        they were. Of pids among `dying` without a reason it is not known yet how they end: their locks are gone before that"""
         dead = [p for p in self.running() if not self.site.alive.is_alive(p)]
         self._forget_workers()
-        ended = [id for p in dead if (id := write(self._store, self._sweep, p, reasons, environment))]
+        ended = [id for p in dead if (id := write(self._store, self._sweep, p, reasons, environment, dying))]
         for id in ended: settle(self, id)
         self._has_ended()  # rings also for those who ended their call and died before they rang
         return len(ended)
 
-    def _sweep(self, txn: Any, process: str, reasons: Mapping[int, str], environment: bytes) -> str:
+    def _sweep(self, txn: Any, process: str, reasons: Mapping[int, str], environment: bytes, dying: Collection[int]) -> str:
         found = txn.get(self._key(_RUNNING, process))
         if found is None: return ''
         id, record = found.decode(), _Record(*self._load(txn, False, _RECORD, found.decode()))
         if not record.environment.startswith(environment): return ''  # another supervisor knows how that one ended
+        if record.pid in dying and record.pid not in reasons: return ''
         record = record._replace(output=record.output + _keep_output(self.site, process, id))
         status, error = _death(record, reasons.get(record.pid or 0, 'ended'))
         self._end(txn, process, id, record, status, _join(_encode_error(error)), _kinds(error))

@@ -772,7 +772,7 @@ class Supervisor(_Children):
         for pid in orphans: self.end_group(pid)
         self.kill_groups(math.inf)
         if self.reasons or self.bereft:
-            self.ledger.sweep(self.reasons, self.environment)
+            self.ledger.sweep(self.reasons, self.environment, self.born)
             self.reasons, self.bereft = {}, False
             self.line.call()  # some may be run again
         self.cancel()

@@ -271,6 +271,30 @@ def test_killed_worker_is_replaced(pool, double):
     assert double(2).result == 4
 
 
+@pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason='looks for descriptors on Linux')
+def test_worker_that_is_dying_is_marked_when_it_is_known_how(pool, tmp_path):
+    "A process lets go of its locks before its parent can collect it, and another may have died meanwhile"
+    @pk.task
+    def let_go(folder):
+        import os, time
+        for fd in os.listdir('/proc/self/fd'):
+            if os.path.exists(f'/proc/self/fd/{fd}') and '/alive/' in os.readlink(f'/proc/self/fd/{fd}'): os.close(int(fd))
+        (folder/'gone').touch()
+        while True: time.sleep(0.01)
+    @pk.task
+    def wait():
+        import time
+        while True: time.sleep(0.01)
+    pool.resize(2)
+    first, second = let_go(tmp_path), wait()
+    assert wait_for((tmp_path/'gone').exists) and wait_for(lambda: second.status == 'running')
+    os.kill(second.pid, signal.SIGKILL)
+    with pytest.raises(pk.WorkerCrashedError, match='SIGKILL'): second.result
+    assert first.status == 'running'
+    os.kill(first.pid, signal.SIGKILL)
+    with pytest.raises(pk.WorkerCrashedError, match='SIGKILL'): first.result
+
+
 def test_worker_killed_inside_a_transaction_leaves_nothing_of_it(pool, double, tmp_path):
     d, ready = pk.Dict('prices'), tmp_path/'ready'
     @pk.task
