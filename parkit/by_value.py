@@ -251,7 +251,8 @@ class Bindings:
                    for weak, size, registered in self.classes)
 
 def _names_in(holder: Any) -> Mapping[Any, Any]:
-    "Return the names that a class, module or member of an enumeration has, or a function finds: its globals, or what `singledispatch` knows"
+    """Return the names that a class, module or member of an enumeration has, or that a function finds: its globals, or what
+    `singledispatch` knows"""
     if type(holder) is not FunctionType: return getattr(holder, '__dict__', {})
     return holder.registry if is_dispatcher(holder) else holder.__globals__  # type: ignore[attr-defined,no-any-return]
 
@@ -267,7 +268,8 @@ def _wrapped_by(value: Any) -> tuple[Any, ...]:
     return (value.__func__,) if type(value) in (classmethod, staticmethod) else ()
 
 def _are_the_same(known: tuple[Any, ...], parts: tuple[Any, ...]) -> bool:
-    return len(known) == len(parts) and all(part is (weak and weak()) and (part is None) is (weak is None) for weak, part in zip(known, parts))
+    return len(known) == len(parts) and all(part is (weak and weak()) and (part is None) is (weak is None)
+                                            for weak, part in zip(known, parts))
 
 def is_dispatcher(f: FunctionType) -> bool:
     "Tell whether a function was made by `functools.singledispatch`"

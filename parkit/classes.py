@@ -152,7 +152,8 @@ def set_attributes(
         for name in {'__init__', '__new_member__'}.difference(attributes).intersection(vars(cls)): setter.__delattr__(cls, name)
     for name, value in attributes.items():
         if name not in ('_abc_impl', '__members__'): setter.__setattr__(cls, name, value)
-    if '__firstlineno__' in attributes: setter.__setattr__(cls, '__firstlineno__', attributes['__firstlineno__'])  # which Python has deleted
+    if '__firstlineno__' in attributes:  # which Python has deleted
+        setter.__setattr__(cls, '__firstlineno__', attributes['__firstlineno__'])
     if '__members__' in attributes: _set_members(cls, attributes['__members__'])
     for other in attributes.get('_abc_impl', ()): abc.ABCMeta.register(cls, other)
 
@@ -161,7 +162,8 @@ def is_told_by_name(
     member: Any,  # Of an enumeration
 ) -> bool:
     "Tell whether another process would not know a member by its value"
-    return type(member._value_).__eq__ is object.__eq__ and type(member).__reduce_ex__ is Enum.__reduce_ex__ and not isinstance(member, Flag)
+    return (type(member._value_).__eq__ is object.__eq__ and type(member).__reduce_ex__ is Enum.__reduce_ex__
+            and not isinstance(member, Flag))
 
 # %% ../nbs/00_classes.ipynb #d95312df
 def begin_dispatcher() -> Any:
@@ -172,7 +174,8 @@ def _nothing(*args: Any, **kwargs: Any) -> None: pass
 
 def dispatcher_state(f: Any) -> tuple[dict[type, Any], dict[str, Any]]:
     "Return what a function of `singledispatch` has registered, and its attributes"
-    return dict(f.registry), {k: v for k, v in vars(f).items() if k not in ('registry', 'dispatch', 'register', '_clear_cache', '__wrapped__')}
+    own = 'registry', 'dispatch', 'register', '_clear_cache', '__wrapped__'
+    return dict(f.registry), {k: v for k, v in vars(f).items() if k not in own}
 
 def fill_dispatcher(f: Any, state: tuple[dict[type, Any], dict[str, Any]]) -> None:
     "Have a function dispatch as another one did"

@@ -21,8 +21,9 @@ from weakref import WeakKeyDictionary, WeakSet
 from .by_value import (CODE, TYPE_NAMES, digest_of, find_class, find_named, given_to, identity_of, is_by_value,
                              is_dispatcher, is_kept, keep_class, kept_annotations_of, module_of, refers_to_objects, slots_of,
                              with_kept_annotations)
-from .classes import (NAMED_TYPES, WEAK, begin_dispatcher, dispatcher_state, enum_parts, fill_dispatcher, has_hooks, is_named_type, is_told_by_name,
-                            metaclass_of, named_type, named_type_parts, new_class, new_enum, set_attributes, state_of_enum)
+from .classes import (NAMED_TYPES, WEAK, begin_dispatcher, dispatcher_state, enum_parts, fill_dispatcher, has_hooks,
+                      is_named_type, is_told_by_name, metaclass_of, named_type, named_type_parts, new_class, new_enum,
+                      set_attributes, state_of_enum)
 
 # %% auto #0
 __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', 'Buffer', 'Record', 'ParkitError', 'EncodeError',
@@ -569,7 +570,8 @@ def _cloud_pickler() -> type[pickle.Pickler]:
             if issubclass(cls, Enum) and is_by_value(cls) and is_told_by_name(obj): return getattr, (cls, obj._name_)
             if cls.__module__ == 'annotationlib' and cls.__name__ == 'ForwardRef': return _forward_reference(obj)
             if cls is functools.cached_property: return _cached_property, (obj.func, obj.attrname)
-            if cls is functools.partialmethod: return partial(cls, **obj.keywords), (obj.func, *obj.args)  # from Python 3.14 on it does not say
+            if cls is functools.partialmethod:  # from Python 3.14 on it does not say
+                return partial(cls, **obj.keywords), (obj.func, *obj.args)
             if cls is functools._lru_cache_wrapper and is_by_value(obj.__wrapped__):
                 return _cached, (obj.__wrapped__, obj.cache_parameters())
             if cls is CodeType:

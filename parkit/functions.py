@@ -83,7 +83,8 @@ def _replaced_since(file: str, when: float) -> bool:
     "Tell whether a file is another one than at that time: of an installed file, the time of its content may be any"
     try: changed = os.stat(file).st_ctime
     except OSError: return True
-    return changed > when - (_TICK if changed % 1 else 1)  # a file system that counts whole seconds, or the clock of one that does not, may lag
+    # a file system that counts whole seconds may lag by one, the clock of any other by a tick
+    return changed > when - (_TICK if changed % 1 else 1)
 
 _TICK = 0.02  # seconds
 

@@ -108,9 +108,13 @@ def _save_class(txn: Any, cls: type) -> None:
     if found is None or not found.startswith(digest): txn.put(key, digest + _join(encode(cls)))
 
 # %% ../nbs/03_objects.ipynb #22ac3209
+def _class_here(name: str) -> type | None:
+    "The class called `name` that this process has, or that the record of the function that runs has brought; `None` if there is none"
+    return _import_class(name) or class_in_force(name)
+
 def _class_of(txn: Any, name: str) -> type[Object]:
-    "The class to open an object of the type `name` with: this process's own, else that of the function that runs, else the stored one, else `Unknown`"
-    found = _import_class(name) or class_in_force(name)
+    "The class to open an object of the type `name` with: the one that is here, else the stored one, else `Unknown`"
+    found = _class_here(name)
     if found is None:
         data = txn.get(_class_key(name))
         try: found = None if data is None else decode(data if data[0] in (PICKLE, BUFFERS) else data[_DIGEST:])  # of an older parkit
@@ -359,7 +363,7 @@ def _site_of(path: str) -> Site:
 def _recall_object(site: str, namespace: str, oid: bytes, uuid: bytes, type_name: str) -> Object:
     "Follow a reference; one to an object that is gone can be held, and raises `ObjectNotFoundError` when used"
     store = _site_of(site).store(namespace, True)
-    info, cls = _read_if_any(store, _info_and_class, oid, type_name) or (None, _import_class(type_name) or class_in_force(type_name) or Unknown)
+    info, cls = _read_if_any(store, _info_and_class, oid, type_name) or (None, _class_here(type_name) or Unknown)
     if info is None or info.uuid != uuid: return cls._bound(store, _NOWHERE, uuid, None)
     found = cls._bound(store, oid, uuid, info.name)
     if info.name is None: found._hold = _hold(store, oid)

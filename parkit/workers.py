@@ -294,7 +294,8 @@ class Worker(_Running):
 
     def is_spent(self) -> bool:
         "Whether another should come in its place"
-        return self.spoiled or self.installed.changed() or self.max_tasks is not None and self.ran >= self.max_tasks or self.max_memory is not None and _memory() > self.max_memory
+        return (self.spoiled or self.installed.changed() or self.max_tasks is not None and self.ran >= self.max_tasks
+                or self.max_memory is not None and _memory() > self.max_memory)
 
     def pause(self) -> float | None:
         "Seconds until a call is due that is to wait; `None` if there is none"
