@@ -229,8 +229,9 @@ def test_worker_is_replaced_after_so_many_calls(single):
         return os.getpid()
     pids = [trace.result for trace in [who() for _ in range(9)]]
     assert [pids.count(p) for p in dict.fromkeys(pids)] == [3, 3, 3]
+    before = settled_workers(single, 1)
     single.max_tasks_per_worker = None
-    settled_workers(single, 1)
+    assert wait_for(lambda: settled_workers(single, 1) != before)  # who was made with other limits is replaced
     assert len({who().result for _ in range(7)}) == 1
 
 
