@@ -46,7 +46,7 @@ def _post(txn: Any, id: str, record: _Record, call: bytes | Blob, facts: Mapping
     txn.put(OUTBOX + id.encode(), encode((tuple(record), dict(facts))))
     txn.put(OUTBOX_CALLS + id.encode(), txn.link(call))
     found = next((work for work in txn.then if isinstance(work, _Delivery)), None)
-    if found is None: txn.then += (found := _Delivery(txn.store),)
+    if found is None: txn.then.append(found := _Delivery(txn.store))
     found.ids.append(id)
     found.sent.append(sent_as(record.variables))  # which lie in no outbox: it may be durable, and in a backup
 

@@ -169,7 +169,7 @@ class _Choosing(_Waiting):
         if at == self._noted: return
         if self._noted: txn.delete(self._noted)
         txn.put(at, b'', freeing=True)
-        txn.then += (partial(setattr, self, '_noted', at),)
+        txn.then.append(partial(setattr, self, '_noted', at))
 
     def _forget_workers(self) -> None:
         "Remove what dead workers have noted"

@@ -390,7 +390,7 @@ def _drop_object(txn: Any, oid: bytes) -> None:
     txn.delete(KEPT + oid if info.name is None else _name_key(info.name))
     if not os.path.exists(os.path.join(txn.store.path, 'locks', info.uuid.hex())): return
     txn.put(DROPPED + info.uuid, b'', freeing=True)
-    txn.then += (partial(_remove_file, txn.store, info.uuid),)
+    txn.then.append(partial(_remove_file, txn.store, info.uuid))
 
 def _remove_file(store: Store, uuid: bytes) -> None:
     "Remove the file of a lock that was dropped, unless that was undone"

@@ -892,7 +892,9 @@ class WriteTxn:
         self.freed = False    # was anything deleted?
         self.later = 0        # how many of the store's `later` it has done
         self.notes: Any = None  # of an explicit transaction that someone types: what it has read
-        self.then: tuple[Callable[[], None], ...] = ()           # to be called when it has committed and let go of the lock
+        # both are lists to append to: a signal handler may come in the middle of that, too, and have this done by the same lines
+        self.then: list[Callable[[], None]] = []    # to be called when it has committed and let go of the lock
+        self.put_off: list[Callable[[], Any]] = []  # as the store's, to be done in this transaction after the operation under way
         self.blobs: tuple[Blob, ...] = ()                        # linked, to be unlinked if this comes to nothing
         self.broken: BaseException | None = None  # what has stopped an operation half-way: the innermost transaction can only be undone
         self.outer: tuple[tuple[lmdb.Transaction, int], ...] = ()  # the transactions around the innermost, and the blobs each had
@@ -901,7 +903,6 @@ class WriteTxn:
         self.ending = False   # has `commit` or `close` begun?
         self.at: tuple[Any, ...] = ()  # the objects on which an operation is under way, in an explicit transaction
         self.resting = False  # is it an explicit transaction, with no operation under way?
-        self.put_off: tuple[Callable[[], Any], ...] = ()  # as the store's, to be done in this transaction after the operation under way
 
     def _use(self, raw: lmdb.Transaction) -> None: self.raw, self.get = raw, raw.get
 

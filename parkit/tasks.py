@@ -591,7 +591,7 @@ def _queue(ledger: _Ledger, id: str, record: _Record, encoded: Any, facts: dict[
     if txn is None or txn.store is ledger._store:
         record = ledger.submit(id, record, encoded, facts)
         if txn is None: _see_to(ledger, id, record)
-        else: txn.then += (partial(_see_to, ledger, id, record),)
+        else: txn.then.append(partial(_see_to, ledger, id, record))
         return AsyncTrace(ledger, id)
     namespace = txn.store.namespace
     _post(txn, id, record._replace(outbox=namespace), txn.store.prepare(encoded), facts)

@@ -124,7 +124,7 @@ def _write_within(txn: Any, work: Callable[..., T], args: Any) -> T:
         if not _can_be_put_off(work):
             _give_up(args)
             raise txn.store.under_way()
-        txn.put_off += (partial(_write_within, txn, work, args),)
+        txn.put_off.append(partial(_write_within, txn, work, args))
         return None  # type: ignore[return-value]
     writes, at, txn.resting, txn.at = txn.writes, txn.at, False, (*txn.at, oid)
     try: return work(txn, *args)
@@ -142,10 +142,11 @@ def _is_amid(txn: Any, work: Any) -> bool:
     return txn.moving or oid is not None and oid in txn.at
 
 def _do_put_off(txn: Any) -> None:
-    "Do what was put off while an operation was under way"
-    while (due := txn.put_off):
-        txn.put_off = due[1:]
-        txn.store.attempt(due[0])
+    "Do what was put off while an operation was under way, and what comes meanwhile"
+    resting, txn.resting = txn.resting, False  # operations of who comes meanwhile leave the rest to this
+    try:
+        while txn.put_off: txn.store.attempt(txn.put_off.pop(0))
+    finally: txn.resting = resting
 
 def _may_be_put_off(work: Callable[..., T]) -> Callable[..., T]:
     "Mark an operation whose caller needs no answer: in the middle of a write of its thread it is done after that"

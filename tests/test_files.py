@@ -43,8 +43,10 @@ def test_pandas(f, format, read):
     frame = pd.DataFrame(_frame)
     options = dict(index=False) if format == 'csv' else {}
     with f.open(read.replace('r', 'w')) as g: getattr(frame, f'to_{format}')(g, **options)
-    assert run(f.site, f"import pandas as pd\nwith pk.File('n/f').open('{read}') as g: frame = pd.read_{format}(g)\nsay([len(frame), int(frame['a'].sum()), frame['text'][999]])") \
-        == [1000, 499_500, 'text 999']
+    # pyarrow reads any object of Python in a thread that may outlive it and then aborts the process: 4 of 100 scripts did with a plain file
+    end = 'site.close(); os._exit(0)' if format in ('parquet', 'feather') else ''
+    code = f"import pandas as pd\nwith pk.File('n/f').open('{read}') as g: frame = pd.read_{format}(g)\n"
+    assert run(f.site, code + "say([len(frame), int(frame['a'].sum()), frame['text'][999]])\n" + end) == [1000, 499_500, 'text 999']
     with f.open(read) as g: pd.testing.assert_frame_equal(getattr(pd, f'read_{format}')(g), frame)
     if format in ('parquet', 'feather'): pd.testing.assert_frame_equal(getattr(pd, f'read_{format}')(io.BytesIO(f.content), columns=['b']), frame[['b']])
 

@@ -156,7 +156,7 @@ def test_an_interrupt_keeps_no_other_from_being_done(d):
 def test_an_error_of_what_follows_a_commit_keeps_none_from_being_done(d):
     from parkit.transactions import write
     def work(txn):
-        txn.then += (lambda: 1/0,)
+        txn.then.append(lambda: 1/0)
         d['x'] = 1
     with pytest.raises(ZeroDivisionError): write(d._store, work)
     assert d == {'x': 1}
@@ -183,7 +183,7 @@ def test_an_error_of_what_was_put_off_is_none_of_the_write(d):
     from parkit.transactions import write
     done = []
     def work(txn):
-        txn.then += (lambda: done.append(1),)
+        txn.then.append(lambda: done.append(1))
         d['x'] = 1
     def interrupted(work): raise KeyboardInterrupt
     d._store.attempt = interrupted
