@@ -1031,7 +1031,7 @@ class WriteTxn:
         "Make everything visible at once, release the lock and ring the bell"
         store = self.store
         disk = None
-        self.ending, self.resting = True, False
+        self.resting, self.ending = False, True  # in this order: a signal handler may come between
         try:
             self.check_whole()
             if self.freed or self.writes and not self.pending:
@@ -1058,7 +1058,7 @@ class WriteTxn:
         "Undo what is not committed and release the lock; does nothing if that is done"
         store, lock = self.store, self.store.lock
         if self.ended or not lock.mutex._is_owned(): return
-        self.ending, self.resting = True, False
+        self.resting, self.ending = False, True  # in this order: a signal handler may come between
         try: self._finish()
         except BaseException:
             self._finish()  # an interrupt, perhaps, has kept it from its end

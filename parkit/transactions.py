@@ -133,7 +133,7 @@ def _write_within(txn: Any, work: Callable[..., T], args: Any) -> T:
         _give_up(args)
         raise
     finally:
-        txn.resting, txn.at = before, at
+        txn.at, txn.resting = at, before
         if before and txn.put_off: _do_put_off(txn)
 
 def _is_amid(txn: Any, work: Any) -> bool:

@@ -1,5 +1,6 @@
 """Writes from signal handlers, finalizers and weakref callbacks, which come in the middle of a write of their own thread"""
-import gc, signal, warnings, weakref
+import gc, signal, sys, warnings, weakref
+from types import MethodType
 
 import pytest
 
@@ -55,6 +56,54 @@ def test_no_beat_of_a_signal_handler_is_lost(site, writer):
     n, *right, rounds = run(site, "ns = 'n'\nwarnings.simplefilter('error')\n" + _WRITERS[writer] + _beating)
     assert n >= 300 and all(right) and rounds, (n, right)
     assert pk.check() == []
+
+def _at_instruction(k, work, handler):
+    "Do `work()`, and `handler()` before the `k`-th instruction of parkit's code; was there one?"
+    seen = 0
+    def look(frame, event, arg):
+        nonlocal seen
+        if frame.f_globals.get('__package__') != 'parkit': return None
+        frame.f_trace_opcodes = True
+        if event == 'opcode' and (seen := seen + 1) == k + 1: handler()
+        return look
+    before = sys.gettrace()
+    sys.settrace(look)
+    try: work()
+    finally: sys.settrace(before)
+    return seen > k
+
+def _write(d, log, n):
+    d[n] = n
+    log.append(n)
+
+def _in_savepoints(d, log):
+    with pk.transaction(d):
+        with pk.transaction(d): _write(d, log, 1)
+        d.update({2: 2})
+        log.append(2)
+
+_WORKS = {
+    'writes': lambda d, log: (_write(d, log, 1), _write(d, log, 2)),
+    'savepoints': _in_savepoints,
+    'handlers': lambda d, log: (_in_the_middle(d, lambda: _write(d, log, 1)), d.update({2: 2}), log.append(2)),
+    'handlers of transactions': lambda d, log: _amid_transaction(d, lambda: (_write(d, log, 1), _write(d, log, 2))),
+}
+
+def _amid_transaction(d, work):
+    "Do `work()` in a transaction, in the middle of its operations on `d`"
+    from parkit.transactions import write
+    with pk.transaction(d): write(d._store, MethodType(lambda d, txn: work(), d))
+
+@pytest.mark.parametrize('work', _WORKS)
+def test_no_write_of_a_handler_is_lost_wherever_it_comes(scratch, work):
+    "In the middle of another handler's write, too"
+    d, log, k = pk.Dict('n/d'), pk.Array('n/log'), 0
+    while _at_instruction(k, lambda: _WORKS[work](d, log), lambda: _write(d, log, 3)):
+        assert sorted(d) == [1, 2, 3] and sorted(log) == [1, 2, 3], k
+        d.clear()
+        log.clear()
+        k += 1
+    assert k > 50
 
 class Session:
     def __init__(self, sessions, n): self.sessions, self.n, self.me = sessions, n, self
