@@ -4,7 +4,7 @@
 
 # %% ../nbs/06a_maintenance.ipynb #54ea5448
 from __future__ import annotations
-import errno, io, json, os, re, shutil, signal, struct, subprocess, sys, time, zlib
+import errno, io, json, os, re, shutil, signal, struct, subprocess, sys, time, traceback, zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
@@ -13,8 +13,8 @@ from .codecs import (ARRAY, BLOB, BUFFERS, PICKLE, Buffer, DecodeError, _OtherPy
 from .containers import _ASIDE, _CONTENT
 from .objects import (_ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _counted, _drop_object, _each_holder,
                       _Head, _Info, _read_if_any, sweep_holders)
-from .system import (_file_system, _fork, _try_lock, is_full, no_room, _file_lock, _sync, ObjectNotFoundError, SiteError,
-    StorageFullError, TransactionError)
+from .system import (at_most, describe_holder, describe_process, _file_system, _fork, _try_lock, is_full, no_room, open_locked,
+    seconds_left, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError, TransactionTimeout)
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS,
                       CLASSES, MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current,
                       current_site, reading, site_path, verify_pages)
@@ -51,11 +51,29 @@ def _size(n: float) -> str:
 def _ago(since: float) -> str: return f'{max(0, time.time() - since):.0f} s'
 
 # %% ../nbs/06a_maintenance.ipynb #c6c0fa5b
-def _open_stores(site: Site) -> Iterator[Store]:
-    "The stores of all namespaces, parkit's own too, open"
+def _open_stores(site: Site, found: Findings | None = None) -> Iterator[Store]:
+    """Yield the stores of all namespaces, parkit's own too, open; what was opened for this is closed again. With `found`, those who keep
+    one from being opened for longer than `at_most` allows are noted there"""
     for path in site.namespaces(True):
         store = site.store(path, True)
-        if _read_if_any(store, lambda txn, zero_copy: check_current(txn) is None): yield store
+        was_open = store.env is not None
+        try:
+            if _read_if_any(store, lambda txn, zero_copy: check_current(txn) is None): yield store
+        except TransactionTimeout as e:
+            if found is None: raise
+            _note_in_the_way(found, path, e)
+        finally:
+            if not was_open: store.rest()
+
+def _note_in_the_way(found: Findings, subject: str, e: TransactionTimeout, undone: str = 'it was not looked at') -> None:
+    "Note, once, for whom was waited long enough"
+    if any(f.subject == subject and f.what.startswith(undone) for f in found): return
+    found.append(Finding(subject, f'{undone}: {e}', 'wait for that process or end it, then do this again'))
+
+def _in_time(found: Findings, subject: str, work: Callable[[], T], undone: str = 'it was not looked at') -> T | None:
+    "Return what `work()` returns; `None` if `at_most` does not let it wait for as long as it must, which is noted in `found`"
+    try: return work()
+    except TransactionTimeout as e: return _note_in_the_way(found, subject, e, undone)
 
 # %% ../nbs/06a_maintenance.ipynb #dfb5a575
 def _now(store: Store, work: Any) -> Any:
@@ -118,7 +136,7 @@ def _doctor_locks(store: Store) -> Iterator[Finding]:
     "Who holds locks"
     holder = store.lock.held_by()
     if holder:
-        yield Finding(store.namespace, f'process {holder[0]} has held the write lock for {_ago(holder[1])}',
+        yield Finding(store.namespace, f'{describe_process(holder[0])} has held the write lock for {_ago(holder[1])}',
                       'wait for it, or end it: its transaction is then undone')
     for oid, info in _now(store, lambda txn: _infos(txn, False, store)).items():
         if not info.type.endswith('.Lock'): continue
@@ -140,11 +158,15 @@ def _doctor_workers(site: Site) -> Iterator[Finding]:
 
 # %% ../nbs/06a_maintenance.ipynb #dd25a465
 def doctor(
-    site: Site | None = None,  # `None` is this process's site
+    site: Site | None = None,       # `None` is this process's site
+    timeout: float | None = 5.0,    # Seconds to wait for other processes, in all; who is in the way for longer is among what is found
 ) -> Findings:
-    "What a site is doing: room, readers, locks, workers and leftovers, each with what to do about it"
+    "Say what a site is doing: room, readers, locks, workers and leftovers, each with what to do about it"
     site = site or current_site()
     site.check_there()
+    with at_most(timeout): return _examine(site)
+
+def _examine(site: Site) -> Findings:
     disk, kind = shutil.disk_usage(site.path), _file_system(site.path)
     found = Findings([Finding(site.path, f'format {_facts(site.path)["format"]}, {_size(disk.free)} of {_size(disk.total)} of the '
                                          'disk are free' + f' ({kind})'*bool(kind),
@@ -152,12 +174,23 @@ def doctor(
     site.alive.enter()
     pids = [str(n['pid']) for n in site.alive.neighbours()] + [str(os.getpid())]
     found.append(Finding(site.path, f'{_counted(len(pids), "process uses", "processes use")} it: {", ".join(pids)}'))
-    for store in _open_stores(site):
-        found += _unless_dropped(store, lambda: [*_now(store, lambda txn: list(_doctor_space(store, txn))), *_doctor_readers(store),
-                                                 *_doctor_locks(store)]) or ()
-    found += [*_doctor_workers(site), *(Finding(path, 'was left by a process that died', 'pk.gc removes it')
-                                        for path in _left_copies(site))]
+    found += _doctor_setup(site)
+    for store in _open_stores(site, found):
+        found += _in_time(found, store.namespace, lambda: _unless_dropped(store, lambda: _doctor_namespace(store))) or ()
+    found += _in_time(found, 'pool', lambda: list(_doctor_workers(site))) or ()
+    found += [Finding(path, 'was left by a process that died', 'pk.gc removes it') for path in _left_copies(site)]
     return found
+
+def _doctor_namespace(store: Store) -> list[Finding]:
+    with store.kept_open():
+        return [*_now(store, lambda txn: list(_doctor_space(store, txn))), *_doctor_readers(store), *_doctor_locks(store)]
+
+def _doctor_setup(site: Site) -> Iterator[Finding]:
+    "Who makes, drops or moves a namespace"
+    lock = open_locked(site.setup_path, wait=False)
+    if lock is not None: _fork.close(lock)
+    else: yield Finding(site.path, f'a namespace is being made, dropped or moved, or was to be: {describe_holder(site.setup_path)}',
+                        'wait for it, or end it: nobody else can do such a thing meanwhile')
 
 # %% ../nbs/06a_maintenance.ipynb #f4729124
 def _facts(path: str) -> dict[str, Any]:
@@ -315,46 +348,76 @@ def _is_counted(type_name: str) -> bool:
     return type_name not in ('parkit.Task', 'parkit._Ledger', 'parkit._Agenda', 'parkit._Results')
 
 # %% ../nbs/06a_maintenance.ipynb #5ad5b989
-def _check_namespace(path: str, namespace: str) -> Findings:
-    "What a process that `check` has started does"
-    store = Site(path, create=False).store(namespace, True)
-    return _unless_dropped(store, lambda: _check_store(store)) or Findings()
+def _check_namespaces(path: str, timeout: str) -> None:
+    "Check the namespaces of a site that are listed on the standard input, one after the other, and print for each what is found; for a process of its own"
+    answers = os.fdopen(os.dup(1), 'w', encoding='utf-8')
+    os.dup2(2, 1)  # what the classes of values print is no answer
+    site = Site(path, create=False)
+    with at_most(float(timeout) if timeout else None):
+        for namespace in json.load(sys.stdin): print(json.dumps(_check_namespace(site.store(namespace, True))), file=answers, flush=True)
+
+def _check_namespace(store: Store) -> Findings:
+    "Return what is found in one namespace, in a process that may die of it"
+    found = Findings()
+    try:
+        found += _in_time(found, store.namespace, lambda: _unless_dropped(store, lambda: _check_store(store))) or ()
+        return found
+    except Exception as e:
+        what = traceback.format_exception_only(type(e), e)[-1].strip()
+        return Findings([Finding(store.namespace, f'it cannot be read: {what}', 'restore it from a backup')])
+    finally: store.rest()
 
 def _check_store(store: Store) -> Findings:
     namespace, facts = store.namespace, store._facts()
-    with _file_lock(store.lock.path): pages = verify_pages(store.path)  # nobody writes meanwhile
-    if store._facts() != facts: raise store._dropped()  # or replaced
+    pages = verify_pages(store.path, here=not store.env)
+    if facts is None or store._facts() != facts: raise store._dropped()  # or replaced
     if pages: return Findings([Finding(namespace, f'the pages of its data.mdb are damaged: {pages}', 'restore it from a backup')])
     checker, found = read(store, lambda txn, zero_copy: (checker := _Checker(store, txn), checker.check()))
-    if not namespace.startswith('_'): checker.save_sums()
+    if not namespace.startswith('_'):
+        _in_time(found, namespace, checker.save_sums, 'nothing is noted for the next check to compare with')
     return found
 
 # %% ../nbs/06a_maintenance.ipynb #56a7053c
 def check(
-    site: Site | None = None,  # `None` is this process's site
+    site: Site | None = None,      # `None` is this process's site
+    timeout: float | None = None,  # Seconds to wait for other processes, in all; who is in the way for longer is among what is found
 ) -> Findings:
     """Verify every namespace: pages, structure, counts, references and values. What is found is damage. Bytes of a value that were changed
     and can still be decoded are found if an earlier check has seen the object at the version it still has: each check keeps checksums for
-    the next"""
+    the next. Writers are not held up"""
     site, found = site or current_site(), Findings()
     if any(s.lock.is_mine() for s in site._stores.values()):
         raise TransactionError('this process has a transaction open, and pk.check would wait for its end for ever; call it outside')
-    program = 'import json, sys; from parkit.maintenance import _check_namespace; print(json.dumps(_check_namespace(*sys.argv[1:])))'
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join(os.path.abspath(p) for p in sys.path if os.path.isdir(p or '.')))
-    with site.setting_up(): found += _lost(site)
-    for namespace in site.namespaces(True):
-        done = subprocess.run([sys.executable, '-c', program, site.path, namespace], capture_output=True, encoding='utf-8',
-                              errors='replace', env=env)
-        if done.returncode == 0: found += [Finding(*f) for f in json.loads(done.stdout.splitlines()[-1])]
-        else: found.append(Finding(namespace, _how_it_failed(done), 'restore it from a backup'))
+    with at_most(timeout):
+        _in_time(found, site.path, lambda: found.extend(_lost(site)), 'what is lost was not looked for')
+        left = site.namespaces(True)
+        while left:
+            answers, why = _check_apart(site, left)
+            for answer in answers: found += [Finding(*f) for f in answer]
+            left = left[len(answers):]
+            if left: found.append(Finding(left.pop(0), why, 'restore it from a backup'))
     return found
 
-def _lost(site: Site) -> Iterator[Finding]:
+def _check_apart(site: Site, namespaces: list[str]) -> tuple[list[Any], str]:
+    """Have a process of its own check namespaces, which damage may kill. Return what it has found in each, and what has kept it from the
+    next one"""
+    program = 'import sys; from parkit.maintenance import _check_namespaces; _check_namespaces(*sys.argv[1:])'
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(os.path.abspath(p) for p in sys.path if os.path.isdir(p or '.')))
+    left = seconds_left()
+    done = subprocess.run([sys.executable, '-c', program, site.path, '' if left is None else str(left)], input=json.dumps(namespaces),
+                          capture_output=True, encoding='utf-8', errors='replace', env=env)
+    lines = done.stdout.splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith('\n')], _how_it_failed(done)
+
+def _lost(site: Site) -> list[Finding]:
     "What is no namespace any longer, though there is data in it"
-    for place in site.places(True):
-        try:
-            if not site.store(place, True).is_on_disk(): site.store(place, True).check_lost()
-        except SiteError as e: yield Finding(place, str(e))
+    found = []
+    with site.setting_up():
+        for place in site.places(True):
+            try:
+                if not site.store(place, True).is_on_disk(): site.store(place, True).check_lost()
+            except SiteError as e: found.append(Finding(place, str(e)))
+    return found
 
 def _how_it_failed(done: Any) -> str:
     if done.returncode < 0:
@@ -410,10 +473,12 @@ def _remove_left(path: str) -> None:
 def backup(
     path: str | os.PathLike[str],  # A directory that does not exist yet, or is empty; better on another disk
     *,
+    timeout: float | None = None,  # Seconds to wait for other processes, in all; `None` waits for ever
     site: Site | None = None,      # `None` is this process's site
 ) -> list[str]:                    # The paths of the namespaces in it
-    "Copy all durable namespaces, blobs included, while the site is in use; raises `SiteError` if there is something at `path`"
-    return _copy_site(site or current_site(), os.fspath(path))
+    """Copy all durable namespaces, blobs included, while the site is in use; raises `SiteError` if there is something at `path`, and
+    `TransactionTimeout`"""
+    with at_most(timeout): return _copy_site(site or current_site(), os.fspath(path))
 
 # %% ../nbs/06a_maintenance.ipynb #849c28a7
 def restore(
@@ -430,13 +495,15 @@ def restore(
 
 # %% ../nbs/06a_maintenance.ipynb #92108ece
 def compact(
-    namespace: Any,  # A namespace, its path, or an object in it
+    namespace: Any,                # A namespace, its path, or an object in it
+    timeout: float | None = None,  # Seconds to wait for other processes, in all; `None` waits for ever
 ) -> int:
     """Write a namespace anew without the room that deleted entries have left; returns how many bytes that frees. Raises
-    `TransactionError` while anyone has a snapshot of it open"""
+    `TransactionError` while anyone has a snapshot of it open, and `TransactionTimeout`"""
     store = store_of(namespace, True)
-    store.open(create=False)
-    return store.compact()
+    with at_most(timeout):
+        store.open(create=False)
+        return store.compact()
 
 # %% ../nbs/06a_maintenance.ipynb #829883a9
 _REFERENCE = re.compile(rb'(?=C\x10(.{16}))', re.DOTALL)  # 16 bytes in a pickle: an object's uuid, maybe
@@ -511,37 +578,51 @@ def _parts(store: Store, key: bytes, record: bytes) -> Iterator[Any]:
 # %% ../nbs/06a_maintenance.ipynb #2f42efe1
 def gc(
     *,
-    dry_run: bool = False,     # Only say what would go?
-    site: Site | None = None,  # `None` is this process's site
+    dry_run: bool = False,         # Only say what would go?
+    timeout: float | None = None,  # Seconds to wait for other processes, in all; who is in the way for longer is among what is found
+    site: Site | None = None,      # `None` is this process's site
 ) -> Findings:
     """Drop the objects without a name that no process or call holds and no entry of the site shows a reference to, compressed ones not
     seen; and remove what processes have left that died. Returns what that was"""
-    site = site or current_site()
+    site, found = site or current_site(), Findings()
     left = _left_copies(site)  # before all namespaces are opened: that may still need what a dead process has made
-    collector, found = _Collector(site), Findings()
+    with at_most(timeout):
+        found += _in_time(found, ANONYMOUS, lambda: _drop_unneeded(site, dry_run), 'objects without a name were not looked for') or ()
+        for path in [p for p in left if os.path.exists(p)] + _left_files(site, found):
+            found.append(Finding(path, 'was left by a process that died'))
+            if dry_run: continue
+            if os.path.isdir(path): shutil.rmtree(path, ignore_errors=True)
+            elif os.path.exists(path): os.unlink(path)
+        if not dry_run:
+            for store in _open_stores(site, found): store.empty_trash(0)  # what one who died has left to it
+        found += _in_time(found, site.path, lambda: _drop_half_made(site, dry_run), 'folders without a namespace were not looked for') or ()
+    return found
+
+def _drop_unneeded(site: Site, dry_run: bool) -> list[Finding]:
+    "Drop the objects without a name that nothing needs; returns which"
+    collector = _Collector(site)
     oids = collector.unneeded()
     if oids and not dry_run: oids = write(collector.store, collector.drop, oids)
-    for info in (collector.infos[oid] for oid in oids):
-        found.append(Finding(f'{ANONYMOUS}/{info.uuid.hex()}', f'a {info.type} without a name that nothing refers to'))
-    for path in [p for p in left if os.path.exists(p)] + _left_files(site):
-        found.append(Finding(path, 'was left by a process that died'))
-        if dry_run: continue
-        if os.path.isdir(path): shutil.rmtree(path, ignore_errors=True)
-        elif os.path.exists(path): os.unlink(path)
-    if not dry_run:
-        for store in _open_stores(site): store.empty_trash(0)  # what one who died has left to it
+    return [Finding(f'{ANONYMOUS}/{info.uuid.hex()}', f'a {info.type} without a name that nothing refers to')
+            for info in (collector.infos[oid] for oid in oids)]
+
+def _drop_half_made(site: Site, dry_run: bool) -> list[Finding]:
+    "Remove the folders that hold no namespace; returns which"
     with site.setting_up():  # nobody is just making one
-        for path in _half_made(site):
-            found.append(Finding(path, 'was left by a process that died'))
-            if not dry_run: shutil.rmtree(path)
+        found = [Finding(path, 'was left by a process that died') for path in _half_made(site)]
+        if not dry_run:
+            for path, *_ in found: shutil.rmtree(path)
     return found
 
 # %% ../nbs/06a_maintenance.ipynb #20a9c0e4
-def _left_files(site: Site) -> list[str]:
-    "Files of blobs and locks that belong to nothing, once what finalizers have left to do is done"
-    for store in _open_stores(site):
-        if store.later: _unless_dropped(store, lambda: write(store, lambda txn: None))
-    return [path for store in _open_stores(site) for path in _unless_dropped(store, lambda: write(store, _unknown_files)) or ()]
+def _left_files(site: Site, found: Findings) -> list[str]:
+    "Files of blobs and locks that belong to nothing, once what finalizers have left to do is done; notes in `found` who is in the way"
+    left: list[str] = []
+    for store in _open_stores(site, found):
+        if store.later: _in_time(found, store.namespace, lambda: _unless_dropped(store, lambda: write(store, lambda txn: None)))
+    for store in _open_stores(site, found):
+        left += _in_time(found, store.namespace, lambda: _unless_dropped(store, lambda: write(store, _unknown_files))) or ()
+    return left
 
 def _half_made(site: Site) -> list[str]:
     "Folders that hold no namespace: who was making or removing one has died"

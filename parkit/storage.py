@@ -4,12 +4,13 @@
 
 # %% ../nbs/01_storage.ipynb #fe04aff1
 from __future__ import annotations
-import errno, fcntl, json, mmap, os, re, shutil, struct, sys, time
+import ast, errno, fcntl, json, mmap, os, re, resource, shutil, struct, sys, time
 import lmdb, threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -26,8 +27,9 @@ from .system import (allocate, copy_file, InvalidNameError, is_full, is_parkit_f
 # %% auto #0
 __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'OUTBOX',
            'OUTBOX_CALLS', 'DROPPED', 'MAKING', 'READERS', 'KEY_LIMIT', 'INLINE_LIMIT', 'MAP_SIZE', 'ReadTxn',
-           'on_open', 'FORMAT', 'check_namespace', 'split_path', 'Blob', 'read_facts', 'verify_pages', 'Retired',
-           'check_current', 'reading', 'WriteTxn', 'Store', 'Site', 'site_path', 'set_site', 'current_site']
+           'on_open', 'FORMAT', 'check_namespace', 'split_path', 'Blob', 'read_facts', 'find_page_errors',
+           'verify_pages', 'Retired', 'check_current', 'reading', 'WriteTxn', 'Store', 'Site', 'site_path', 'set_site',
+           'current_site']
 
 # %% ../nbs/01_storage.ipynb #6940979c
 DEFAULT_NAMESPACE = 'default'
@@ -115,14 +117,58 @@ _NODE = b'\x06'         # kind byte of a node's reference
 _ID = struct.Struct('>Q')
 
 # %% ../nbs/01_storage.ipynb #0b67cb69
+_ENGINE: dict[str, Any] = dict(lib_version=0) if hasattr(lmdb.Environment, 'lib_version') else {}  # the 0.9 format
 ReadTxn = lmdb.Transaction  # what `Store.read` returns: `get(key, default)`, and nothing else that upper layers may use
 
 # %% ../nbs/01_storage.ipynb #068ee6c4
 on_open: list[Callable[[Any], None]] = []  # what upper layers do with a store that this process has just opened
 
+# %% ../nbs/01_storage.ipynb #fe7c3418
+class _OpenNamespaces:
+    """The namespaces whose files this process has open. A process may have few files and little address space (`ulimit -n`, `ulimit -v`), so
+    those that were used longest ago are closed when others are opened; the next use opens them again"""
+    def __init__(self) -> None: self.stores, self.inherited, self.uses, self.opened = WeakSet[Any](), 0, count(), 0
+
+    def room(self) -> tuple[int, int]:
+        "Return how many namespaces may be open, and how many bytes of address space they may take up"
+        (files, _), (space, _) = resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_AS)
+        if files == resource.RLIM_INFINITY: files = 10_240  # what macOS then means
+        if space == resource.RLIM_INFINITY: space = _ADDRESSES
+        # the rest is for what else the process does
+        return (files*3//4 - self.inherited*_LMDB_FILES)//_OPEN_FILES, min(space, _ADDRESSES)*3//4
+
+    def make_room(self, size: int) -> None:
+        "Close what was used longest ago, until one more namespace can be opened, whose map has `size` bytes, or none is left to be closed"
+        number, space = self.room()
+        used = sum(s.site.map_size for s in self.stores)
+        self.opened += 1
+        if len(self.stores) < number and used + size <= space:
+            if self.opened > number//8: self.rest_some(0)  # only look who is used
+            return
+        # a few more: the next to be opened find room
+        self.rest_some(max(1, number//8, len(self.stores) + 1 - number, len(self.stores)*(used + size - space)//max(1, used)))
+
+    def rest_some(self, number: int) -> bool:
+        "Close so many of those that nothing uses now, the one used longest ago first; returns whether any was closed"
+        closed = self.opened = 0
+        for store in sorted(self.stores, key=lambda s: s.used):  # type: ignore[no-any-return]
+            if closed >= number: store.look_for_use()
+            elif store.rest(): closed += 1
+        return closed > 0
+
+_OPEN_FILES, _LMDB_FILES = 6, 3  # descriptors of an open namespace; of these, LMDB's own, which a forked child cannot close
+_ADDRESSES = 2**47  # bytes that a process can have mapped, of which each namespace takes up `map_size`
+_namespaces = _OpenNamespaces()
+
+# %% ../nbs/01_storage.ipynb #0b89cb2d
 class _Files:
     "The files of one namespace, and what this process has of them"
-    generation = 0       # how often its files have been let go: the next ones may be others
+    generation = 0       # how often its files have been let go, and the next ones may be others
+    used = 0             # when the namespace was last used, as far as is known: the number of that use among all
+    is_looked_at = False # is its next use to be noted?
+    _uuid = ''           # of the files that are open
+    _needed = 0          # by how many of `kept_open`
+    _rested: tuple[Any, ...] = ()  # what was known of the files when they were closed for want of use
     lineage = ''         # of the objects in the files that were opened last: a compacted or renamed namespace keeps it
     def __init__(self, site: Site, namespace: str) -> None:
         self.site, self.namespace = site, namespace
@@ -156,6 +202,8 @@ class _Files:
         if bell >= 0: os.close(bell)
         if locks >= 0: _release_lmdb_locks(locks)
         self.generation += 1
+        self._uuid, self._rested, self.is_looked_at = '', (), False
+        _namespaces.stores.discard(self)
         self.registered = False         # is it open, or being opened, so that this process must stay registered?
         self.begin: Callable[[], ReadTxn] = self._open_and_begin
         self.writing = False           # does this process have a write transaction?
@@ -169,7 +217,9 @@ class _Files:
 
     def _forget(self) -> None:
         "In a child: let go of what is the parent's"
-        if self.env: _leak(self.env)
+        if self.env:
+            _leak(self.env)
+            _namespaces.inherited += 1
         self.later.clear()  # the parent will do it
         self.put_off.clear()
         self.put_off_by.clear()
@@ -248,14 +298,13 @@ class _Making(_Files):
         replace_file(os.path.join(self.path, 'store.json'), json.dumps(facts))  # last: who finds it finds all the rest
 
     def _environment(self, facts: dict[str, Any], create: bool = False) -> lmdb.Environment:
-        options: dict[str, Any] = dict(lib_version=0) if hasattr(lmdb.Environment, 'lib_version') else {}  # the 0.9 format
         data = os.path.join(self.path, 'data.mdb')
         env = None
         if not create and not os.path.getsize(data): raise SiteError(f'{data} is empty: it is damaged; restore the namespace from a backup')
         try:
             path = os.fsencode(self.path)  # of text py-lmdb wants what the locale can express
             env = lmdb.open(path, map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],
-                            metasync=facts['durable'], create=create, max_spare_txns=1, mode=0o600, **options)
+                            metasync=facts['durable'], create=create, max_spare_txns=1, mode=0o600, **_ENGINE)
             _find_open_files(self.path)
             env.reader_check()
             self._check_length(env, data)
@@ -272,15 +321,12 @@ class _Making(_Files):
         if size < 2*page: raise SiteError(f'{data} has only {size} bytes: it is damaged; restore the namespace from a backup')
         if size >= pages*page: return
         problem = verify_pages(self.path)  # pages that were freed before they were ever written need not be there
-        fd = open_locked(self.lock.path, wait=bool(problem) and not self.lock.is_mine())  # a writer may have been at work
-        try:
-            if problem: problem = verify_pages(self.path)
-            elif fd is not None:
-                os.truncate(data, max(os.path.getsize(data), pages*page))  # nobody writes, and the next who opens it need not look again
-        finally:
-            if fd is not None: _fork.close(fd)
         if problem:
             raise SiteError(f'{data} is shorter than its {pages} pages: it is damaged; restore the namespace from a backup ({problem})')
+        fd = open_locked(self.lock.path, wait=False)
+        if fd is None: return  # somebody writes
+        try: os.truncate(data, max(os.path.getsize(data), pages*page))  # the next who opens it need not look again
+        finally: _fork.close(fd)
 
     def _is_disk_full(self, e: BaseException) -> bool:
         "Whether an error means that the disk is full; LMDB calls a short write an input/output error"
@@ -312,14 +358,21 @@ class _Opening(_Making):
         opened = False
         with self._opening:
             while not self.env:
-                opened, facts = True, self._facts()
-                self.site.check_there()
-                if facts is None and not create: raise ObjectNotFoundError(f'there is no namespace {self.namespace!r} in {self.site.path}')
-                with suppress(StorageFullError): self._register()  # one can read without
-                if self._is_current(facts): self._open_current(facts)  # type: ignore[arg-type]
-                else: self._make()
+                opened = True
+                try: self._open_or_make(create)
+                except ParkitError as e:  # another part of this process may have most of the files that it may open
+                    if _number_of(e.__cause__ or e) not in _EXHAUSTED or not _namespaces.rest_some(_AT_ONCE): raise
         if opened:
             for work in on_open: work(self)
+
+    def _open_or_make(self, create: bool) -> None:
+        facts = self._facts()
+        self.site.check_there()
+        if facts is None and not create: raise ObjectNotFoundError(f'there is no namespace {self.namespace!r} in {self.site.path}')
+        _namespaces.make_room(self.site.map_size)
+        with suppress(StorageFullError): self._register()  # one can read without
+        if self._is_current(facts): self._open_current(facts)  # type: ignore[arg-type]
+        else: self._make()
 
     def _register(self) -> None:
         with self.site.alive.gate:
@@ -353,6 +406,9 @@ class _Opening(_Making):
         lineage = facts['lineage']
         if self.lineage not in ('', lineage):
             for o in list(self.opened.values()): o._lose()  # their ids may mean other objects here
+        if self._rested: self._go_on(facts['uuid'])
+        self._uuid, self.used = facts['uuid'], next(_namespaces.uses)
+        _namespaces.stores.add(self)
         lock, durable = self.lock, bool(facts['durable'])
         # at once: no interrupt comes in between
         (self.lineage, self.durable, self._bell, self._lmdb_locks, lock.record, lock.fd, self.env,
@@ -412,6 +468,73 @@ class _Opening(_Making):
                 if self.env: self.env.close()
             finally: self._reset_files()
 
+    def rest(self) -> bool:
+        """Close the files if nothing in this process uses them now, and return whether that was so; the next use opens them again, and finds
+        all as it was"""
+        if not self.env or self._opening._is_owned() or self.lock.is_mine(): return False  # type: ignore[attr-defined]
+        opening = self._opening
+        try: return opening.acquire(blocking=False) and self._rest()
+        finally:
+            with suppress(RuntimeError): opening.release()  # another thread has it; or an interrupt came before it was acquired
+
+    def _rest(self) -> bool:
+        "`rest`, while nobody opens or closes the files"
+        mutex, known = self.lock.mutex, (self.generation, self._uuid, self._swept, self._warned, self.kept, self.ids, self.next_ids)
+        try:
+            if not mutex.acquire(blocking=False) or not self.env: return False
+            self.begin = self._when_changed  # who comes from now on waits
+            if self.active or self.reads or self.writing or self.put_off or self._needed: return False
+            self._close_files()
+            self.generation, self._rested = known[0], known
+            return True
+        finally:
+            if self.begin == self._when_changed: self.begin = self.env.begin if self.env else self._open_and_begin
+            with suppress(RuntimeError): mutex.release()
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        "Keep the files from being closed for want of use by a transaction"
+        self._needed += 1
+        try:
+            with reading(self): pass  # opens them
+            yield
+        finally: self._needed -= 1
+
+    def _go_on(self, uuid: str) -> None:
+        "Open again what was closed for want of use: if others have replaced the files meanwhile, those who listen must listen anew"
+        generation, before, *known = self._rested
+        if before == uuid: self._swept, self._warned, self.kept, self.ids, self.next_ids = known
+        else: self.generation = generation + 1
+        self._rested = ()
+
+    def look_for_use(self) -> None:
+        "Note the next use; nothing is noted otherwise, so that it takes no time"
+        opening = self._opening
+        if opening._is_owned(): return  # type: ignore[attr-defined]
+        try:
+            if opening.acquire(blocking=False) and self.env and self.begin == self.env.begin:
+                self.begin, self.is_looked_at = self._begin_noted, True
+        finally:
+            with suppress(RuntimeError): opening.release()
+
+    def _note_use(self) -> None:
+        self.used, self.is_looked_at = next(_namespaces.uses), False
+
+    def _begin_noted(self) -> ReadTxn:
+        "Begin a transaction, and note that the namespace is used"
+        self._note_use()
+        self._begin_as_ever()
+        return (self.env.begin if self.env else self._open_and_begin)()
+
+    def _begin_as_ever(self) -> None:
+        if not self._opening.acquire(blocking=False): return  # it is just being opened, closed or changed, which sets `begin`
+        try:
+            if self.begin in (self._begin_between, self._begin_noted) and self.env and not self.put_off: self.begin = self.env.begin
+        finally: self._opening.release()
+
+    def _begin_between(self) -> ReadTxn: raise NotImplementedError
+    def _when_changed(self) -> ReadTxn: raise NotImplementedError
+
     def ring(self) -> None:
         "Wake everyone who listens"
         try:
@@ -433,8 +556,12 @@ def _new_facts(durable: bool, lineage: str | None = None) -> dict[str, Any]:
 _CURES = {  # what to do about errors of the system
     errno.ENOMEM: '; each namespace takes up map_size bytes of address space, of which this process may have too little (ulimit -v): '
                   'allow it more, or make a site with a smaller map_size',
-    errno.EMFILE: '; this process may not open more files (ulimit -n): allow it more, or close some'
+    errno.EMFILE: '; this process may not open more files (ulimit -n): allow it more, or close some',
+    errno.ENFILE: '; the whole system has no more files to open: end some processes, or raise fs.file-max'
 } | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), '; a site must be writable for you, for reading too')
+
+_EXHAUSTED = errno.ENOMEM, errno.EMFILE, errno.ENFILE
+_AT_ONCE = 16  # namespaces that are closed when the system has no more to give
 
 def _number_of(e: BaseException) -> int:
     "The system's number of an error, also where LMDB has only the words"
@@ -444,25 +571,41 @@ def read_facts(path: str, kinds: dict[str, type]) -> dict[str, Any] | None:
     "What a JSON file says, which must be of these `kinds`; `None` if there is no such file"
     try: facts = json.loads(Path(path).read_bytes())
     except (FileNotFoundError, NotADirectoryError): return None
-    except OSError as e: raise SiteError(e.errno, f'cannot be read: {e.strerror}', path) from e
+    except OSError as e: raise SiteError(e.errno, f'cannot be read: {e.strerror}{_CURES.get(e.errno or 0, "")}', path) from e
     except (ValueError, RecursionError) as e: raise SiteError(f'{path} is damaged: {e}') from e
     for name, kind in kinds.items():
         found = facts.get(name) if isinstance(facts, dict) else None
         if type(found) is not kind or type(found) is int and found <= 0: raise SiteError(f'{path} is damaged: its {name!r} is {found!r}')
     return facts  # type: ignore[no-any-return]
 
-_VERIFY = '''
-import json, lmdb, os, sys
-def walk(path):  # before lmdb 3: a compacting copy goes to all pages but those of the values in the list of free ones
-    with lmdb.open(os.fsencode(path), readonly=True, lock=False) as env: env.copyfd(os.open(os.devnull, os.O_WRONLY), compact=True)
-    return []
-try: from lmdb import verify
-except ImportError: look = walk
-else: verify._Verifier.MAX_ERRORS, look = sys.maxsize, verify.verify
-try: found = look(sys.argv[1])
-except Exception as e: found = [str(e) or type(e).__name__]
-print(json.dumps(found))
-'''
+# %% ../nbs/01_storage.ipynb #350e80d7
+def find_page_errors(path: str) -> list[str]:
+    """Look at all pages of `data.mdb` in `path` in a snapshot, which holds up nobody, and return what is wrong with them. For a process that
+    has the file not open: damage may kill it where lmdb is older than 3"""
+    options: dict[str, Any] = dict(readonly=True, lock=True, max_readers=READERS) | _ENGINE
+    try: from lmdb import verify
+    except ImportError:  # a compacting copy goes to all pages but those of the values in the list of free ones
+        with lmdb.open(os.fsencode(path), **options) as env, open(os.devnull, 'wb') as nowhere: env.copyfd(nowhere.fileno(), compact=True)
+        return []
+    with open(os.path.join(path, 'data.mdb'), 'rb', buffering=0) as file:
+        verifier = verify._Verifier(file, os.fstat(file.fileno()).st_size)
+        verifier.detect_engine()
+        verifier.load_metas()  # raises for what LMDB must not be given
+        with lmdb.open(os.fsencode(path), **options) as env: return _verify_snapshot(env, verify, file)
+
+def _verify_snapshot(env: Any, verify: Any, file: Any) -> list[str]:
+    "Verify the pages that are in use in a snapshot: nobody overwrites them while it is open, except the two that say where the rest begins"
+    for _ in range(1000):
+        with env.begin() as txn:
+            verifier = verify._Verifier(file, os.fstat(file.fileno()).st_size)
+            head, read = os.pread(file.fileno(), 2*env.stat()['psize'], 0), verifier._read_at
+            verifier._read_at = lambda at, size, head=head, read=read: head[at:at + size] if at < len(head) else read(at, size)
+            verifier.MAX_ERRORS = sys.maxsize
+            verifier.detect_engine()
+            verifier.load_metas()
+            if verifier.meta.txnid == txn.id(): return list(verifier.verify())  # else: others have committed since it was begun
+    raise TransactionError(f'{file.name} changes so fast that no snapshot of it can be looked at; try again')
+
 _SLACK = re.compile(r'.* overflow page \d+ header mp_pages (\d+) != OVPAGES\(\d+\)=(\d+)')
 _COUNTS = re.compile(r'.* walked (\d+) overflow pages, record says (\d+)|(\d+) page\(s\) are neither reachable.*')
 
@@ -475,13 +618,26 @@ def _without_slack(errors: list[str]) -> list[str]:
     counts = [(e, _COUNTS.fullmatch(e)) for e in errors]
     return [e for e, m in counts if not m or (int(m[3]) if m[3] else int(m[2]) - int(m[1])) != slack]
 
-def verify_pages(path: str) -> str:
-    "What LMDB's own look at the pages of `data.mdb` in `path` finds, in a process of its own; '' if they are sound"
-    import signal, subprocess
-    done = subprocess.run([sys.executable, '-c', _VERIFY, path], capture_output=True, encoding='utf-8', errors='replace')
+def _page_errors(path: str) -> str:
+    "Return what is wrong with the pages, in words; '' if they are sound"
+    try: found = _without_slack(find_page_errors(path))
+    except Exception as e:
+        if isinstance(e, (OSError, ParkitError, lmdb.ReadersFullError)) or _number_of(e) in _EXHAUSTED: raise  # that says nothing of the pages
+        found = [str(e) or type(e).__name__]
+    return '; '.join(found)[:500]
+
+def verify_pages(
+    path: str,          # Of the directory of `data.mdb`
+    here: bool = False, # Look in this process if nothing can kill it? It must not have the file open
+) -> str:
+    "Look at the pages of a namespace, without holding up its writers, in a process of its own; return what is wrong, '' if they are sound"
+    import importlib.util, signal, subprocess
+    if here and importlib.util.find_spec('lmdb.verify'): return _page_errors(path)
+    program = f'import sys; sys.path[:] = {sys.path!a}; from parkit.storage import _page_errors; print(ascii(_page_errors(sys.argv[1])))'
+    done = subprocess.run([sys.executable, '-c', program, path], capture_output=True, encoding='utf-8', errors='replace')
     if done.returncode < 0: return f'looking at them killed the process that did it ({signal.Signals(-done.returncode).name})'
     if done.returncode: return f'they cannot be looked at: {(done.stderr.strip().splitlines() or ["no reason given"])[-1]}'
-    return '; '.join(_without_slack(json.loads(done.stdout)))[:500]
+    return str(ast.literal_eval(done.stdout.splitlines()[-1]))
 
 # %% ../nbs/01_storage.ipynb #eeacb44f
 class Retired(Exception):
@@ -601,7 +757,7 @@ class _Reading(_Opening):
         middle are refused"""
         self.put_off.append(work)
         self.put_off_by.update(frame.f_code for frame in self._frames_amid_write() if not is_parkit_frame(frame))
-        if self.env and self.begin == self.env.begin: self.begin = self._begin_between
+        if self.env and self.begin in (self.env.begin, self._begin_noted): self.begin = self._begin_between
 
     def _begin_between(self) -> ReadTxn:
         "Begin a transaction; not for who came in the middle of a write, and may have written what must not be read as if it were not there"
@@ -633,12 +789,6 @@ class _Reading(_Opening):
                 self.put_off_by.clear()
                 self._begin_as_ever()
         if interrupt is not None: raise interrupt
-
-    def _begin_as_ever(self) -> None:
-        if not self._opening.acquire(blocking=False): return  # it is just being opened, closed or changed, which sets `begin`
-        try:
-            if self.begin == self._begin_between and self.env and not self.put_off: self.begin = self.env.begin
-        finally: self._opening.release()
 
     def attempt(self, work: Callable[[], Any]) -> None:
         "Do a write that was put off"
@@ -1174,6 +1324,7 @@ class Store(_Blobs):
         try:
             self.lock.acquire(timeout)
             self.writing, self.current = True, txn
+            if self.is_looked_at: self._note_use()
             if not self.env: self.open(create=False)  # another thread closed it while this one waited
             try: txn.raw = self.env.begin(None, None, True)  # type: ignore[union-attr]
             except lmdb.Error as e: txn.raw = self._begin_again(e)
@@ -1534,7 +1685,12 @@ class Site:
 
     def setting_up(self) -> Any:
         "A `with` block in which no other process makes, drops or moves a namespace"
-        return _file_lock(os.path.join(self.path, INTERNAL, 'setup.lock'))
+        return _file_lock(self.setup_path)
+
+    @property
+    def setup_path(self) -> str:
+        "The file whose lock that is"
+        return os.path.join(self.path, INTERNAL, 'setup.lock')
 
     def new_path(self) -> str:
         "A path for a namespace on its way in or out, which also says whose it is"

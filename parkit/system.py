@@ -4,9 +4,10 @@
 
 # %% ../nbs/00a_system.ipynb #072f9738
 from __future__ import annotations
-import ctypes, errno, gc, json, mmap, os, re, select, shutil, stat, struct, sys, threading, time, warnings
+import ctypes, errno, gc, json, mmap, os, re, resource, select, shutil, stat, struct, sys, threading, time, warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from contextvars import ContextVar, Token
 from functools import lru_cache, partial
 from pathlib import Path
 from types import FrameType
@@ -18,8 +19,8 @@ from .codecs import Buffer, DecodeError, ParkitError
 # %% auto #0
 __all__ = ['SAFETY_NET', 'SiteError', 'StorageFullError', 'InvalidNameError', 'ObjectNotFoundError', 'SiteRemovedError',
            'ObjectExistsError', 'TransactionError', 'TransactionTimeout', 'is_parkit_frame', 'warn_caller',
-           'has_children', 'open_locked', 'Bell', 'Alarm', 'Listener', 'is_full', 'no_room', 'allocate', 'replace_file',
-           'copy_file']
+           'has_children', 'at_most', 'seconds_left', 'describe_process', 'open_locked', 'describe_holder', 'holder_of',
+           'Bell', 'Alarm', 'Listener', 'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file']
 
 # %% ../nbs/00a_system.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -192,13 +193,43 @@ def _try_lock(fd: int, mode: int = fcntl.LOCK_EX) -> bool:
     except BlockingIOError: return False
     return True
 
+# %% ../nbs/00a_system.ipynb #a0d146d1
+_POLL = (0.001, 0.02)  # seconds between attempts while waiting for a lock with a time limit: first and longest
+_deadline: ContextVar[float | None] = ContextVar('parkit_deadline', default=None)  # of `at_most`, on the monotonic clock
+
+class at_most:
+    """A `with` block that waits for the locks of others for `seconds` in all, then raises `TransactionTimeout`, which names who holds one;
+    `None` sets no limit"""
+    def __init__(self, seconds: float | None) -> None: self.seconds = seconds
+    def __enter__(self) -> None:
+        outer = _deadline.get()
+        limit = outer if self.seconds is None else time.monotonic() + max(0.0, self.seconds)
+        self.token: Token[float | None] = _deadline.set(limit if outer is None or limit is None else min(limit, outer))
+
+    def __exit__(self, *args: Any) -> None: _deadline.reset(self.token)
+
+def seconds_left() -> float | None:
+    "Return for how long `at_most` lets the running code wait; `None`: for ever"
+    limit = _deadline.get()
+    return None if limit is None else max(0.0, limit - time.monotonic())
+
+def describe_process(pid: int) -> str:
+    "Return what to call a process in a message, with the cure if it is stopped"
+    return f'process {pid}' + f', which is stopped (kill -CONT {pid} lets it go on),'*_is_stopped(pid)
+
+def _is_stopped(pid: int) -> bool:
+    "Tell whether a process was stopped, by Ctrl-Z or a debugger; false where the system does not say"
+    try: return Path(f'/proc/{pid}/stat').read_text('utf-8', 'replace').rpartition(')')[2].split()[0] in 'Tt'
+    except (OSError, IndexError): return False
+
 # %% ../nbs/00a_system.ipynb #6de53729
 def open_locked(path: str, wait: bool = True) -> int | None:
-    "A descriptor of the file at `path`, made if need be, holding its `flock`; `None` if it is taken and `wait` is false"
+    """Return a descriptor of the file at `path`, made if need be, holding its `flock`; `None` if it is taken and `wait` is false. Raises
+    `TransactionTimeout` if `at_most` lets it wait no longer"""
     while True:
         fd = _fork.open(path, os.O_CREAT | os.O_RDWR)
         try:
-            if wait: fcntl.flock(fd, fcntl.LOCK_EX)
+            if wait: _wait_for_lock(fd, path)
             elif not _try_lock(fd):
                 _fork.close(fd)
                 return None
@@ -207,6 +238,30 @@ def open_locked(path: str, wait: bool = True) -> int | None:
             _fork.close(fd)
             raise
         _fork.close(fd)  # another process removed the file between open and lock
+
+def _wait_for_lock(fd: int, path: str) -> None:
+    "Take the `flock` on `fd`, of the file at `path`, waiting for as long as `at_most` allows"
+    if seconds_left() is None: return fcntl.flock(fd, fcntl.LOCK_EX)
+    start, pause = time.monotonic(), _POLL[0]
+    while not _try_lock(fd):
+        left = seconds_left() or 0.0
+        if not left:
+            raise TransactionTimeout(f'waited {time.monotonic() - start:.3g} s for the lock {path}: {describe_holder(path)}')
+        time.sleep(min(pause, left))
+        pause = min(1.5*pause, _POLL[1])
+
+def describe_holder(path: str) -> str:
+    "Return who holds the `flock` of the file at `path`, and since when, as far as is known"
+    holder = holder_of(path)
+    if holder is None: return 'another process holds it'
+    return f'{describe_process(holder[0])} has held it for {max(0.0, time.time() - holder[1]):.0f} s'
+
+def holder_of(path: str) -> tuple[int, float] | None:
+    "Return the pid that a `_file_lock` has left in its file, and since when it has it; `None` if there is none"
+    try:
+        pid, since = Path(path).read_bytes().split()[:2]
+        return int(pid), float(since)
+    except (OSError, ValueError): return None
 
 # %% ../nbs/00a_system.ipynb #ca3ca746
 class _Bound:
@@ -232,7 +287,9 @@ class _file_lock:
     "Hold the `flock` on the file at `path` in a `with` block. A class: a generator's `with` would live on in the traceback of an interrupt"
     fd: int | None = None
     def __init__(self, path: str) -> None: self.path, self.epoch = path, _fork.epoch
-    def __enter__(self) -> None: self.fd = open_locked(self.path)
+    def __enter__(self) -> None:
+        self.fd = open_locked(self.path)
+        with suppress(OSError): os.pwrite(self.fd, f'{os.getpid():<10} {time.time():<20.3f}\n'.encode(), 0)  # type: ignore[arg-type]
 
     __exit__ = _Exit()
     def _exit(self, *args: Any) -> None: self._abandon()
@@ -370,6 +427,64 @@ class _Alive:
                 raise SiteError(f'a process of another container has the same pid ({n["pid"]}), and LMDB would take the two for one; '
                                 'run the containers with a shared pid namespace (docker run --pid=host, or --pid=container:NAME)')
 
+# %% ../nbs/00a_system.ipynb #703380ac
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_NORESERVE = 0x40 if sys.platform == 'darwin' else 0x4000  # a private map needs memory only for what is written
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+# %% ../nbs/00a_system.ipynb #b440ecad
+class _Mapping:
+    "The memory of one map; unmaps it when freed"
+    __slots__ = ('address', 'size', '_munmap')
+    def __init__(self, address: int, size: int) -> None: self.address, self.size, self._munmap = address, size, _libc.munmap
+    def __del__(self) -> None: self._munmap(self.address, self.size)
+
+# %% ../nbs/00a_system.ipynb #b9decd37
+def _map_file(
+    path: str,
+    size: int,       # Bytes the file must have
+    writable: bool,  # A private copy-on-write map, or a shared read-only one?
+) -> Any:            # A `ctypes` array over the map: whatever looks into it keeps the map
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        found = os.fstat(fd).st_size
+        if found != size: raise DecodeError(f'the blob {path} has {found} bytes, its entry says {size}: it is damaged')
+        prot, flags = (3, mmap.MAP_PRIVATE | _NORESERVE) if writable else (1, mmap.MAP_SHARED)
+        address = _libc.mmap(None, size, prot, flags, fd, 0)
+    finally: os.close(fd)
+    if address == _MAP_FAILED:
+        e = ctypes.get_errno()
+        raise SiteError(e, f'cannot map {size} bytes ({os.strerror(e)}); a process may hold 65,530 maps (vm.max_map_count)', path)
+    array = (ctypes.c_char*size).from_address(address)
+    array._mapping = _Mapping(address, size)  # type: ignore[attr-defined]
+    if not writable: array.copy_on_write = partial(_copy_on_write, path, address)  # type: ignore[attr-defined]
+    return array
+
+def _map_shared(fd: int, size: int) -> Any:
+    "A `ctypes` array over a file, for reading and writing. Python's `mmap` would keep a descriptor more"
+    address = _libc.mmap(None, size, 3, mmap.MAP_SHARED, fd, 0)
+    if address == _MAP_FAILED: raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    array = (ctypes.c_char*size).from_address(address)
+    array._mapping = _Mapping(address, size)  # type: ignore[attr-defined]
+    return array
+
+def _copy_on_write(path: str, address: int, part: memoryview) -> memoryview:
+    "The content of `part`, which lies in the shared map of `path` at `address`, in memory of one's own: mapped once more, and copied where it is written to"
+    import numpy as np
+    start = np.frombuffer(part, np.uint8).__array_interface__['data'][0] - address
+    before = start % mmap.ALLOCATIONGRANULARITY
+    try: fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError: return memoryview(bytearray(part))  # its last entry has gone since
+    try: found = _libc.mmap(None, before + part.nbytes, 3, mmap.MAP_PRIVATE | _NORESERVE, fd, start - before)
+    finally: os.close(fd)
+    if found == _MAP_FAILED: return memoryview(bytearray(part))
+    array = (ctypes.c_char*part.nbytes).from_address(found + before)
+    array._mapping = _Mapping(found, before + part.nbytes)  # type: ignore[attr-defined]
+    return memoryview(array).cast('B')
+
 # %% ../nbs/00a_system.ipynb #affa7355
 _MOMENT = struct.Struct('=d')    # seconds since the epoch
 # the numbers in a lock's record: who holds it, and since when; until when someone may listen to the bell; when a waiter will try again
@@ -377,7 +492,6 @@ _HOLDER, _SINCE, _LISTENED, _TRIED = range(4)
 _READERS, _SLOTS = 4, 256  # then: which processes have had snapshots open, and since when; the slot is the pid's remainder
 _RECORD_SIZE = _MOMENT.size*(_READERS + 2*_SLOTS)
 _TRIES = 60             # before a wait sleeps: some 50 µs, which is longer than most transactions take
-_POLL = (0.001, 0.02)  # seconds between attempts while waiting for a lock with a time limit: first and longest
 
 # %% ../nbs/00a_system.ipynb #c5be6f14
 class _WriteLock:
@@ -409,15 +523,23 @@ class _WriteLock:
         try:
             missing = _RECORD_SIZE - os.fstat(fd).st_size
             if missing > 0: os.pwrite(fd, bytes(missing), _RECORD_SIZE - missing)
-            return memoryview(mmap.mmap(fd, _RECORD_SIZE)).cast('d'), fd
+            return memoryview(_map_shared(fd, _RECORD_SIZE)).cast('B').cast('d'), fd
         except BaseException:
             _fork.close(fd)
             raise
 
     def listen(self) -> None:
         "Have writers ring the bell from now on, for as long as a waiter sleeps at most and as much again"
-        try: self._mapped()[_LISTENED] = time.time() + 2*SAFETY_NET
+        until = time.time() + 2*SAFETY_NET
+        try:
+            if (record := self.record) is not None: record[_LISTENED] = until
+            else: self._write_listened(until)  # to open all files takes a hundred times as long
         except FileNotFoundError: pass  # the namespace has just been dropped: that is found when it is read
+
+    def _write_listened(self, until: float) -> None:
+        fd = _fork.open(self.path)
+        try: os.pwrite(fd, _MOMENT.pack(until), _LISTENED*_MOMENT.size)
+        finally: _fork.close(fd)
 
     def is_listened(self) -> bool:
         "Whether someone may be listening"
@@ -425,6 +547,7 @@ class _WriteLock:
 
     def note_reader(self, since: float) -> None:
         "Note since when this process has had a snapshot open; 0: it has none"
+        if self.record is None and not since: return  # it has just been closed
         try: record = self._mapped()
         except FileNotFoundError: return  # the namespace has just been dropped
         slot = _READERS + self.pid % _SLOTS*2
@@ -453,6 +576,7 @@ class _WriteLock:
     ) -> None:
         "Take the lock, or raise `TransactionTimeout`; whoever calls this releases file and mutex, also if this is interrupted"
         start = time.time()
+        if timeout is None: timeout = seconds_left()
         if timeout is None: self.mutex.acquire()
         elif not self.mutex.acquire(timeout=max(0, timeout)): raise self._timed_out(timeout)
         if self.fd < 0: self.reopen()  # another thread has let go of the files meanwhile
@@ -490,59 +614,9 @@ class _WriteLock:
     def _timed_out(self, timeout: float | None) -> TransactionTimeout:
         "The error, naming the holder"
         pid, since = self._holder()
-        who = 'another thread of this process' if pid == os.getpid() else f'process {pid}'
-        return TransactionTimeout(f'waited {timeout:g} s for the write lock of {self.name!r}: {who} has held it '
+        who = 'another thread of this process' if pid == os.getpid() else describe_process(pid)
+        return TransactionTimeout(f'waited {timeout:.3g} s for the write lock of {self.name!r}: {who} has held it '
                                   f'since {time.strftime("%H:%M:%S", time.localtime(since))} ({time.time() - since:.1f} s)')
-
-# %% ../nbs/00a_system.ipynb #703380ac
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_NORESERVE = 0x40 if sys.platform == 'darwin' else 0x4000  # a private map needs memory only for what is written
-_MAP_FAILED = ctypes.c_void_p(-1).value
-
-# %% ../nbs/00a_system.ipynb #b440ecad
-class _Mapping:
-    "The memory of one map; unmaps it when freed"
-    __slots__ = ('address', 'size', '_munmap')
-    def __init__(self, address: int, size: int) -> None: self.address, self.size, self._munmap = address, size, _libc.munmap
-    def __del__(self) -> None: self._munmap(self.address, self.size)
-
-# %% ../nbs/00a_system.ipynb #b9decd37
-def _map_file(
-    path: str,
-    size: int,       # Bytes the file must have
-    writable: bool,  # A private copy-on-write map, or a shared read-only one?
-) -> Any:            # A `ctypes` array over the map: whatever looks into it keeps the map
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        found = os.fstat(fd).st_size
-        if found != size: raise DecodeError(f'the blob {path} has {found} bytes, its entry says {size}: it is damaged')
-        prot, flags = (3, mmap.MAP_PRIVATE | _NORESERVE) if writable else (1, mmap.MAP_SHARED)
-        address = _libc.mmap(None, size, prot, flags, fd, 0)
-    finally: os.close(fd)
-    if address == _MAP_FAILED:
-        e = ctypes.get_errno()
-        raise SiteError(e, f'cannot map {size} bytes ({os.strerror(e)}); a process may hold 65,530 maps (vm.max_map_count)', path)
-    array = (ctypes.c_char*size).from_address(address)
-    array._mapping = _Mapping(address, size)  # type: ignore[attr-defined]
-    if not writable: array.copy_on_write = partial(_copy_on_write, path, address)  # type: ignore[attr-defined]
-    return array
-
-def _copy_on_write(path: str, address: int, part: memoryview) -> memoryview:
-    "The content of `part`, which lies in the shared map of `path` at `address`, in memory of one's own: mapped once more, and copied where it is written to"
-    import numpy as np
-    start = np.frombuffer(part, np.uint8).__array_interface__['data'][0] - address
-    before = start % mmap.ALLOCATIONGRANULARITY
-    try: fd = os.open(path, os.O_RDONLY)
-    except FileNotFoundError: return memoryview(bytearray(part))  # its last entry has gone since
-    try: found = _libc.mmap(None, before + part.nbytes, 3, mmap.MAP_PRIVATE | _NORESERVE, fd, start - before)
-    finally: os.close(fd)
-    if found == _MAP_FAILED: return memoryview(bytearray(part))
-    array = (ctypes.c_char*part.nbytes).from_address(found + before)
-    array._mapping = _Mapping(found, before + part.nbytes)  # type: ignore[attr-defined]
-    return memoryview(array).cast('B')
 
 # %% ../nbs/00a_system.ipynb #0406027a
 _IN_MODIFY, _IN_ATTRIB, _IN_FLAGS = 0x2, 0x4, os.O_NONBLOCK | os.O_CLOEXEC
@@ -584,6 +658,9 @@ class _Kqueue:
 
     def watch(self, path: str) -> int:
         fd = os.open(path, os.O_RDONLY)
+        if fd > resource.getrlimit(resource.RLIMIT_NOFILE)[0]*3//4:  # each takes up a descriptor; the others are looked at from time to time
+            os.close(fd)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
         flags = select.KQ_NOTE_WRITE | select.KQ_NOTE_DELETE  # type: ignore[attr-defined]
         change = select.kevent(fd, select.KQ_FILTER_VNODE, select.KQ_EV_ADD | select.KQ_EV_CLEAR, flags)  # type: ignore[attr-defined]
         self.queue.control([change], 0)
