@@ -4,7 +4,7 @@
 
 # %% ../nbs/05b_caching.ipynb #23c4c307
 from __future__ import annotations
-import os, struct, sys, threading, time
+import os, struct, sys, threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -325,7 +325,8 @@ def _cached_call(task: Task, state: Any, args: tuple[Any, ...], kwargs: dict[str
     arguments, results = _bound(task, args, kwargs), _results(task.site)
     key = _key(task, state.version, arguments)
     if open_transaction() is None:
-        return _run_once(results, key, _Entry(state.version, arguments, 'running', task.site.alive.enter(), '', _new_id()), work)
+        entry = _Entry(state.version, arguments, 'running', task.site.alive.enter(), '', os.urandom(12).hex())
+        return _run_once(results, key, entry, work)
     found = results.find(key)
     kept = results.load(key) if found is not None and found.state == 'done' else None
     return kept[0] if kept else work()
@@ -335,7 +336,7 @@ def _cached_submit(task: Task, state: Any, args: tuple[Any, ...], kwargs: dict[s
     "A call of a cached task in the background: a trace that there is, or a new one"
     try: arguments = _bound(task, args, kwargs)
     except (TypeError, EncodeError): return _submit(task, state, args, kwargs, options)  # which says what is wrong
-    results, key, id = _results(task.site), _key(task, state.version, arguments), _new_id()
+    results, key, id = _results(task.site), _key(task, state.version, arguments), _ledger(task.site).new_id()
     entry = _Entry(state.version, arguments, 'queued', task.site.alive.enter(), id, id)
     inside = open_transaction() is not None
     found = (results.find(key) or entry) if inside else results.claim(key, entry)
@@ -361,7 +362,7 @@ def _trace_of(task: Task, state: Any, results: _Results, key: bytes, entry: _Ent
         if entry.trace and ledger.record(entry.trace).status == 'finished': return AsyncTrace(ledger, entry.trace)
     except ObjectNotFoundError: pass
     if (kept := results.load(key)) is None: return None
-    id, now, (environment, _) = _new_id(), time.time(), _environment()
+    id, now, (environment, _) = ledger.new_id(), ledger.clock.now(), _environment()
     record = _Record(task.path or '', state.version, state.definition, b'', environment, now, start=now)
     value = ledger._store.prepare(encode(kept[0]))
     write(ledger._store, ledger._end, '', id, record, 'finished', value)
@@ -425,7 +426,5 @@ def _explain_argument(name: str, now: _Part | None, then: _Part | None) -> str:
     return f'{name!r} differs from that of the nearest call that is known'
 
 # %% ../nbs/05b_caching.ipynb #f0e74289
-def _new_id() -> str: return f'{time.time_ns():016x}{os.urandom(4).hex()}'  # sorts by time
-
 for _kind, _opener in {'cached call': _cached_call, 'cached submit': _cached_submit, 'cached run': _cached_run, 'cache': TaskCache}.items():
     register_opener(_kind, _opener)

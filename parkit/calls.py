@@ -4,7 +4,7 @@
 
 # %% ../nbs/04b_calls.ipynb #6df17c79
 from __future__ import annotations
-import os, sys, time
+import os, sys
 from concurrent.futures import CancelledError
 from datetime import timedelta
 from functools import lru_cache
@@ -39,7 +39,7 @@ class _Options(NamedTuple):
 
 # %% ../nbs/04b_calls.ipynb #7b50e98a
 class _Record(NamedTuple):
-    "What is known of one call; times in seconds since the epoch"
+    "What is known of one call; times in seconds of the ledger's clock"
     task: str                     # Path of the task
     version: str                  # Of its code
     definition: int               # Which of the task's definitions is to run
@@ -194,10 +194,10 @@ def _is_retried(record: _Record, kinds: tuple[str, ...]) -> bool:
     how = record.how
     return record.attempt <= how.retries and (not how.retry_on or not set(how.retry_on).isdisjoint(kinds))
 
-def _death(record: _Record, reason: str) -> tuple[str, TaskError]:
-    "The status of a call whose worker has died, and the error"
+def _death(record: _Record, reason: str, now: float) -> tuple[str, TaskError]:
+    "The status of a call whose worker is found dead `now`, and the error"
     limit = record.how.timeout
-    if limit is None or time.time() < (record.start or 0) + limit:
+    if limit is None or now < (record.start or 0) + limit:
         return 'crashed', WorkerCrashedError(f'process {record.pid} {reason} while it ran {record.task}')
     return 'timeout', TaskTimeoutError(f'{record.task} has not ended within {limit:g} s, nor when it was interrupted; its worker {reason}')
 

@@ -19,6 +19,7 @@ from .by_value import (MISSING, TYPE_NAMES, Anatomy, closure_of, find_definition
                              is_dispatcher, is_own_module, is_users, used_of)
 from .codecs import EncodeError, Record, _cloud_pickler, _record_of
 from .objects import Object
+from .system import steady_ns, wall_offset
 
 # %% ../nbs/04c_functions.ipynb #f33f1ebc
 class OwnModules:
@@ -57,7 +58,7 @@ _NO_PROGRAM = 0.005  # seconds in which no program can start, after an upgrade, 
 class InstalledModules:
     "The installed packages that this process has imported, as they were when this object was made"
     def __init__(self) -> None:
-        self.began, self.seen, self.looked = time.time(), dict[str, int](), 0.0
+        self.made, self.began, self.seen, self.looked = steady_ns(), time.time(), dict[str, int](), 0.0
         self.changed()
 
     def changed(self) -> bool:
@@ -65,6 +66,8 @@ class InstalledModules:
         to the folder of packages, or taken something out"""
         if time.monotonic() - self.looked < _NO_PROGRAM: return False
         self.looked = time.monotonic()
+        # files go by the clock on the wall: the earliest that it has made of that moment, whatever it was set to
+        self.began = min(self.began, (self.made + wall_offset())/1e9)
         now = {p: _changed(p) for p in sys.path if p.endswith(_SITES)}
         folders = [p for p, when in now.items() if self.seen.get(p, when) != when]
         self.seen.update(now)

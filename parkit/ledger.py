@@ -13,8 +13,8 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from .codecs import Record, decode, encode, encode_buffer, register_type, take_out
-from .objects import _ENTRY, _HEAD, Object, _join, release_trace
-from .system import Bell, ObjectNotFoundError, StorageFullError
+from .objects import _ATTRIBUTE, _ENTRY, _HEAD, Object, _join, release_trace
+from .system import Bell, ObjectNotFoundError, SteadyClock, StorageFullError, _boot_id, wall_offset
 from .storage import Blob, Site, check_current
 from .transactions import open_transaction, read, write
 from .calls import _GOING, _Record, TaskError, _announce, _cancelled, _death, _encode_error, _is_retried, _kinds, _size_of
@@ -30,12 +30,37 @@ __all__ = ['TRACES', 'settle', 'prune', 'sweep_output']
 (_RUNNING, _TOTAL, _CANCEL, _DELAYED, _QUEUED, _RECORD, _CALL, _RESULT, _ENDED, _PROGRESS, _CONTEXT,
  _WORKER, _VARIABLES, _MASKED, _SHARED, _USERS) = (bytes((c,)) for c in b'abcdefghijklmnop')
 TRACES = '_traces'  # the namespace of the ledger
-_TIME, _TOTALS = struct.Struct('>Q'), struct.Struct('>QQ')  # microseconds since the epoch; calls and bytes
+_TIME, _TOTALS = struct.Struct('>Q'), struct.Struct('>QQ')  # microseconds of the ledger's clock; calls and bytes
+
+_ORIGIN = _ATTRIBUTE + b'_origin'  # follows the ledger's id, in the key of what its clock began with, and in which boot
 
 # %% ../nbs/04f_ledger.ipynb #c2c49585
 class _Entries(Object):
     "The entries of the ledger"
-    def __init__(self, site: Site | None = None) -> None: self._open(f'{TRACES}/_ledger', True, True, None, site, reserved=True)
+    def __init__(self, site: Site | None = None) -> None:
+        self._open(f'{TRACES}/_ledger', True, True, None, site, reserved=True)
+        self._clock = SteadyClock(read(self._store, self._read_origin) or write(self._store, self._set_origin))
+
+    @property
+    def clock(self) -> SteadyClock:
+        "By which calls are ordered, are due and grow old: one for all processes, whatever the clock on the wall is set to"
+        return self._clock
+
+    def _read_origin(self, txn: Any, zero_copy: bool) -> int:
+        data = txn.get(self._oid + _ORIGIN)
+        boot, origin = ('', 0) if data is None else decode(data)
+        return origin if boot == _boot_id() else 0  # type: ignore[no-any-return]
+
+    def _set_origin(self, txn: Any) -> int:
+        "Have the clock show what that on the wall does, unless another process has, in this boot"
+        found = self._read_origin(txn, False)
+        if found: return found
+        txn.put(self._oid + _ORIGIN, encode((_boot_id(), origin := wall_offset())), freeing=True)
+        return origin
+
+    def new_id(self) -> str:
+        "Return an id of a call, which sorts after all that have been made before"
+        return f'{self._clock.now_ns():016x}{os.urandom(4).hex()}'
 
     def _key(self, kind: bytes, id: str) -> bytes: return self._oid + _ENTRY + kind + id.encode()
 
@@ -144,7 +169,7 @@ class _Waiting(_Entries):
         return found
 
     def next_due(self) -> float | None:
-        "When the next of the calls that are to wait is due, in seconds since the epoch"
+        "When the next of the calls that are to wait is due, by the ledger's clock"
         key = read(self._store, lambda txn, zero_copy: next((k for k, _ in self._scan(txn, _DELAYED)), None))
         return None if key is None else _TIME.unpack(key[:8])[0]/1e6  # type: ignore[no-any-return]
 
@@ -412,9 +437,14 @@ class _Ledger(_Sharing):
         going = set()
         for p, call in zip(posts, calls):
             known = txn.get(self._key(_RECORD, p.id))
-            if known is None: self._submit(txn, p.id, p.record, call, p.facts)
+            if known is None: self._submit(txn, p.id, self._from_outbox(p.record), call, p.facts)
             if known is None or _Record(*decode(known)).status in _GOING: going.add(p.id)
         return going
+
+    def _from_outbox(self, record: _Record) -> _Record:
+        "The record of a call that may have lain there since another boot, by whose clock it is due: it waits no longer than it was to"
+        if record.due is None: return record
+        return record._replace(due=min(record.due, self._clock.now() + record.how.delay))
 
     def refuse(self, id: str, record: _Record, error: BaseException) -> None:
         "Record a call that will never run, and why"
@@ -512,7 +542,7 @@ class _Ledger(_Sharing):
         if txn.get(self._key(_RUNNING, process)) != id.encode(): return None  # someone took us for dead
         record = self.in_hand(id)
         self._end(txn, process, id, record._replace(output=record.output + output), status, result, kinds)
-        if more is not None: return self._claim(txn, process, more, time.time(), context)
+        if more is not None: return self._claim(txn, process, more, self._clock.now(), context)
         if self._noted: txn.delete(self._noted)  # it leaves
         return None
 
@@ -542,7 +572,7 @@ class _Ledger(_Sharing):
         if process: txn.delete(self._key(_RUNNING, process))
         if txn.delete(self._key(_CANCEL, id)) and status != 'finished': status, result = 'cancelled', _cancelled(record)
         if status in ('failed', 'crashed', 'timeout') and kinds and _is_retried(record, kinds): return self._retry(txn, id, record)
-        now = time.time()
+        now = self._clock.now()
         self._end_sharing(txn, record)
         if record.variables: self._release_variables(txn, record.variables)
         self._put_record(txn, id, record._replace(status=status, end=now, variables=b''))
@@ -556,7 +586,7 @@ class _Ledger(_Sharing):
         "Put a call back that is to be run again"
         pause = record.how.backoff*2**(record.attempt - 1)
         again = record._replace(status='submitted', pid=None, process='', start=None, attempt=record.attempt + 1,
-                                due=time.time() + pause if pause else None)
+                                due=self._clock.now() + pause if pause else None)
         self._put_record(txn, id, again)
         self._put_waiting(txn, id, again)
 
@@ -585,7 +615,7 @@ class _Ledger(_Sharing):
         if not record.environment.startswith(environment): return ''  # another supervisor knows how that one ended
         if record.pid in dying and record.pid not in reasons: return ''
         record = record._replace(output=record.output + _keep_output(self.site, process, id))
-        status, error = _death(record, reasons.get(record.pid or 0, 'ended'))
+        status, error = _death(record, reasons.get(record.pid or 0, 'ended'), self._clock.now())
         self._end(txn, process, id, record, status, _join(_encode_error(error)), _kinds(error))
         return id
 
@@ -640,7 +670,7 @@ def prune(ledger: _Ledger) -> int:
     """Remove the calls that ended first, as long as there are too many, or they are too old or too big; returns how many. The last one
     to end is never too big"""
     ledger._unpruned = 0, 0
-    limits = ledger.keep_traces, ledger.keep_bytes, time.time() - 86400*ledger.keep_days
+    limits = ledger.keep_traces, ledger.keep_bytes, ledger.clock.now() - 86400*ledger.keep_days
     removed = 0
     while excess := read(ledger._store, _excess, ledger, *limits):
         ids = [id for id, record in excess if not (record.outbox and _is_posted(ledger.site, record.outbox, id))]

@@ -4,7 +4,7 @@
 
 # %% ../nbs/06a_maintenance.ipynb #54ea5448
 from __future__ import annotations
-import errno, io, json, os, re, shutil, signal, struct, subprocess, sys, time, traceback, zlib
+import errno, io, json, os, re, shutil, signal, struct, subprocess, sys, traceback, zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
@@ -13,8 +13,8 @@ from .codecs import (ARRAY, BLOB, BUFFERS, PICKLE, Buffer, DecodeError, _OtherPy
 from .containers import _ASIDE, _CONTENT
 from .objects import (_ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _counted, _drop_object, _each_holder,
                       _Head, _Info, _read_if_any, sweep_holders)
-from .system import (at_most, describe_holder, describe_process, _file_system, _fork, _try_lock, is_full, no_room, open_locked,
-    seconds_left, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError, TransactionTimeout)
+from .system import (at_most, describe_holder, describe_process, _file_system, _fork, _try_lock, is_full, monotonic, no_room,
+    open_locked, seconds_left, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError, TransactionTimeout)
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS,
                       CLASSES, MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current,
                       current_site, reading, site_path, verify_pages)
@@ -48,7 +48,7 @@ def _size(n: float) -> str:
         n /= 1024
     return ''
 
-def _ago(since: float) -> str: return f'{max(0, time.time() - since):.0f} s'
+def _ago(since: float) -> str: return f'{max(0, monotonic() - since):.0f} s'
 
 # %% ../nbs/06a_maintenance.ipynb #c6c0fa5b
 def _open_stores(site: Site, found: Findings | None = None) -> Iterator[Store]:

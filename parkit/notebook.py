@@ -118,7 +118,8 @@ class _Shown:
             while True:
                 text = reader.read()
                 if text: bar.write(text, reader.ended)
-                bar.update(trace.progress, (reader.record.end or time.time()) - (reader.record.start or time.time()))
+                now, record = trace._ledger.clock.now(), reader.record
+                bar.update(trace.progress, (record.end or now) - (record.start or now))
                 left = None if limit is None else limit - time.monotonic()
                 if reader.ended or left is not None and left <= 0: return reader.ended
                 if not text and not reader.listen(listener): listener.wait(left)

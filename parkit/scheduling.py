@@ -23,7 +23,7 @@ from .codecs import (BLOB, ParkitError, decode, encode, recall, register_opener,
                      _add_key)
 from .objects import _ENTRY, Object, _join
 from .storage import Blob, Site, current_site
-from .system import ObjectNotFoundError
+from .system import STEP, ObjectNotFoundError, _boot_id, wall_offset
 from .tasks import Task, _context
 from .transactions import read, write
 from .workers import _Control, _supervised, add_duty
@@ -85,6 +85,10 @@ class Trigger:
         "The first time after `time`, for a schedule made at `made`"
         raise NotImplementedError
 
+    def _counts_time(self) -> bool:
+        "Return whether it goes by how much time passes, not by what the clock on the wall shows"
+        return False
+
 # %% ../nbs/07_scheduling.ipynb #3665fa70
 class Frequency(IntEnum):
     "The unit of a `Periodic`"
@@ -136,6 +140,8 @@ class Periodic(Trigger):
             while (at := self._at(start, zone, n)) <= time: n += 1
         except (ValueError, OverflowError): return None  # after the year 9999
         return at
+
+    def _counts_time(self) -> bool: return self.start == 'now' and self.frequency <= Frequency.Hour
 
     def _at(self, start: datetime, zone: tzinfo, n: int) -> float:
         if self.frequency <= Frequency.Hour: return start.timestamp() + n*_SECONDS[self.frequency]*self.period
@@ -197,7 +203,7 @@ def upcoming(
 
 # %% ../nbs/07_scheduling.ipynb #f187a436
 SCHEDULES = '_schedules'  # the namespace of the agenda
-_PLAN, _ARGS, _DUE, _OUT, _FACT = b'p', b'a', b'd', b'o', b'x'
+_PLAN, _ARGS, _DUE, _OUT, _FACT, _CALLED, _CLOCK = b'p', b'a', b'd', b'o', b'x', b'l', b'c'
 _NOTHING = _join(encode(None))
 _TIME = struct.Struct('>Q')  # microseconds since the epoch
 _LATE = 60.0     # seconds after which a call that was not made is a missed one
@@ -237,6 +243,21 @@ class _Plan(NamedTuple):
         return self._replace(calls=count, last=trace or self.last,
                              due=None if self.trigger.max_times and count >= self.trigger.max_times else due)
 
+    def shifted(self, seconds: float) -> _Plan:
+        "The plan after the clock was set, for a trigger that counts the time that passes"
+        return self._replace(made=self.made + seconds, due=None if self.due is None else self.due + seconds)
+
+    def looked_up(self, now: float, called: float | None) -> _Plan:
+        """The plan after the clock was set to `now`, which may be before the time that was last `called`: that is not called again, unless
+        there are others between"""
+        # a time to come in which a wrong clock has made it is none to count from
+        plan = self._replace(made=min(self.made, now + (0 if self.trigger._counts_time() else _SECONDS[Frequency.Day])))
+        first = plan.trigger.after(now, plan.made)
+        second = None if first is None else plan.trigger.after(first, plan.made)
+        is_last = first is not None and called is not None and first <= called and (second is None or second > called)
+        if is_last: first = second
+        return plan if first is None or plan.due is None or first >= plan.due else plan._replace(due=first)
+
 # %% ../nbs/07_scheduling.ipynb #b69b2d88
 class _Entries(Object):
     "The entries of the agenda"
@@ -263,7 +284,7 @@ class _Entries(Object):
         plan, args = self._find(txn, False, id), txn.get(self._key(_ARGS, id))
         if plan is None: return False
         if plan.due is not None: txn.delete(self._due_key(plan.due, id))
-        txn.delete(self._key(_PLAN, id))
+        for kind in (_PLAN, _CALLED): txn.delete(self._key(kind, id))
         txn.unlink(args)
         txn.delete(self._key(_ARGS, id))
         for trace, data in self._scan(txn, False, _OUT):
@@ -303,22 +324,45 @@ class _Agenda(_Entries):
         txn.put(self._key(_ARGS, id), txn.link(args))
         for name, fact in facts.items(): txn.put(self._key(_FACT) + name, fact)
 
+    def follow_clock(self) -> None:
+        "Have the schedules go by the clock on the wall as it is set now; called before it is asked what is due, and when"
+        seen, boot, ahead = read(self._store, self._seen), _boot_id(), wall_offset()
+        if seen is None or seen[0] != boot or abs(seen[1] - ahead) > STEP*1e9: write(self._store, self._follow, (boot, ahead))
+
+    def _seen(self, txn: Any, zero_copy: bool) -> tuple[str, int] | None:
+        "The boot in which the clock on the wall was last looked at, and by how many nanoseconds it was ahead of `steady_ns`"
+        data = txn.get(self._key(_CLOCK))
+        return None if data is None else decode(data)  # type: ignore[no-any-return]
+
+    def _follow(self, txn: Any, shown: tuple[str, int]) -> None:
+        seen, now = self._seen(txn, False), time.time()
+        txn.put(self._key(_CLOCK), encode(shown))
+        step = (shown[1] - seen[1])/1e9 if seen and seen[0] == shown[0] else None  # `None`: another boot, of unknown length
+        for key, data in self._scan(txn, False, _PLAN):
+            id, plan = key.decode(), _Plan.decoded(data)
+            called = txn.get(self._key(_CALLED, id))
+            new = (plan.shifted(step) if step is not None and plan.trigger._counts_time()
+                   else plan.looked_up(now, None if called is None else decode(called)))
+            if new != plan: self._put(txn, id, new)
+
     def step(self, now: float) -> float | None:
         "Make the calls that are due at `now`; returns when to do this again, `None` if nothing will be due"
-        if any(due <= now for due in self.dues()[:1]): write(self._store, self._claim, now)
-        self.deliver(now)
+        self.follow_clock()
+        if any(due <= now for due in self.dues()[:1]):
+            write(self._store, self._claim, now, _ledger(self.site).clock.now_ns())
+        self.deliver()
         dues = self.dues()
         return min((due if due > now else now + _AGAIN for due in dues), default=None)
 
-    def _claim(self, txn: Any, now: float) -> None:
+    def _claim(self, txn: Any, now: float, moment: int) -> None:
         for key, _ in self._scan(txn, False, _DUE):
             if _TIME.unpack(key[:8])[0] > now*1e6: return
             id = key[8:].decode()
             plan = self._find(txn, False, id)
-            if plan is not None: self._advance(txn, id, plan, now)
+            if plan is not None: self._advance(txn, id, plan, now, moment)
 
-    def _advance(self, txn: Any, id: str, plan: _Plan, now: float) -> None:
-        "Put the calls of a schedule that are due into the outbox, and note its next time"
+    def _advance(self, txn: Any, id: str, plan: _Plan, now: float, moment: int) -> None:
+        "Put the calls of a schedule that are due into the outbox, with ids that begin with the `moment`, and note its next time"
         trigger, blocked = plan.trigger, not plan.trigger.overlap and self._is_pending(txn, plan.last)
         times, following = _due_times(trigger, plan, now)
         if trigger.catch_up == 'all' and not trigger.overlap:  # one after the other
@@ -326,8 +370,9 @@ class _Agenda(_Entries):
             times, following = times[:1], trigger.after(times[0], plan.made)
         elif blocked: times = []
         if trigger.max_times: times = times[:trigger.max_times - plan.calls]
-        traces = [f'{int(now*1e9) + n:016x}{sha256(f"{id} {t}".encode()).hexdigest()[:8]}' for n, t in enumerate(times)]
+        traces = [f'{moment + n:016x}{sha256(f"{id} {t}".encode()).hexdigest()[:8]}' for n, t in enumerate(times)]
         for trace in traces: txn.put(self._key(_OUT, trace), encode((id, b'')))
+        if times: txn.put(self._key(_CALLED, id), encode(times[-1]))
         self._put(txn, id, plan.number(len(traces), traces[-1] if traces else '', following))
 
     def _is_pending(self, txn: Any, trace: str) -> bool:
@@ -342,13 +387,13 @@ class _Agenda(_Entries):
         try: return ledger.record(trace).status not in ('submitted', 'running')
         except ObjectNotFoundError: return given == ledger._uuid
 
-    def deliver(self, now: float) -> None:
+    def deliver(self) -> None:
         "Give what is in the outbox to the ledger, and take out what has ended"
         out = [(key.decode(), *decode(data)) for key, data in read(self._store, self._scan, _OUT)]
         if not out: return
         uuid, over = _ledger(self.site)._uuid, [trace for trace, _, given in out if self._is_over(trace, given)]
         fresh = [(trace, id) for trace, id, given in out if given != uuid and trace not in over]
-        for trace, id in fresh: self._submit(trace, id, now)
+        for trace, id in fresh: self._submit(trace, id)
         if over or fresh: write(self._store, self._delivered, over, fresh, uuid)
 
     def _delivered(self, txn: Any, over: list[str], fresh: list[tuple[str, str]], uuid: bytes) -> None:
@@ -356,7 +401,7 @@ class _Agenda(_Entries):
         for trace, id in fresh:
             if txn.get(self._key(_OUT, trace)) is not None: txn.put(self._key(_OUT, trace), encode((id, uuid)), freeing=True)
 
-    def _submit(self, trace: str, id: str, now: float) -> None:
+    def _submit(self, trace: str, id: str) -> None:
         "Queue the call, unless that has been done"
         ledger, plan, args = (_ledger(self.site), read(self._store, self._find, id),
                               read(self._store, lambda txn, zero_copy: txn.get(self._key(_ARGS, id))))
@@ -369,7 +414,8 @@ class _Agenda(_Entries):
         environment, interpreter = (read(task._store, task._facts, state.definition).environment if state.python
                                     else (plan.environment, facts[plan.environment]))
         facts[environment] = interpreter
-        record = _Record(plan.task, state.version, state.definition, plan.context, environment, now, options=state.options)
+        record = _Record(plan.task, state.version, state.definition, plan.context, environment, ledger.clock.now(),
+                         options=state.options)
         call = ledger._store.copy_blob(self._store, args) if args[0] == BLOB else bytes(args)
         write(ledger._store, _submit_once, ledger, trace, record, call, facts)
 
@@ -485,6 +531,7 @@ class Schedule:
 
     def resume(self) -> None:
         "Go on with the next time from now; what would have been called meanwhile is not made up for"
+        self._agenda.follow_clock()
         plan = self._plan
         if not plan.paused: return
         self._agenda.change(self.id, paused=False, due=plan.trigger.after(time.time(), plan.made))
@@ -510,7 +557,8 @@ def schedule(
 ) -> Schedule:
     "What `task.schedule` does; raises `ScheduleError` if the time never comes"
     if not isinstance(trigger, Trigger): raise TypeError(f'expected a Periodic or a Cron, got {type(trigger).__name__}: {trigger!r}')
-    agenda, now = _agenda(task.site), time.time()
+    (agenda := _agenda(task.site)).follow_clock()
+    now = time.time()
     first = trigger.first(now)
     if first is None: raise ScheduleError(f'{trigger} never comes: no such time lies ahead')
     if task._looked_at(task._called()).kind == 'generator':  # it stores what the task is now, too

@@ -21,8 +21,8 @@ from .system import (allocate, copy_file, InvalidNameError, is_full, is_parkit_f
                      ObjectNotFoundError, SiteRemovedError, open_locked, replace_file, SiteError, StorageFullError,
                      TransactionError, _UnderWay, _Alive, _boot_id, _check_directory, _check_exchange, _exchange, _Exit,
                      _file_lock, _find_open_files, _fork, _guard_streams, _hold_lmdb_locks, _leak, _link_all,
-                     _make_private, _map_file, _RECORD_SIZE, _release_lmdb_locks, _reserve, _sync, _watchers, _write_all,
-                     _write_new, _WriteLock, warn_caller)
+                     _make_private, _map_file, monotonic, _RECORD_SIZE, _release_lmdb_locks, _reserve, _sync, _watchers,
+                     _write_all, _write_new, _WriteLock, warn_caller)
 
 # %% auto #0
 __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOBS', 'TRASH', 'META', 'HOLDS', 'OUTBOX',
@@ -676,7 +676,7 @@ class _Reading(_Opening):
                 retired = txn.get(_RETIRED) is not None
                 if not retired: self.reads.append(txn)
             finally: self.active.pop()
-            if len(self.reads) == 1: self.lock.note_reader(time.time())
+            if len(self.reads) == 1: self.lock.note_reader(monotonic())
         except BaseException:  # an interrupt, perhaps
             self._drop_read(txn)
             raise

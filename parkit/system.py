@@ -4,7 +4,7 @@
 
 # %% ../nbs/00a_system.ipynb #072f9738
 from __future__ import annotations
-import ctypes, errno, gc, json, mmap, os, re, resource, select, shutil, stat, struct, sys, threading, time, warnings
+import ctypes, errno, gc, json, math, mmap, os, re, resource, select, shutil, stat, struct, sys, threading, time, warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar, Token
@@ -17,10 +17,11 @@ from weakref import WeakSet
 from .codecs import Buffer, DecodeError, ParkitError
 
 # %% auto #0
-__all__ = ['SAFETY_NET', 'SiteError', 'StorageFullError', 'InvalidNameError', 'ObjectNotFoundError', 'SiteRemovedError',
-           'ObjectExistsError', 'TransactionError', 'TransactionTimeout', 'is_parkit_frame', 'warn_caller',
-           'has_children', 'at_most', 'seconds_left', 'describe_process', 'open_locked', 'describe_holder', 'holder_of',
-           'Bell', 'Alarm', 'Listener', 'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file']
+__all__ = ['monotonic', 'steady_ns', 'STEP', 'SAFETY_NET', 'SiteError', 'StorageFullError', 'InvalidNameError',
+           'ObjectNotFoundError', 'SiteRemovedError', 'ObjectExistsError', 'TransactionError', 'TransactionTimeout',
+           'is_parkit_frame', 'warn_caller', 'has_children', 'at_most', 'seconds_left', 'describe_process',
+           'open_locked', 'describe_holder', 'holder_of', 'wall_offset', 'SteadyClock', 'Bell', 'Alarm', 'ClockWatch',
+           'Listener', 'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file']
 
 # %% ../nbs/00a_system.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -254,7 +255,7 @@ def describe_holder(path: str) -> str:
     "Return who holds the `flock` of the file at `path`, and since when, as far as is known"
     holder = holder_of(path)
     if holder is None: return 'another process holds it'
-    return f'{describe_process(holder[0])} has held it for {max(0.0, time.time() - holder[1]):.0f} s'
+    return f'{describe_process(holder[0])} has held it for {max(0.0, monotonic() - holder[1]):.0f} s'
 
 def holder_of(path: str) -> tuple[int, float] | None:
     "Return the pid that a `_file_lock` has left in its file, and since when it has it; `None` if there is none"
@@ -289,7 +290,7 @@ class _file_lock:
     def __init__(self, path: str) -> None: self.path, self.epoch = path, _fork.epoch
     def __enter__(self) -> None:
         self.fd = open_locked(self.path)
-        with suppress(OSError): os.pwrite(self.fd, f'{os.getpid():<10} {time.time():<20.3f}\n'.encode(), 0)  # type: ignore[arg-type]
+        with suppress(OSError): os.pwrite(self.fd, f'{os.getpid():<10} {monotonic():<20.3f}\n'.encode(), 0)  # type: ignore[arg-type]
 
     __exit__ = _Exit()
     def _exit(self, *args: Any) -> None: self._abandon()
@@ -311,6 +312,57 @@ def _boot_id() -> str:
 def _pid_namespace() -> str:
     try: return os.readlink('/proc/self/ns/pid')
     except OSError: return ''
+
+# %% ../nbs/00a_system.ipynb #c10c0001
+def _clock_offsets() -> dict[str, int]:
+    "Return by how many nanoseconds the clocks of this process's time namespace are ahead of the machine's"
+    try: rows = [row.split() for row in Path('/proc/self/timens_offsets').read_text('ascii').splitlines()]
+    except OSError: return {}  # a system without such namespaces
+    return {name: int(seconds)*10**9 + int(rest) for name, seconds, rest in rows}
+
+def _set_back(clock: Callable[[], Any], ahead: Any) -> Callable[[], Any]:
+    return (lambda: clock() - ahead) if ahead else clock
+
+_offsets = _clock_offsets()
+_STEADY = 'boottime' if hasattr(time, 'CLOCK_BOOTTIME') else 'monotonic'  # the system's clock that counts while it sleeps
+_read_steady = partial(time.clock_gettime_ns, getattr(time, f'CLOCK_{_STEADY.upper()}'))
+monotonic: Callable[[], float] = _set_back(time.monotonic, _offsets.get('monotonic', 0)/1e9)
+steady_ns: Callable[[], int] = _set_back(_read_steady, _offsets.get(_STEADY, 0))
+
+# %% ../nbs/00a_system.ipynb #c10c0002
+STEP = 0.1       # seconds by which the wall clock must have been set for anyone to take notice
+_AT_ONCE = 10**7  # nanoseconds that reading two clocks takes at most, unless this process was held up meanwhile
+
+def wall_offset() -> int:
+    "Return by how many nanoseconds the wall clock is ahead of `steady_ns`: as long as nobody sets it, always as many"
+    while True:
+        before, wall, after = steady_ns(), time.time_ns(), steady_ns()
+        if after - before < _AT_ONCE: return wall - (before + after)//2
+
+class SteadyClock:
+    "A clock that has shown what the one on the wall did, and goes on whatever that is set to; the same for all who know its origin"
+    def __init__(
+        self,
+        origin: int,  # What `wall_offset` was then
+    ) -> None: self.origin, self.seen = origin, 0.0
+
+    def now_ns(self) -> int:
+        "Return what it shows, in nanoseconds since the epoch"
+        return steady_ns() + self.origin
+
+    def now(self) -> float:
+        "Return what it shows, in seconds since the epoch"
+        return (steady_ns() + self.origin)/1e9
+
+    def ahead(self) -> float:
+        "Return by how many seconds the clock on the wall is ahead; 0 unless it has been set since"
+        found = (wall_offset() - self.origin)/1e9
+        if abs(found - self.seen) > STEP: self.seen = round(found, 2)  # so that all processes see the same
+        return self.seen
+
+    def on_the_wall(self, moment: float) -> float:
+        "Return what the clock on the wall, as it is set now, would have shown when this one showed `moment`"
+        return moment + self.ahead()
 
 # %% ../nbs/00a_system.ipynb #e05ab201
 class _Alive:
@@ -486,12 +538,25 @@ def _copy_on_write(path: str, address: int, part: memoryview) -> memoryview:
     return memoryview(array).cast('B')
 
 # %% ../nbs/00a_system.ipynb #affa7355
-_MOMENT = struct.Struct('=d')    # seconds since the epoch
+_MOMENT = struct.Struct('=d')    # seconds of `monotonic`
 # the numbers in a lock's record: who holds it, and since when; until when someone may listen to the bell; when a waiter will try again
 _HOLDER, _SINCE, _LISTENED, _TRIED = range(4)
 _READERS, _SLOTS = 4, 256  # then: which processes have had snapshots open, and since when; the slot is the pid's remainder
 _RECORD_SIZE = _MOMENT.size*(_READERS + 2*_SLOTS)
 _TRIES = 60             # before a wait sleeps: some 50 µs, which is longer than most transactions take
+
+# %% ../nbs/00a_system.ipynb #c10c0003
+_FOREIGN = 3600.0  # seconds; what is further ahead was written in another boot, whose clock has begun anew
+
+def _listen(record: Any, at: int) -> None:
+    "Note in a mapped record that writers are to ring, for as long as a waiter sleeps at most and as much again"
+    record[at] = monotonic() + 2*SAFETY_NET
+
+def _is_listened(record: Any, at: int) -> bool:
+    "Return whether someone may be listening"
+    until, now = record[at], monotonic()
+    if until > now + _FOREIGN: _listen(record, at)  # who knows; but not for as long as the other boot has lasted
+    return until > now  # type: ignore[no-any-return]
 
 # %% ../nbs/00a_system.ipynb #c5be6f14
 class _WriteLock:
@@ -530,10 +595,9 @@ class _WriteLock:
 
     def listen(self) -> None:
         "Have writers ring the bell from now on, for as long as a waiter sleeps at most and as much again"
-        until = time.time() + 2*SAFETY_NET
         try:
-            if (record := self.record) is not None: record[_LISTENED] = until
-            else: self._write_listened(until)  # to open all files takes a hundred times as long
+            if (record := self.record) is not None: _listen(record, _LISTENED)
+            else: self._write_listened(monotonic() + 2*SAFETY_NET)  # to open all files takes a hundred times as long
         except FileNotFoundError: pass  # the namespace has just been dropped: that is found when it is read
 
     def _write_listened(self, until: float) -> None:
@@ -543,7 +607,7 @@ class _WriteLock:
 
     def is_listened(self) -> bool:
         "Whether someone may be listening"
-        return self._mapped()[_LISTENED] > time.time()  # type: ignore[no-any-return]
+        return _is_listened(self._mapped(), _LISTENED)
 
     def note_reader(self, since: float) -> None:
         "Note since when this process has had a snapshot open; 0: it has none"
@@ -575,7 +639,7 @@ class _WriteLock:
         timeout: float | None = None,  # Seconds to wait; `None` waits for ever, 0 not at all
     ) -> None:
         "Take the lock, or raise `TransactionTimeout`; whoever calls this releases file and mutex, also if this is interrupted"
-        start = time.time()
+        start = monotonic()
         if timeout is None: timeout = seconds_left()
         if timeout is None: self.mutex.acquire()
         elif not self.mutex.acquire(timeout=max(0, timeout)): raise self._timed_out(timeout)
@@ -584,7 +648,7 @@ class _WriteLock:
         if record[_TRIED] > start: self._give_way(start)
         if timeout is None: self._acquire()
         else: self._acquire_until(start + timeout, timeout)
-        record[_HOLDER], record[_SINCE] = self.pid, time.time()
+        record[_HOLDER], record[_SINCE] = self.pid, monotonic()
 
     def _acquire(self) -> None:
         for _ in range(_TRIES):
@@ -595,7 +659,7 @@ class _WriteLock:
         "Try again and again; each time note when the next attempt will be, so that a busy writer gives way"
         pause = _POLL[0]
         while not _try_lock(self.fd):
-            now = time.time()
+            now = monotonic()
             if now >= limit: raise self._timed_out(timeout)
             pause = min(1.5*pause, _POLL[1], limit - now)
             self.record[_TRIED] = now + pause + _POLL[0]
@@ -615,8 +679,9 @@ class _WriteLock:
         "The error, naming the holder"
         pid, since = self._holder()
         who = 'another thread of this process' if pid == os.getpid() else describe_process(pid)
+        age = max(0.0, monotonic() - since)
         return TransactionTimeout(f'waited {timeout:.3g} s for the write lock of {self.name!r}: {who} has held it '
-                                  f'since {time.strftime("%H:%M:%S", time.localtime(since))} ({time.time() - since:.1f} s)')
+                                  f'since {time.strftime("%H:%M:%S", time.localtime(time.time() - age))} ({age:.1f} s)')
 
 # %% ../nbs/00a_system.ipynb #0406027a
 _IN_MODIFY, _IN_ATTRIB, _IN_FLAGS = 0x2, 0x4, os.O_NONBLOCK | os.O_CLOEXEC
@@ -703,6 +768,7 @@ class _Watchers:
 # %% ../nbs/00a_system.ipynb #8811cf00
 _watchers = _Watchers()
 SAFETY_NET = 30.0  # seconds after which a waiter looks again though no bell has rung
+_COVERED = 1.5     # of these, for which writers ring at least when told to
 _BACK_OFF = (0.001, 0.05)  # seconds: first and longest pause where there is no watch
 
 # %% ../nbs/00a_system.ipynb #053e2c40
@@ -711,7 +777,7 @@ class Bell:
     generation = 0
     def __init__(self, path: str) -> None:
         self.bell_path, self.fd = path, -1
-        self.record: mmap.mmap | None = None
+        self.record: Any = None  # the file as a map of one number
         _fork.forgetful.add(self)
 
     def _forget(self) -> None: self.fd, self.record = -1, None
@@ -721,22 +787,22 @@ class Bell:
         (fd, self.fd), self.record = (self.fd, -1), None
         if fd >= 0: _fork.close(fd)
 
-    def _mapped(self) -> mmap.mmap:
+    def _mapped(self) -> Any:
         if (record := self.record) is not None: return record
         with _fork.gate:
             if self.record is None:
                 self.fd = _fork.open(self.bell_path, os.O_CREAT | os.O_RDWR)
                 if os.fstat(self.fd).st_size <= _MOMENT.size: os.pwrite(self.fd, b'\0', _MOMENT.size)
-                self.record = mmap.mmap(self.fd, _MOMENT.size)
+                self.record = memoryview(mmap.mmap(self.fd, _MOMENT.size)).cast('d')
             return self.record
 
     def listen(self) -> None:
         "Have those who ring wake sleepers from now on, for as long as a waiter sleeps at most and as much again"
-        _MOMENT.pack_into(self._mapped(), 0, time.time() + 2*SAFETY_NET)
+        _listen(self._mapped(), 0)
 
     def ring(self) -> None:
         "Wake everyone who listens"
-        if _MOMENT.unpack_from(self._mapped())[0] > time.time(): os.pwrite(self.fd, b'\n', _MOMENT.size)
+        if _is_listened(self._mapped(), 0): os.pwrite(self.fd, b'\n', _MOMENT.size)
 
 # %% ../nbs/00a_system.ipynb #cfcd0e6a
 class Alarm:
@@ -748,6 +814,34 @@ class Alarm:
     def end(self) -> None:
         "Called when it ends"
 
+# %% ../nbs/00a_system.ipynb #c10c0004
+class ClockWatch(Alarm):
+    "Ends a wait when the wall clock is set or the machine wakes, where the system tells"
+    def __init__(self) -> None: _fork.forgetful.add(self)
+
+    def _forget(self) -> None: self.end()
+
+    def begin(self) -> None:
+        if not hasattr(_libc, 'timerfd_create'): return
+        self.fd = _libc.timerfd_create(time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
+        never = (ctypes.c_long*4)(0, 0, sys.maxsize, 0)  # it ends when it is cancelled, as it is when that clock is set
+        # 3: TFD_TIMER_ABSTIME and TFD_TIMER_CANCEL_ON_SET
+        if self.fd >= 0 and _libc.timerfd_settime(self.fd, 3, never, None): self.end()
+
+    def end(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0: os.close(fd)
+
+    def heed(self) -> bool:
+        "Return whether that has happened, and end further waits only when it happens again"
+        if self.fd < 0: return False
+        try: os.read(self.fd, 8)
+        except BlockingIOError: return False
+        except OSError: pass  # ECANCELED
+        self.end()
+        self.begin()
+        return True
+
 # %% ../nbs/00a_system.ipynb #a5286b4f
 class Listener:
     "Waits for the bells of namespaces; a context manager"
@@ -755,6 +849,7 @@ class Listener:
         self.watcher, self.watches, self.pause, self.epoch = _watchers.take(), dict[tuple[str, int], int](), _BACK_OFF[0], _fork.epoch
         self.closed = _watchers.closed
         self.stores: set[Any] = set()
+        self.announced = math.inf  # when the writers were last told to ring, all of them
         self.alarms: list[Alarm] = []
 
     def __enter__(self) -> Listener: return self
@@ -766,6 +861,7 @@ class Listener:
         bell = store.bell_path, store.generation
         if self.watches.get(bell, -1) >= 0: return False
         known = bell in self.watches
+        self.announced = min(self.announced, monotonic())
         store.listen()
         self.stores.add(store)
         try: self.watches[bell] = self.watcher.watch(store.bell_path) if self.watcher else -1
@@ -818,7 +914,10 @@ class Listener:
             if self.watcher: self.watcher.clear()
 
     def _announce(self, timeout: float | None) -> float:
-        "Have the writers ring, and return for how long to sleep at most"
+        """Have the writers ring, and return for how long to sleep at most: not at all if they may have left off while the caller was
+        looking"""
+        before, self.announced = self.announced, monotonic()
+        if self.announced - before > _COVERED*SAFETY_NET: timeout = 0
         timeout = SAFETY_NET if timeout is None else min(timeout, SAFETY_NET)
         for s in self.stores:
             s.listen()

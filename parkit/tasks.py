@@ -546,14 +546,14 @@ def _submit(task: Task, state: _State, args: tuple[Any, ...], kwargs: dict[str, 
             key: bytes = b'', items: int = 0) -> AsyncTrace[Any]:
     """Queue a call, whose result is cached under `key`, and see to it that workers are there; a call that cannot be made is a trace that
     says why"""
-    ledger, now = _ledger(task.site), time.time_ns()
-    id = id or f'{now:016x}{os.urandom(4).hex()}'  # sorts by time
+    ledger = _ledger(task.site)
+    id, now = id or ledger.new_id(), ledger.clock.now()
     (digest, context), (environment, interpreter) = _place_for(task, state)
     sent = current_variables(ledger.excluded_variables)
-    record = _Record(task.path or '', state.version, state.definition, digest, environment, now/1e9, options=options,
+    record = _Record(task.path or '', state.version, state.definition, digest, environment, now, options=options,
                      parent=_inside[-1][1] if _inside else '', depth=_depth(), stream=state.kind == 'generator', key=key,
                      variables=sent.token, items=items)
-    if options and record.how.delay: record = record._replace(due=now/1e9 + record.how.delay)
+    if options and record.how.delay: record = record._replace(due=now + record.how.delay)
     try: encoded, given = encode_arguments((args, kwargs))
     except EncodeError as e:
         ledger.refuse(id, record, EncodeError(_unstorable(record.task, args, kwargs, e, items)))

@@ -106,17 +106,17 @@ class _Facts:
     @property
     def submitted(self) -> datetime:
         "When the call was made, in local time"
-        return datetime.fromtimestamp(self._record.submitted)
+        return datetime.fromtimestamp(self._ledger.clock.on_the_wall(self._record.submitted))
 
     @property
     def start(self) -> datetime | None:
         "When it started, in local time"
-        return _local(self._record.start)
+        return _local(self._ledger, self._record.start)
 
     @property
     def end(self) -> datetime | None:
         "When it ended, in local time"
-        return _local(self._record.end)
+        return _local(self._ledger, self._record.end)
 
     @property
     def attempt(self) -> int:
@@ -244,8 +244,8 @@ class AsyncTrace(_NotTheResult, _Facts, Generic[R]):
         return f'AsyncTrace({r.task}, {r.status}' + f', {r.items} items'*bool(r.items) + ')'
     def __str__(self) -> str:
         r = self._record
-        return '\n'.join(['AsyncTrace', f'task: {r.task}', f'status: {r.status}', f'pid: {r.pid}', f'start: {_local(r.start)}',
-                          f'end: {_local(r.end)}'])
+        start, end = (_local(self._ledger, moment) for moment in (r.start, r.end))
+        return '\n'.join(['AsyncTrace', f'task: {r.task}', f'status: {r.status}', f'pid: {r.pid}', f'start: {start}', f'end: {end}'])
 
     @property
     def done(self) -> bool:
@@ -415,7 +415,8 @@ class _Reader:
         return any([listener.add(s) for s in sources])
 
 # %% ../nbs/04i_tracing.ipynb #f91ccf6c
-def _local(seconds: float | None) -> datetime | None: return None if seconds is None else datetime.fromtimestamp(seconds)
+def _local(ledger: _Ledger, seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(ledger.clock.on_the_wall(seconds))
 
 def _recall_trace(site: str, id: str, outbox: str = '') -> AsyncTrace[Any]: return AsyncTrace(_ledger(Site(site)), id, outbox)
 
@@ -441,7 +442,7 @@ def _open_stream(ledger: _Ledger, id: str, create: bool) -> _Items:
     any longer"""
     if create:
         for name in list(Namespace(NamespacePath._of(ledger.site.store(_STREAMS, True))).names()):
-            if int(name[:16], 16) < time.time_ns() - _UNREAD: _drop_unknown(ledger, name)
+            if int(name[:16], 16) < ledger.clock.now_ns() - _UNREAD: _drop_unknown(ledger, name)
     return _Items(ledger.site, id, create)
 
 def _drop_unknown(ledger: _Ledger, id: str) -> None:
@@ -489,13 +490,14 @@ def traces(
         raise ValueError(f'{status!r} is not a status; the statuses are {", ".join(STATUSES)}')
     path = task if task is None or isinstance(task, str) and '/' in task else f'task/{task}' if isinstance(task, str) else task.path
     ledger = _ledger(site or (current_site() if task is None or isinstance(task, str) else task.site))
-    return _Traces(AsyncTrace(ledger, id) for id in read(ledger._store, ledger._find, status, path, _moment(since)))
+    found = read(ledger._store, ledger._find, status, path, _moment(ledger, since))
+    return _Traces(AsyncTrace(ledger, id) for id in found)
 
-def _moment(since: datetime | timedelta | float | None) -> float:
-    "Seconds since the epoch"
+def _moment(ledger: _Ledger, since: datetime | timedelta | float | None) -> float:
+    "Seconds of the ledger's clock"
     if since is None: return 0.0
-    if isinstance(since, datetime): return since.timestamp()
-    return time.time() - (since.total_seconds() if isinstance(since, timedelta) else since)
+    if isinstance(since, datetime): return since.timestamp() - ledger.clock.ahead()
+    return ledger.clock.now() - (since.total_seconds() if isinstance(since, timedelta) else since)
 
 # %% ../nbs/04i_tracing.ipynb #4795c3ea
 class TraceFuture(Future[T]):

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Union
 from .by_value import forget_kept_classes
 from .codecs import classes_in_force, decode, encode, recall
 from .objects import _ATTRIBUTE, Object, _counted, explains, register_type
-from .system import (SAFETY_NET, Alarm, ObjectNotFoundError, StorageFullError, _fork, has_children, Listener, _ParentOnly,
-                     _try_lock, open_locked)
+from .system import (SAFETY_NET, Alarm, ClockWatch, ObjectNotFoundError, StorageFullError, _fork, has_children, Listener,
+                     _ParentOnly, _try_lock, open_locked)
 from .storage import INTERNAL, Blob, Site, current_site, set_site
 from .transactions import transaction, write
 from .functions import InstalledModules, OwnModules
@@ -238,12 +238,12 @@ class Worker(_Running):
     def __init__(
         self,
         site: Site,  # Whose ledger is worked on
-        clock: Callable[[], float] = time.time,  # Seconds since the epoch; calls are due by it
+        clock: Callable[[], float] | None = None,  # By which calls are due; `None` is that of the ledger
         call: Callable[[], None] = lambda: None,  # Wakes another worker
     ) -> None:
         super().__init__()
         self.ledger, self.process, self.environment = _ledger(site), site.alive.enter(), _environment()[0]
-        self.clock, self.call, self.installed = clock, call, InstalledModules()
+        self.clock, self.call, self.installed = clock or self.ledger.clock.now, call, InstalledModules()
         _worker[0] = True
 
     def step(self) -> bool:
@@ -749,6 +749,8 @@ class Supervisor(_Children):
         self.life = _fork.open(f'{self.line.path}.life')
         self.signals = _Signals(signal.SIGCHLD, signal.SIGTERM)
         self.due: float | None = None     # when there is a duty to be done, in seconds since the epoch
+        self.attended = -1                # the version of the ledger when it was last seen to that somebody runs the calls
+        self.watch = ClockWatch()
         self.cancelling: dict[str, tuple[int, float]] = {}  # call -> signals sent, and when to send the next
         self.reasons: dict[int, str] = {}  # how workers have died whose calls are not marked yet
         self.bereft = False                # are there calls to be marked of workers that were another's?
@@ -764,6 +766,7 @@ class Supervisor(_Children):
     def step(self) -> bool:
         "One turn: bury the dead, mark their calls, replace them; returns whether to go on"
         self.signals.clear()
+        if self.watch.heed(): self.line.call()  # calls may be due of which a worker thinks that they are not: it has slept as well
         if self.is_homeless() or self.control.wanted == 'stop' or signal.SIGTERM in self.signals.seen: return False
         self.outdated = self.installed.changed()
         if self.outdated: return False
@@ -792,13 +795,14 @@ class Supervisor(_Children):
 
     def do_duties(self, now: float) -> None:
         "Do what is due, and wake those who are to run the calls that come of it, in other environments too"
-        before, self.due = self.due, _attend(self.site, now)
-        if before is not None and now < before: return
+        self.due, version = _attend(self.site, now), self.ledger.version  # which rises with each call
+        if self.due is not None and version == self.attended: return
         self.line.call()
         for environment in self.ledger.environments():
             try:
                 if environment != self.environment: _ensure(self.site, environment)
             except TaskError: traceback.print_exc()  # whoever waits for such a call is told as well
+        self.attended = version
 
     def is_homeless(self) -> bool:
         "Whether the site has been removed, or another put in its place"
@@ -856,7 +860,7 @@ class Supervisor(_Children):
     def loop(self) -> None:
         "Supervise until it is time to leave"
         with Listener() as listener:
-            listener.add(self.control._store)
+            for source in (self.control._store, self.watch): listener.add(source)
             while (goes_on := self.attempt()) is not False:
                 if not listener.add(self.control._store):
                     listener.wait(self.pause() if goes_on else _RETRY, [self.signals.fd, self.notes, *self.orphans.fds])
