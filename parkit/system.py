@@ -19,9 +19,9 @@ from .codecs import Buffer, DecodeError, ParkitError
 # %% auto #0
 __all__ = ['monotonic', 'steady_ns', 'STEP', 'SAFETY_NET', 'SiteError', 'StorageFullError', 'InvalidNameError',
            'ObjectNotFoundError', 'SiteRemovedError', 'ObjectExistsError', 'TransactionError', 'TransactionTimeout',
-           'is_parkit_frame', 'warn_caller', 'has_children', 'at_most', 'seconds_left', 'describe_process',
-           'open_locked', 'describe_holder', 'holder_of', 'wall_offset', 'SteadyClock', 'Bell', 'Alarm', 'ClockWatch',
-           'Listener', 'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file']
+           'is_parkit_frame', 'warn_caller', 'has_children', 'wall_offset', 'SteadyClock', 'at_most', 'seconds_left',
+           'describe_process', 'open_locked', 'describe_holder', 'holder_of', 'Bell', 'Alarm', 'ClockWatch', 'Listener',
+           'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file']
 
 # %% ../nbs/00a_system.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -187,6 +187,57 @@ def _release_lmdb_locks(fd: int) -> None:
     with suppress(OSError): fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
     _fork.close(fd)
 
+# %% ../nbs/00a_system.ipynb #c10c0001
+def _clock_offsets() -> dict[str, int]:
+    "Return by how many nanoseconds the clocks of this process's time namespace are ahead of the machine's"
+    try: rows = [row.split() for row in Path('/proc/self/timens_offsets').read_text('ascii').splitlines()]
+    except OSError: return {}  # a system without such namespaces
+    return {name: int(seconds)*10**9 + int(rest) for name, seconds, rest in rows}
+
+def _set_back(clock: Callable[[], Any], ahead: Any) -> Callable[[], Any]:
+    return (lambda: clock() - ahead) if ahead else clock
+
+_offsets = _clock_offsets()
+_STEADY = 'boottime' if hasattr(time, 'CLOCK_BOOTTIME') else 'monotonic'  # the system's clock that counts while it sleeps
+_read_steady = partial(time.clock_gettime_ns, getattr(time, f'CLOCK_{_STEADY.upper()}'))
+monotonic: Callable[[], float] = _set_back(time.monotonic, _offsets.get('monotonic', 0)/1e9)
+steady_ns: Callable[[], int] = _set_back(_read_steady, _offsets.get(_STEADY, 0))
+
+# %% ../nbs/00a_system.ipynb #c10c0002
+STEP = 0.1       # seconds by which the wall clock must have been set for anyone to take notice
+_AT_ONCE = 10**7  # nanoseconds that reading two clocks takes at most, unless this process was held up meanwhile
+
+def wall_offset() -> int:
+    "Return by how many nanoseconds the wall clock is ahead of `steady_ns`: as long as nobody sets it, always as many"
+    while True:
+        before, wall, after = steady_ns(), time.time_ns(), steady_ns()
+        if after - before < _AT_ONCE: return wall - (before + after)//2
+
+class SteadyClock:
+    "A clock that has shown what the one on the wall did, and goes on whatever that is set to; the same for all who know its origin"
+    def __init__(
+        self,
+        origin: int,  # What `wall_offset` was then
+    ) -> None: self.origin, self.seen = origin, 0.0
+
+    def now_ns(self) -> int:
+        "Return what it shows, in nanoseconds since the epoch"
+        return steady_ns() + self.origin
+
+    def now(self) -> float:
+        "Return what it shows, in seconds since the epoch"
+        return (steady_ns() + self.origin)/1e9
+
+    def ahead(self) -> float:
+        "Return by how many seconds the clock on the wall is ahead; 0 unless it has been set since"
+        found = (wall_offset() - self.origin)/1e9
+        if abs(found - self.seen) > STEP: self.seen = round(found, 2)  # so that all processes see the same
+        return self.seen
+
+    def on_the_wall(self, moment: float) -> float:
+        "Return what the clock on the wall, as it is set now, would have shown when this one showed `moment`"
+        return moment + self.ahead()
+
 # %% ../nbs/00a_system.ipynb #f4fde9e2
 def _try_lock(fd: int, mode: int = fcntl.LOCK_EX) -> bool:
     "Take the `flock` on `fd` if it is free"
@@ -312,57 +363,6 @@ def _boot_id() -> str:
 def _pid_namespace() -> str:
     try: return os.readlink('/proc/self/ns/pid')
     except OSError: return ''
-
-# %% ../nbs/00a_system.ipynb #c10c0001
-def _clock_offsets() -> dict[str, int]:
-    "Return by how many nanoseconds the clocks of this process's time namespace are ahead of the machine's"
-    try: rows = [row.split() for row in Path('/proc/self/timens_offsets').read_text('ascii').splitlines()]
-    except OSError: return {}  # a system without such namespaces
-    return {name: int(seconds)*10**9 + int(rest) for name, seconds, rest in rows}
-
-def _set_back(clock: Callable[[], Any], ahead: Any) -> Callable[[], Any]:
-    return (lambda: clock() - ahead) if ahead else clock
-
-_offsets = _clock_offsets()
-_STEADY = 'boottime' if hasattr(time, 'CLOCK_BOOTTIME') else 'monotonic'  # the system's clock that counts while it sleeps
-_read_steady = partial(time.clock_gettime_ns, getattr(time, f'CLOCK_{_STEADY.upper()}'))
-monotonic: Callable[[], float] = _set_back(time.monotonic, _offsets.get('monotonic', 0)/1e9)
-steady_ns: Callable[[], int] = _set_back(_read_steady, _offsets.get(_STEADY, 0))
-
-# %% ../nbs/00a_system.ipynb #c10c0002
-STEP = 0.1       # seconds by which the wall clock must have been set for anyone to take notice
-_AT_ONCE = 10**7  # nanoseconds that reading two clocks takes at most, unless this process was held up meanwhile
-
-def wall_offset() -> int:
-    "Return by how many nanoseconds the wall clock is ahead of `steady_ns`: as long as nobody sets it, always as many"
-    while True:
-        before, wall, after = steady_ns(), time.time_ns(), steady_ns()
-        if after - before < _AT_ONCE: return wall - (before + after)//2
-
-class SteadyClock:
-    "A clock that has shown what the one on the wall did, and goes on whatever that is set to; the same for all who know its origin"
-    def __init__(
-        self,
-        origin: int,  # What `wall_offset` was then
-    ) -> None: self.origin, self.seen = origin, 0.0
-
-    def now_ns(self) -> int:
-        "Return what it shows, in nanoseconds since the epoch"
-        return steady_ns() + self.origin
-
-    def now(self) -> float:
-        "Return what it shows, in seconds since the epoch"
-        return (steady_ns() + self.origin)/1e9
-
-    def ahead(self) -> float:
-        "Return by how many seconds the clock on the wall is ahead; 0 unless it has been set since"
-        found = (wall_offset() - self.origin)/1e9
-        if abs(found - self.seen) > STEP: self.seen = round(found, 2)  # so that all processes see the same
-        return self.seen
-
-    def on_the_wall(self, moment: float) -> float:
-        "Return what the clock on the wall, as it is set now, would have shown when this one showed `moment`"
-        return moment + self.ahead()
 
 # %% ../nbs/00a_system.ipynb #e05ab201
 class _Alive:
