@@ -18,7 +18,7 @@ from .calls import _environment, _Record
 from .ledger import _ledger
 from .tracing import AsyncTrace
 from .by_value import digest_of, inspect_signature, is_by_value
-from .codecs import EncodeError, _array_data, _codec_of, _flat, decode, encode, register_opener, register_type, type_name
+from .codecs import EncodeError, _array_data, _codec_of, _flat, decode, decode_plain, encode, register_opener, register_type, type_name
 from .objects import _ENTRY, Object, _counted, _Identity, _join
 from .storage import Blob, Site
 from .system import ObjectNotFoundError, StorageFullError
@@ -156,7 +156,7 @@ class _Entry(NamedTuple):
 
     @staticmethod
     def decoded(data: bytes) -> _Entry:
-        version, arguments, *rest = decode(data)
+        version, arguments, *rest = decode_plain(data)
         return _Entry(version, {k: _Part(*v) for k, v in arguments.items()}, *rest)
 
     def encoded(self) -> bytes: return _join(encode((self.version, {k: tuple(v) for k, v in self.arguments.items()}, *self[2:])))
@@ -299,7 +299,9 @@ def _compute(results: _Results, key: bytes, entry: _Entry, work: Callable[[], An
 def _part(value: Any) -> _Part:
     digester = _Digester(False)
     found = digester.digest(value)
-    if isinstance(value, _Identity): return _Part(found, value.version)  # type: ignore[attr-defined]
+    if isinstance(value, _Identity):
+        version = value.version  # type: ignore[attr-defined]
+        return _Part(found, version if type(version) in (int, str) else digest(version))  # a subclass may have another
     return _Part(found, digest(value) if digester.met else None)
 
 def _bound(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, _Part]:

@@ -111,7 +111,8 @@ def _options(
         raise ValueError(f'a priority is a whole number from -128 to 127, got {priority!r}')
     kinds = None if retry_on is None else tuple(_name_of(c) for c in (retry_on if isinstance(retry_on, tuple) else (retry_on,)))
     new = dict(timeout=timeout, retries=retries, backoff=backoff, retry_on=kinds, priority=priority, delay=delay)
-    made = _Options(*given)._replace(**{k: v for k, v in new.items() if v is not None})
+    plain = {k: v if k == 'retry_on' else int(v) if isinstance(v, int) else float(v) for k, v in new.items() if v is not None}
+    made = _Options(*given)._replace(**plain)
     return () if made == _Options() else tuple(made)
 
 # %% ../nbs/04b_calls.ipynb #e04e2662

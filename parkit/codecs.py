@@ -30,8 +30,9 @@ __all__ = ['PICKLE', 'ARRAY', 'BUFFERS', 'USER', 'BLOB', 'KEYED', 'ALIGNMENT', '
            'DecodeError', 'Chunks', 'as_bytes', 'damaged', 'register_codec', 'register_type', 'registered_type',
            'type_name', 'register_opener', 'recall', 'decode_function', 'classes_in_force', 'class_in_force', 'Apart',
            'apart', 'take_out', 'encode_buffer', 'encode', 'raise_unreadable', 'decode', 'encode_user', 'decode_user',
-           'verify', 'register_key', 'UnreadableKey', 'encode_key', 'is_canonical', 'decode_key', 'verify_key',
-           'UnorderedKeyError', 'check_order', 'with_key', 'split_key']
+           'verify', 'decode_plain', 'HIDDEN', 'decode_outline', 'register_key', 'UnreadableKey', 'encode_key',
+           'is_canonical', 'decode_key', 'decode_plain_key', 'verify_key', 'UnorderedKeyError', 'check_order',
+           'with_key', 'split_key']
 
 # %% ../nbs/00_codecs.ipynb #abce6dda
 if TYPE_CHECKING: import numpy as np
@@ -827,6 +828,85 @@ def _verify_pickle(data: Buffer) -> None:
     import pickletools
     for _ in pickletools.genops(bytes(data)): pass
 
+# %% ../nbs/00_codecs.ipynb #d723cf05
+_HARMLESS: dict[tuple[str, str], Any] = {(t.__module__, t.__name__): t for t in (
+    str, bytes, bytearray, int, float, complex, bool, tuple, list, dict, set, frozenset, date, datetime, time, timedelta, timezone)}
+
+def _not_plain(what: str) -> DecodeError:
+    return DecodeError(f'a record holds {what} where only plain values are kept: it is damaged')
+
+class _PlainType:
+    "Stands for numpy's type of a number; what may follow it in a pickle is the order of its bytes"
+    def __init__(self, spec: str, *options: Any) -> None:
+        if not re.fullmatch('[biufcSU][0-9]+', spec): raise _not_plain(f'a dtype {spec!r}')
+        self.spec, self.order = spec, '='
+    def __setstate__(self, state: Any) -> None: self.order = state[1]
+
+def _plain_number(kind: Any, data: bytes) -> Any:
+    "A number of numpy's, as Python's own"
+    import numpy as np
+    if type(kind) is not _PlainType: raise _not_plain(f'a number of the type {kind!r}')
+    return np.frombuffer(data, np.dtype(kind.spec).newbyteorder(kind.order))[0].item()
+
+def _plain_zone(key: str, *options: Any) -> Any:
+    from zoneinfo import ZoneInfo
+    return ZoneInfo(key)
+
+def _plain_part(o: Any, name: str) -> Any:
+    "What stands for `ZoneInfo._unpickle`: a zone is pickled as a call of that"
+    if o is _plain_zone and name == '_unpickle': return o
+    raise _not_plain(f'{name!r} of {o!r}')
+
+_HARMLESS |= {('numpy', 'dtype'): _PlainType, ('zoneinfo', 'ZoneInfo'): _plain_zone, ('builtins', 'getattr'): _plain_part,
+              **{(f'numpy.{name}.multiarray', 'scalar'): _plain_number for name in ('core', '_core')}}
+
+# %% ../nbs/00_codecs.ipynb #0fb12901
+class _PlainReader(pickle.Unpickler):
+    "Reads a pickle that names no class or function but those of plain values"
+    def find_class(self, module: str, name: str) -> Any:
+        try: return _HARMLESS[module, name]
+        except KeyError: raise _not_plain(f'{module}.{name}') from None
+
+def decode_plain(
+    record: Buffer,         # A record made by `encode`
+    writable: bool = True,  # As of `decode`; there are no arrays
+) -> Any:
+    "The value of a record of plain values; raises `DecodeError` for any other, and runs nothing that it names"
+    if not len(record) or record[0] != PICKLE: raise _not_plain(f'{len(record)} bytes of another kind')
+    try: return _PlainReader(io.BytesIO(record)).load()
+    except Exception as e: raise_unreadable(record, e)
+
+# %% ../nbs/00_codecs.ipynb #90f375ea
+class _Hidden(type):
+    "Stands for a class, what is made with it, and what that is asked to do"
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any: return cls
+    def __setitem__(cls, key: Any, value: Any) -> None: pass
+    def __repr__(cls) -> str: return '<hidden>'
+
+class HIDDEN(metaclass=_Hidden):
+    "Stands for part of a value that was not read"
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any: return cls
+    @staticmethod
+    def __setstate__(state: Any) -> None: pass
+    @staticmethod
+    def append(item: Any) -> None: pass
+    extend = add = append
+
+class _OutlineReader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        found = _HARMLESS.get((module, name), HIDDEN)
+        return _outline_part if found is _plain_part else found
+    def persistent_load(self, pid: Any) -> Any: return HIDDEN
+
+def _outline_part(o: Any, *rest: Any) -> Any: return o if o is _plain_zone else HIDDEN
+
+def decode_outline(record: Buffer) -> Any:
+    "The value of a record, with `HIDDEN` where it holds more than plain values; it all is `HIDDEN` if that cannot be told apart"
+    try:
+        data, buffers = _split_buffers(memoryview(record)) if record[0] == BUFFERS else (record, [])
+        return _OutlineReader(io.BytesIO(data), buffers=buffers).load()
+    except Exception: return HIDDEN
+
 # %% ../nbs/00_codecs.ipynb #d82a93da
 _NONE, _TUPLE, _EARLY, _NAIVE, _AWARE, _DATE, _UUID, _PATH, _SET = 0x02, 0x40, 0x4F, 0x50, 0x51, 0x52, 0x58, 0x5A, 0x60
 _TIME, _TIME_AWARE, _DURATION, _MONTHS, _NAMED, _OTHER = 0x61, 0x62, 0x64, 0x65, 0x68, 0x70  # _OTHER: a pickle, of an older parkit
@@ -1340,6 +1420,12 @@ def decode_key(
 ) -> Any:          # The key itself if it was canonical, else one equal to it
     "The key that `data` stands for; raises `DecodeError` if it is damaged, or says less than the key that its entry keeps"
     return _checked_key(data, _rebuild)
+
+def decode_plain_key(data: bytes) -> Any:
+    "The key that `data` stands for; raises `DecodeError` for one that takes more than reading, and runs nothing"
+    return _checked_key(data, _refuse_part)
+
+def _refuse_part(tag: int, name: bytes = b'', parts: Any = None) -> Any: raise _not_plain('a key of a class')
 
 def _checked_key(data: bytes, other: _Other) -> Any:
     try: return _read_key(data, 0, other)[0]

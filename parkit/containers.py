@@ -4,16 +4,17 @@
 
 # %% ../nbs/04_containers.ipynb #f0338ba9
 from __future__ import annotations
-import io, operator, os, pickle, queue, shutil, struct, sys, warnings
+import io, operator, os, pickle, queue, struct, sys, warnings
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, Sequence, ValuesView
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, IO, NamedTuple, TypeVar, overload
 from .codecs import (KEYED, PICKLE, USER, Buffer, DecodeError, UnorderedKeyError, UnreadableKey, check_order, decode, decode_key,
+                           decode_plain, decode_plain_key,
                            decode_user, encode, encode_key, encode_user, raise_unreadable, register_type, split_key, with_key)
 from .objects import _COMPLETIONS, _ENTRY, _HEAD, Object, _counted, _may_change, _join, explains
-from .system import TransactionError, _fork, warn_caller
+from .system import TransactionError, _fork, copy_private, warn_caller
 from .storage import KEY_LIMIT, Blob, ParkitError, Site, Store, WriteTxn, _ID, _after, _value_record
 from .transactions import (WaitTimeout, _find, _frame, _give_up, cell_notes, in_transaction, _may_be_put_off, notes_for, read,
                            read_apart, transaction, wait_until, wait_until_async, write, write_async, write_whole)
@@ -179,6 +180,13 @@ class _DictReading(_Container):
             unreadable = UnreadableKey(key[8:], DecodeError(f'{type(e).__name__}: {e}'))
             unreadable.error = self._unreadable(f'[{unreadable!r}]', e if isinstance(e, DecodeError) else unreadable.error)
             raise unreadable.error from e.__cause__ or e
+
+    def _plain_key_at(self, key: bytes, record: bytes, zero_copy: bool) -> Any:
+        "A key that can be read without running anything that is stored with it"
+        try:
+            kept = split_key(record)[0] if record[:1] == _KEYED_KIND else None
+            return decode_plain_key(key[8:]) if kept is None else decode_plain(kept)
+        except DecodeError: return _SKIPPED
 
     def _key_at(self, key: bytes, record: bytes, zero_copy: bool = False, errors: str = 'raise') -> Any:
         try: return self._key(key, record)
@@ -358,7 +366,7 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         return dict(self._items()) == dict(other.items()) if isinstance(other, Mapping) else NotImplemented
     __hash__ = None  # type: ignore[assignment]
     def __repr__(self) -> str: return _shown(self, 'entry', 'entries')
-    def _ipython_key_completions_(self) -> list[K]: return list(islice(self._keys(False, 'skip'), _COMPLETIONS))
+    def _ipython_key_completions_(self) -> list[K]: return list(islice(self._scan(self._plain_key_at, False, 'raise'), _COMPLETIONS))
     def __or__(self, other: Mapping[K, V]) -> dict[K, V]:
         return dict(self._items()) | dict(other.items()) if isinstance(other, Mapping) else NotImplemented
     def __ror__(self, other: Mapping[K, V]) -> dict[K, V]:
@@ -667,7 +675,7 @@ class Array(_ArrayItems, Sequence[V]):
         site: Site | None = None, # Where the array lies; `None` is this process's site
     ) -> None:
         if maxsize is not None and maxsize < 1: raise ValueError(f'maxsize is at least 1, got {maxsize}')
-        self._open(path, create, bind, metadata, site, dict(maxsize=maxsize))
+        self._open(path, create, bind, metadata, site, dict(maxsize=None if maxsize is None else int(maxsize)))
 
     def __len__(self) -> int: return read(self._store, self._read_head).size
     @overload
@@ -778,7 +786,7 @@ class _QueueItems(_Numbered):
 
     def _state(self, txn: Any) -> _QueueState:
         data = txn.get(self._oid + _STATE)
-        return _QueueState() if data is None else _QueueState(*decode(data))
+        return _QueueState() if data is None else _QueueState(*decode_plain(data))
 
     def _save_state(self, txn: Any, head: Any, state: _QueueState) -> None:
         txn.put(self._oid + _STATE, encode(tuple(state)), freeing=True)
@@ -916,7 +924,7 @@ class Queue(_QueueItems, Generic[V]):
         metadata: Mapping[str, Any] | None = None,  # Facts to store with a new queue; those of an existing one must be equal
         maxsize: int | None = None,  # Items it may hold; `None` or 0 sets no limit; of an existing queue it must be equal
         site: Site | None = None, # Where the queue lies; `None` is this process's site
-    ) -> None: self._open(path, create, bind, metadata, site, dict(maxsize=None if maxsize is None else max(0, maxsize)))
+    ) -> None: self._open(path, create, bind, metadata, site, dict(maxsize=None if maxsize is None else max(0, int(maxsize))))
 
     def __repr__(self) -> str: return _shown(self, 'item', 'items')
 
@@ -1208,7 +1216,7 @@ class _FileContent(Object):
         "A new file to write to, with the present content if that is to be kept, and the entry that refers to that"
         record, blob = self._reference(txn, zero_copy), self._store.new_blob(0)
         try:
-            if keep and record is not None: shutil.copyfile(self._store.blob_of(record), blob.path)
+            if keep and record is not None: copy_private(self._store.blob_of(record), blob.path)
             else: os.close(os.open(blob.path, os.O_CREAT | os.O_EXCL, 0o600))
             os.chmod(blob.path, 0o600)
         except OSError as e:

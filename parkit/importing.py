@@ -12,11 +12,11 @@ from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
-from .codecs import DecodeError
 from .functions import Ingredient, is_task_decorator
-from .objects import Namespace
+from .objects import Namespace, _shown_metadata
 from .storage import Site
 from .system import ObjectNotFoundError
+from .transactions import read
 from .calls import TaskError
 from .tasks import TASKS, Task
 
@@ -25,9 +25,9 @@ __all__ = ['Library', 'libraries', 'export_library']
 
 # %% ../nbs/05a_importing.ipynb #8df44a85
 def _library_of(task: Task) -> Any:
-    "The word for the library that a task belongs to; `None` if there is none, or its metadata cannot be read here"
-    try: return task.metadata.get('library')
-    except DecodeError: return None
+    "The word for the library that a task belongs to; `None` if there is none. Nothing else in its metadata is looked at"
+    found = _shown_metadata(read(task._store, task._read_info)).get('library')
+    return found if isinstance(found, str) else None
 
 class Library:
     "The tasks with one word for `library` in their metadata"

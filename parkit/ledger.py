@@ -12,9 +12,9 @@ from hashlib import sha256
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from .codecs import Record, decode, encode, encode_buffer, register_type, take_out
+from .codecs import Record, decode, decode_plain, encode, encode_buffer, register_type, take_out
 from .objects import _ATTRIBUTE, _ENTRY, _HEAD, Object, _join, release_trace
-from .system import Bell, ObjectNotFoundError, SteadyClock, StorageFullError, _boot_id, wall_offset
+from .system import Bell, ObjectNotFoundError, SteadyClock, StorageFullError, _boot_id, _make_private, wall_offset
 from .storage import Blob, Site, check_current
 from .transactions import open_transaction, read, write
 from .calls import _GOING, _Record, TaskError, _announce, _cancelled, _death, _encode_error, _is_retried, _kinds, _size_of
@@ -35,8 +35,11 @@ _TIME, _TOTALS = struct.Struct('>Q'), struct.Struct('>QQ')  # microseconds of th
 _ORIGIN = _ATTRIBUTE + b'_origin'  # follows the ledger's id, in the key of what its clock began with, and in which boot
 
 # %% ../nbs/04f_ledger.ipynb #c2c49585
+_PLAIN_KINDS = _RECORD, _PROGRESS  # what listings show; arguments and results are the user's
+
 class _Entries(Object):
     "The entries of the ledger"
+    _decode = staticmethod(decode_plain)
     def __init__(self, site: Site | None = None) -> None:
         self._open(f'{TRACES}/_ledger', True, True, None, site, reserved=True)
         self._clock = SteadyClock(read(self._store, self._read_origin) or write(self._store, self._set_origin))
@@ -48,7 +51,7 @@ class _Entries(Object):
 
     def _read_origin(self, txn: Any, zero_copy: bool) -> int:
         data = txn.get(self._oid + _ORIGIN)
-        boot, origin = ('', 0) if data is None else decode(data)
+        boot, origin = ('', 0) if data is None else decode_plain(data)
         return origin if boot == _boot_id() else 0  # type: ignore[no-any-return]
 
     def _set_origin(self, txn: Any) -> int:
@@ -77,7 +80,7 @@ class _Entries(Object):
         if record is None:
             check_current(txn)
             raise KeyError(id)
-        return decode(self._store.load(record, True))
+        return (decode_plain if kind in _PLAIN_KINDS else decode)(self._store.load(record, True))
 
     def _put_record(self, txn: Any, id: str, record: _Record) -> None: txn.put(self._key(_RECORD, id), encode(tuple(record)))
 
@@ -105,7 +108,7 @@ class _Entries(Object):
 
     def fact(self, digest: bytes) -> Any:
         "A caller's working directory and import path, or an interpreter's executable, prefix and version"
-        return read(self._store, lambda txn, zero_copy: decode(txn.get(self._oid + _ENTRY + _CONTEXT + digest)))
+        return read(self._store, lambda txn, zero_copy: decode_plain(txn.get(self._oid + _ENTRY + _CONTEXT + digest)))
 
 # %% ../nbs/04f_ledger.ipynb #3a96f71e
 def _place(record: _Record) -> bytes:
@@ -242,7 +245,7 @@ class _Noise:
     def put(self, token: bytes, noise: bytes) -> None:
         "Have the file be there"
         if os.path.exists(self._path(token)): return
-        os.makedirs(self.folder, 0o700, exist_ok=True)
+        _make_private(self.folder)
         self.made += 1
         try:
             with open(os.open(self._path(token), os.O_CREAT | os.O_WRONLY, 0o600), 'wb') as f: f.write(noise)
@@ -375,7 +378,7 @@ class _Sharing(_Carrying):
     def _load_call(self, txn: Any, zero_copy: bool, id: str) -> Any:
         call, record = txn.get(self._key(_CALL, id)), txn.get(self._key(_RECORD, id))
         if call is None or record is None: return self._load(txn, zero_copy, _CALL, id)  # which says so
-        return self._decode_call(call, self._shared_entries(txn, _Record(*decode(record))))
+        return self._decode_call(call, self._shared_entries(txn, _Record(*decode_plain(record))))
 
     _unpruned = 0, 0  # calls that this process has ended since it last looked at what is kept, and their bytes
 
@@ -438,7 +441,7 @@ class _Ledger(_Sharing):
         for p, call in zip(posts, calls):
             known = txn.get(self._key(_RECORD, p.id))
             if known is None: self._submit(txn, p.id, self._from_outbox(p.record), call, p.facts)
-            if known is None or _Record(*decode(known)).status in _GOING: going.add(p.id)
+            if known is None or _Record(*decode_plain(known)).status in _GOING: going.add(p.id)
         return going
 
     def _from_outbox(self, record: _Record) -> _Record:
@@ -639,7 +642,7 @@ class _Ledger(_Sharing):
 
     def _find(self, txn: Any, zero_copy: bool, status: str | None, task: str | None, since: float) -> list[str]:
         "The calls that are asked for, the newest first"
-        found = ((key.decode(), _Record(*decode(data)))
+        found = ((key.decode(), _Record(*decode_plain(data)))
                  for key, data in self._scan(txn, _RECORD, after=f'{int(since*1e9):016x}'.encode(), reverse=True))
         return [id for id, r in found if status in (None, r.status) and task in (None, r.task)]
 
@@ -703,7 +706,7 @@ def _remove(txn: Any, ledger: _Ledger, ids: Iterable[str]) -> None:
     for id in ids:
         data = txn.get(ledger._key(_RECORD, id))
         if data is None: continue  # another process was quicker
-        record = _Record(*decode(data))
+        record = _Record(*decode_plain(data))
         at = ledger._oid + _ENTRY + _ENDED + _TIME.pack(int(record.end*1e6)) + id.encode()  # type: ignore[operator]
         ledger._unshare(txn, record)
         ledger._add_total(txn, -1, -_TIME.unpack(txn.get(at))[0])

@@ -8,13 +8,14 @@ import errno, io, json, os, re, shutil, signal, struct, subprocess, sys, traceba
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
-from .codecs import (ARRAY, BLOB, BUFFERS, PICKLE, Buffer, DecodeError, _OtherPython, _split_buffers, decode, decode_key,
+from .codecs import (ARRAY, BLOB, BUFFERS, PICKLE, Buffer, DecodeError, _OtherPython, _split_buffers, decode_key,
                      split_key, verify, verify_key)
 from .containers import _ASIDE, _CONTENT
-from .objects import (_ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _counted, _drop_object, _each_holder,
+from .objects import (_ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _counted, _decode_info, _drop_object, _each_holder,
                       _Head, _Info, _read_if_any, sweep_holders)
+from .owners import check_parents
 from .system import (at_most, describe_holder, describe_process, _file_system, _fork, _try_lock, is_full, monotonic, no_room,
-    open_locked, seconds_left, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError, TransactionTimeout)
+    open_locked, seconds_left, _make_private, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError, TransactionTimeout)
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS,
                       CLASSES, MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current,
                       current_site, reading, site_path, verify_pages)
@@ -145,7 +146,7 @@ def _doctor_locks(store: Store) -> Iterator[Finding]:
 
 def _infos(txn: Any, zero_copy: bool, store: Store) -> dict[bytes, _Info]:
     "The infos of all objects of a namespace, by their ids"
-    return {key[1:]: _Info(*decode(data)) for key, data in store.scan(txn, OBJECTS, CLASSES)}
+    return {key[1:]: _decode_info(data) for key, data in store.scan(txn, OBJECTS, CLASSES)}
 
 # %% ../nbs/06a_maintenance.ipynb #042b7a6b
 def _doctor_workers(site: Site) -> Iterator[Finding]:
@@ -221,7 +222,7 @@ class _Checker:
     def check(self) -> Findings:
         infos = {}
         for key, data in self.scan(OBJECTS, CLASSES):
-            try: infos[key[1:]] = _Info(*decode(data))
+            try: infos[key[1:]] = _decode_info(data)
             except Exception as e: self.report('', f'the record of object {key[1:].hex()} is damaged: {e}')
         self.check_names(infos)
         for oid, info in infos.items(): self.check_object(oid, info)
@@ -436,7 +437,8 @@ def _copy_site(source: Site, path: str) -> list[str]:
     partial, lock = f'{path}.{uuid4().hex}', -1
     facts = {k: v for k, v in _facts(source.path).items() if k != 'format'}
     try:
-        os.makedirs(partial, 0o700)
+        check_parents(partial)
+        _make_private(partial)
         lock = _fork.open(partial, os.O_RDONLY)
         _try_lock(lock)  # for as long as this process lives, what is half made is not left over
         _make_site(partial, facts)
@@ -638,7 +640,7 @@ def _half_made(site: Site) -> list[str]:
 def _unknown_files(txn: Any) -> list[str]:
     store = txn.store
     blobs = {key[1:].hex() for key, _ in store.scan(txn, BLOBS, TRASH)} | {key[9:].hex() for key, _ in store.scan(txn, TRASH, META)}
-    locks = {_Info(*decode(data)).uuid.hex() for _, data in store.scan(txn, OBJECTS, CLASSES)}
+    locks = {_decode_info(data).uuid.hex() for _, data in store.scan(txn, OBJECTS, CLASSES)}
     known, new = dict(blobs=blobs, locks=locks), os.path.join(store.path, 'new')
     left = [os.path.join(new, name) for name in os.listdir(new) if not store.site.alive.is_alive(name.partition('.')[2])]
     folders = [folder for folder in known if os.path.isdir(os.path.join(store.path, folder))]

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
-from functools import partial, wraps
+from functools import lru_cache, partial, wraps
 from itertools import groupby, islice
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 from .by_value import digest_of
-from .codecs import (BLOB, BUFFERS, PICKLE, DecodeError, EncodeError, ParkitError, Record, _add_key, _join, class_in_force, decode, encode,
-                     recall, register_opener, register_type, registered_type, type_name)
+from .codecs import (BLOB, BUFFERS, HIDDEN, PICKLE, DecodeError, EncodeError, ParkitError, Record, _add_key, _join, class_in_force,
+                     decode, decode_outline, decode_plain, encode, recall, register_opener, register_type, registered_type, type_name)
 from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
 from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites,
                       _value_record, check_current, check_namespace, current_site, split_path)
@@ -55,14 +55,35 @@ def _info(txn: Any, oid: bytes) -> _Info | None:
     "The info of the object `oid`"
     data = txn.get(OBJECTS + oid)
     if data is None: return None
-    try: return _Info(*decode(data))
-    except (DecodeError, TypeError) as e: raise DecodeError(f'the record of the object {oid.hex()} is damaged: {e}') from e
+    try: return (_known_info if len(data) < 1024 else _decode_info)(data)
+    except DecodeError as e: raise DecodeError(f'the record of the object {oid.hex()} is damaged: {e}') from e
+
+def _decode_info(data: bytes) -> _Info:
+    "The info that a record holds; raises `DecodeError`. Nothing that is in its metadata is run"
+    try: return _Info(*decode_plain(data))
+    except DecodeError as e:  # of an older parkit, whose metadata lies in it unpacked
+        found = decode_outline(data)
+        if type(found) is tuple and len(found) == len(_Info._fields) and HIDDEN not in (found[:4] + found[5:]):
+            return _Info(*found)._replace(metadata=_WHOLE + data)
+        raise e
+    except TypeError as e: raise DecodeError(str(e)) from e
+
+_known_info = lru_cache(256)(_decode_info)  # of objects that are opened again and again
+
+_WHOLE = b'\0'  # before an info of an older parkit, where it stands for the metadata in it
 
 def _encode_info(info: _Info) -> bytes:
     return _join(encode(tuple(info._replace(metadata=_join(encode(info.metadata))) if isinstance(info.metadata, dict) else info)))
 
 def _metadata(info: _Info) -> dict[str, Any]:
-    return decode(info.metadata) if isinstance(info.metadata, bytes) else info.metadata  # type: ignore[no-any-return]
+    if not isinstance(info.metadata, bytes): return info.metadata
+    return decode(info.metadata[1:])[4] if info.metadata[:1] == _WHOLE else decode(info.metadata)  # type: ignore[no-any-return]
+
+def _shown_metadata(info: _Info) -> dict[str, Any]:
+    "The metadata as far as they are plain, to be looked at without running anything in them"
+    found = info.metadata
+    if isinstance(found, bytes): found = decode_outline(found[1:])[4] if found[:1] == _WHOLE else decode_outline(found)
+    return found if isinstance(found, dict) else {}
 
 # %% ../nbs/03_objects.ipynb #cb103662
 def _counted(n: int, one: str, many: str) -> str: return f'{n} {one if n == 1 else many}'
@@ -90,7 +111,7 @@ def _import_class(name: str) -> type | None:
     parts = name.split('.')
     for n in range(len(parts) - 1, 0, -1):
         try: found: Any = importlib.import_module('.'.join(parts[:n]))
-        except ImportError: continue
+        except (Exception, SystemExit): continue  # there is none, or importing it fails
         for p in parts[n:]: found = getattr(found, p, None)
         return found if isinstance(found, type) else None
     return None
@@ -112,13 +133,17 @@ def _class_here(name: str) -> type | None:
     "The class called `name` that this process has, or that the record of the function that runs has brought; `None` if there is none"
     return _import_class(name) or class_in_force(name)
 
-def _class_of(txn: Any, name: str) -> type[Object]:
-    "The class to open an object of the type `name` with: the one that is here, else the stored one, else `Unknown`"
+_made: dict[tuple[str, bytes], type] = {}  # the classes that were made from their stored code, by name and digest
+
+def _class_of(txn: Any, name: str, run: bool = True) -> type[Object]:
+    """The class to open an object of the type `name` with: the one that is here, else the stored one, else `Unknown`. Without `run` none is
+    made from its stored code that was not before"""
     found = _class_here(name)
-    if found is None:
-        data = txn.get(_class_key(name))
-        try: found = None if data is None else decode(data if data[0] in (PICKLE, BUFFERS) else data[_DIGEST:])  # of an older parkit
+    if found is None and (data := txn.get(_class_key(name))):
+        known = name, data[:_DIGEST]
+        try: found = _made.get(known) if not run else decode(data if data[0] in (PICKLE, BUFFERS) else data[_DIGEST:])  # of an older parkit
         except Exception: return Unknown  # code that needs what this process lacks; the object is listed with its type
+        if isinstance(found, type): _made[known] = found
     return found if isinstance(found, type) and issubclass(found, Object) else Unknown
 
 # %% ../nbs/03_objects.ipynb #e68f6113
@@ -163,6 +188,7 @@ class _Identity:
     _name: str | None
     _hold: _Hold | None = None  # of an object without a name
     _by_value: bool = False
+    _decode: Callable[..., Any] = staticmethod(decode)  # attributes; parkit's own objects have plain ones
 
     def _open(self, path: str | None, create: bool, bind: bool, metadata: Mapping[str, Any] | None, site: Site | None,
               settings: dict[str, Any] | None = None, reserved: bool = False) -> bool:
@@ -262,7 +288,7 @@ def _add_holder(txn: Any, holder: bytes, oid: bytes) -> None:
 
 def _count_holders(txn: Any, oid: bytes) -> int:
     data = txn.get(oid + _HELD)
-    return 1 if data is None else decode(data)
+    return 1 if data is None else decode_plain(data)
 
 def remove_holder(txn: Any, holder: bytes, oid: bytes) -> None:
     "Note that `holder` holds the object no longer; drops it if it was the last"
@@ -560,7 +586,7 @@ class _Writing(_Reading):
     def _read_attribute(self, txn: Any, zero_copy: bool, name: str, *default: Any) -> Any:
         record = txn.get(self._oid + _ATTRIBUTE + name.encode())
         if record is not None:
-            try: return decode(self._store.load(record, not zero_copy), not zero_copy)
+            try: return self._decode(self._store.load(record, not zero_copy), not zero_copy)
             except DecodeError as e: raise self._unreadable(f'.{name}', e) from e.__cause__ or e
         self._head(txn)
         if default: return default[0]
@@ -744,13 +770,34 @@ class Change(NamedTuple):
 
 # %% ../nbs/03_objects.ipynb #08ed41e5
 class Unknown(Object):
-    "An object whose class is not to be had in this process"
+    "An object whose class is not to be had in this process, or not yet: its stored code runs when something is asked that takes it"
     @property
     def type(self) -> str:
         "The class the object is stored with"
         return read(self._store, self._read_info).type
 
     def __repr__(self) -> str: return f'Unknown({self.path!r}, type={self.type!r})'
+    def __getattr__(self, name: str) -> Any:
+        try: return Object.__getattr__(self, name)
+        except AttributeError:
+            if name.startswith('_') or not self._become(): raise
+        return getattr(self, name)
+
+    def _become(self) -> bool:
+        "Take on the class that the site has the code of, which runs that; returns whether it could be made"
+        cls = read(self._store, lambda txn, zero_copy: _class_of(txn, self._read_info(txn, False).type))
+        if cls is not Unknown: object.__setattr__(self, '__class__', cls)
+        return cls is not Unknown
+
+def _once_known(name: str) -> Any:
+    "An operation of an object that makes its class first"
+    def operate(self: Unknown, *args: Any) -> Any:
+        if not self._become(): raise TypeError(f'{self!r} does nothing: its class is not to be had in this process; import or define it')
+        return getattr(type(self), name)(self, *args)
+    return operate
+
+for _operation in ('__getitem__', '__setitem__', '__delitem__', '__len__', '__iter__', '__contains__', '__call__'):
+    setattr(Unknown, _operation, _once_known(_operation))
 
 # %% ../nbs/03_objects.ipynb #13975203
 register_type(Object, 'parkit.Object')
@@ -801,11 +848,11 @@ class Namespace:
     def __reduce__(self) -> Any: return recall, ('namespace', self._store.site.path, self._store.namespace)
     def __iter__(self) -> Iterator[Object]:
         for _, oid in self._listed():
-            found = _read_if_any(self._store, self._opened, oid)
+            found = _read_if_any(self._store, self._opened, oid, False)
             if found is not None: yield found
 
     def __len__(self) -> int: return sum(1 for _ in self._listed())
-    def __contains__(self, name: object) -> bool: return isinstance(name, str) and self.get(name) is not None
+    def __contains__(self, name: object) -> bool: return isinstance(name, str) and self._find(name) is not None
 
     def __getitem__(self, name: str) -> Object:
         found = self.get(name)
@@ -818,17 +865,20 @@ class Namespace:
         default: Any = None,   # What to return where there is none
     ) -> Any:
         "The object called `name`, opened with its own class"
-        oid = _read_if_any(self._store, lambda txn, zero_copy: txn.get(_name_key(name)) or check_current(txn))
+        oid = self._find(name)
         found = None if oid is None else _read_if_any(self._store, self._opened, oid)
         return default if found is None else found
+
+    def _find(self, name: str) -> bytes | None:
+        return _read_if_any(self._store, lambda txn, zero_copy: txn.get(_name_key(name)) or check_current(txn))  # type: ignore[no-any-return]
 
     def names(self) -> Iterator[str]:
         "The names of the objects, sorted"
         return (name for name, _ in self._listed())
 
-    def _opened(self, txn: Any, zero_copy: bool, oid: bytes) -> Object | None:
+    def _opened(self, txn: Any, zero_copy: bool, oid: bytes, run: bool = True) -> Object | None:
         info = _info(txn, oid)  # `None`: dropped since it was listed
-        return check_current(txn) if info is None else _class_of(txn, info.type)._bound(self._store, oid, info.uuid, info.name)
+        return check_current(txn) if info is None else _class_of(txn, info.type, run)._bound(self._store, oid, info.uuid, info.name)
 
     def _listed(self) -> Iterator[tuple[str, bytes]]:
         "Names and ids, a thousand at a time, so that no snapshot stays open while the caller works"
@@ -891,7 +941,7 @@ def _renew_ids(txn: Any) -> None:
         if key >= OUTBOX_CALLS: txn.unlink(record)
         txn.delete(key)
     for key, data in list(txn.store.scan(txn, OBJECTS, CLASSES)):
-        txn.put(key, _encode_info(_Info(*decode(data))._replace(uuid=uuid4().bytes)))
+        txn.put(key, _encode_info(_decode_info(data)._replace(uuid=uuid4().bytes)))
 
 # %% ../nbs/03_objects.ipynb #59ee24dc
 def namespaces(

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import quote
-from .codecs import ParkitError, decode
-from .system import _sync
+from .codecs import ParkitError, decode_plain
+from .system import _make_private, _sync
 from .storage import INTERNAL, OUTBOX, OUTBOX_CALLS, Site, Store
 from .transactions import read
 from .calls import _Record
@@ -31,7 +31,7 @@ def _posted(store: Store, txn: Any, ids: Iterable[str] | None = None) -> list[_P
     "The calls in the outbox, or those of them that are asked for"
     if ids is None: ids = [key[len(OUTBOX):].decode() for key, _ in store.scan(txn, OUTBOX, OUTBOX_CALLS)]
     found = [(id, txn.get(OUTBOX + id.encode()), txn.get(OUTBOX_CALLS + id.encode())) for id in ids]
-    return [_Post(id, _Record(*r[0]), r[1], call) for id, data, call in found if data is not None and (r := decode(data))]
+    return [_Post(id, _Record(*r[0]), r[1], call) for id, data, call in found if data is not None and (r := decode_plain(data))]
 
 # %% ../nbs/04d_outbox.ipynb #c77ac071
 def _remove_posts(txn: Any, ids: Iterable[str]) -> None:
@@ -49,7 +49,7 @@ def _mark(store: Store) -> None:
     path = os.path.join(_marks(store.site), quote(store.namespace, ''))
     if os.path.exists(path): return
     try:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        _make_private(os.path.dirname(path))
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         if store.durable:
             for folder in (os.path.dirname(path), os.path.dirname(os.path.dirname(path))): _sync(folder)

@@ -19,8 +19,8 @@ from .caching import digest
 from .calls import _ensure, _environment, _Record
 from .ledger import _RECORD, _ledger
 from .tracing import AsyncTrace
-from .codecs import (BLOB, ParkitError, decode, encode, recall, register_opener, register_type, registered_type, type_name,
-                     _add_key)
+from .codecs import (BLOB, HIDDEN, DecodeError, ParkitError, decode, decode_outline, decode_plain, encode, recall, register_opener,
+                     register_type, registered_type, type_name, _add_key)
 from .objects import _ENTRY, Object, _join
 from .storage import Blob, Site, current_site
 from .system import STEP, ObjectNotFoundError, _boot_id, wall_offset
@@ -211,6 +211,12 @@ _AT_ONCE = 100   # missed calls of a schedule that are made in one go
 _AGAIN = 1.0     # seconds between looks whether a call has ended for which another one waits
 
 # %% ../nbs/07_scheduling.ipynb #6f15a2b9
+def _own_trigger(name: str, given: dict[str, Any]) -> Trigger:
+    "A trigger of parkit's, made of its fields"
+    cls = registered_type(name)
+    if not issubclass(cls, Trigger): raise DecodeError(f'the record of a schedule is damaged: it has {name} for its trigger')
+    return cls(**given)
+
 class _Plan(NamedTuple):
     "What is known of a schedule; times in seconds since the epoch"
     task: str            # Path
@@ -224,10 +230,14 @@ class _Plan(NamedTuple):
     last: str = ''       # Id of the trace of the last one
 
     @staticmethod
-    def decoded(data: bytes) -> _Plan:
-        task, trigger, *rest = decode(data)
-        if isinstance(trigger, tuple): trigger = registered_type(trigger[0])(**trigger[1])
-        return _Plan(task, trigger, *rest)
+    def decoded(data: bytes, run: bool = True) -> _Plan:
+        "What a record says; without `run`, a trigger that is not one of parkit's own is only a `Trigger`, and none of its code is run"
+        try: found = decode_plain(data)
+        except DecodeError: found = decode(data) if run else decode_outline(data)
+        if found is HIDDEN: raise DecodeError('the record of a schedule is damaged: it has something for its trigger that hides the rest')
+        task, trigger, *rest = found
+        if isinstance(trigger, tuple): trigger = _own_trigger(*trigger)
+        return _Plan(task, Trigger() if trigger is HIDDEN else trigger, *rest)
 
     def encoded(self) -> bytes:
         "The record: parkit's own triggers by their fields, in which no class is named"
@@ -261,6 +271,7 @@ class _Plan(NamedTuple):
 # %% ../nbs/07_scheduling.ipynb #b69b2d88
 class _Entries(Object):
     "The entries of the agenda"
+    _decode = staticmethod(decode_plain)
     def _key(self, kind: bytes, id: str = '') -> bytes: return self._oid + _ENTRY + kind + id.encode()
     def _due_key(self, due: float, id: str) -> bytes: return self._key(_DUE) + _TIME.pack(ceil(due*1e6)) + id.encode()
 
@@ -268,9 +279,9 @@ class _Entries(Object):
         lo = self._key(kind)
         return [(key[len(lo):], value) for key, value in self._store.scan(txn, lo, lo[:-1] + bytes((kind[0] + 1,)))]
 
-    def _find(self, txn: Any, zero_copy: bool, id: str) -> _Plan | None:
+    def _find(self, txn: Any, zero_copy: bool, id: str, run: bool = True) -> _Plan | None:
         data = txn.get(self._key(_PLAN, id))
-        return None if data is None else _Plan.decoded(data)
+        return None if data is None else _Plan.decoded(data, run)
 
     def _put(self, txn: Any, id: str, plan: _Plan) -> None:
         "Store a plan, and where it stands in the order of what is due"
@@ -288,7 +299,7 @@ class _Entries(Object):
         txn.unlink(args)
         txn.delete(self._key(_ARGS, id))
         for trace, data in self._scan(txn, False, _OUT):
-            if decode(data)[0] == id: txn.delete(self._key(_OUT) + trace)
+            if decode_plain(data)[0] == id: txn.delete(self._key(_OUT) + trace)
         self._changed(txn, self._head(txn), freeing=True)
         return True
 
@@ -298,7 +309,7 @@ class _Entries(Object):
         return found
 
     def plans(self) -> dict[str, _Plan]:
-        return {key.decode(): _Plan.decoded(data) for key, data in read(self._store, self._scan, _PLAN)}
+        return {key.decode(): _Plan.decoded(data, run=False) for key, data in read(self._store, self._scan, _PLAN)}
 
     def dues(self) -> list[float]:
         "When something is due, in order"
@@ -378,7 +389,7 @@ class _Agenda(_Entries):
     def _is_pending(self, txn: Any, trace: str) -> bool:
         "Whether a call has been claimed and has not ended"
         data = txn.get(self._key(_OUT, trace))
-        return data is not None and not self._is_over(trace, decode(data)[1])
+        return data is not None and not self._is_over(trace, decode_plain(data)[1])
 
     def _is_over(self, trace: str, given: bytes) -> bool:
         """Whether a call has ended. One that the ledger does not know has if the ledger got it, and is still the same: after a reboot it
@@ -389,7 +400,7 @@ class _Agenda(_Entries):
 
     def deliver(self) -> None:
         "Give what is in the outbox to the ledger, and take out what has ended"
-        out = [(key.decode(), *decode(data)) for key, data in read(self._store, self._scan, _OUT)]
+        out = [(key.decode(), *decode_plain(data)) for key, data in read(self._store, self._scan, _OUT)]
         if not out: return
         uuid, over = _ledger(self.site)._uuid, [trace for trace, _, given in out if self._is_over(trace, given)]
         fresh = [(trace, id) for trace, id, given in out if given != uuid and trace not in over]
@@ -479,7 +490,7 @@ class Schedule:
     def __eq__(self, other: object) -> bool: return isinstance(other, Schedule) and other.id == self.id
     def __hash__(self) -> int: return hash(self.id)
     def __repr__(self) -> str:
-        plan = read(self._agenda._store, self._agenda._find, self.id)
+        plan = read(self._agenda._store, self._agenda._find, self.id, False)
         if plan is None: return 'Schedule(unscheduled)'
         if plan.due is None: when = 'paused' if plan.paused else 'ended'
         else: when = f'next {_shown(plan)}' + ('' if _supervised(self._agenda.site) else ', once the pool runs')

@@ -17,9 +17,10 @@ from typing import Any
 from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
+from .owners import check_owner, check_parents, check_place, is_vouched_for
 from .system import (allocate, copy_file, InvalidNameError, is_full, is_parkit_frame, no_room, ObjectExistsError,
                      ObjectNotFoundError, SiteRemovedError, open_locked, replace_file, SiteError, StorageFullError,
-                     TransactionError, _UnderWay, _Alive, _boot_id, _check_directory, _check_exchange, _exchange, _Exit,
+                     TransactionError, _UnderWay, _Alive, _boot_id, _check_exchange, _exchange, _Exit,
                      _file_lock, _find_open_files, _fork, _guard_streams, _hold_lmdb_locks, _leak, _link_all,
                      _make_private, _map_file, monotonic, _RECORD_SIZE, _release_lmdb_locks, _reserve, _sync, _watchers,
                      _write_all, _write_new, _WriteLock, warn_caller)
@@ -49,7 +50,7 @@ def check_namespace(
             raise InvalidNameError(f'{path!r} cannot be a namespace: {s!r} must be letters, digits, "_", "-" or "." (but not "." or "..")')
         if s.startswith('_') and not reserved:
             raise InvalidNameError(f'{path!r} cannot be a namespace: names that begin with "_" are parkit\'s own')
-    return path
+    return str.__str__(path)  # a plain one: of an enum of texts, only the text is stored
 
 # %% ../nbs/01_storage.ipynb #e915a8c2
 def split_path(
@@ -58,7 +59,7 @@ def split_path(
 ) -> tuple[str, str]:        # Namespace and name
     "The namespace and the name in `path`; raises `InvalidNameError` saying which names are allowed"
     if not isinstance(path, str): raise TypeError(f'a path is a str, got {type(path).__name__}; open the object by its path, then fill it')
-    namespace, _, name = path.rpartition('/')
+    namespace, _, name = str.__str__(path).rpartition('/')  # of an enum of texts, too, only the text is stored
     if not name: raise InvalidNameError(f'{path!r} has no name after its last "/"')
     size = len(name.encode('utf-8', 'surrogatepass'))
     if size > _NAME_LIMIT:
@@ -391,7 +392,7 @@ class _Opening(_Making):
             with env.begin() as txn: heir = txn.get(_RETIRED)  # from now on LMDB has the lock of a reader
             locks = _hold_lmdb_locks(os.path.join(self.path, 'lock.mdb'))
             # else: some of them may be of other files
-            if heir is None and self._facts() == facts and _is_reader(env): self._use(env, bell, record, fd, locks, facts)
+            if heir is None and self._facts() == facts and _is_reader(env) and self.site.is_in_place(): self._use(env, bell, record, fd, locks, facts)
         except (lmdb.Error, OSError) as e:
             if self._facts() == facts: raise self.explain(e) from e
         finally:
@@ -1589,7 +1590,7 @@ def _make_site(path: str, settings: dict[str, Any]) -> None:
     if names:
         raise SiteError(errno.ENOTEMPTY, f'this directory is not a site and holds other things ({names[0]!r}); choose an empty '
                                          'or a new one', path)
-    os.chmod(path, 0o700)
+    if not is_vouched_for(path): os.chmod(path, 0o700)
     _make_private(os.path.join(path, INTERNAL, 'alive'))
     with _file_lock(os.path.join(path, INTERNAL, 'setup.lock')):
         if not os.path.exists(os.path.join(path, 'site.json')):
@@ -1621,6 +1622,7 @@ class Site:
     map_size: int
     inline_limit: int
     alive: _Alive
+    place: tuple[int, int]  # What tells its directory from any other
 
     def __new__(
         cls,
@@ -1639,17 +1641,30 @@ class Site:
             found = _sites[path] = object.__new__(cls)
             found.path, found.uuid, found.map_size, found.inline_limit = path, facts['uuid'], facts['map_size'], facts['inline_limit']
             found.alive, found._stores, found._kept = _Alive(os.path.join(path, INTERNAL, 'alive')), {}, {}
+        found.place = facts['place']
         return found
 
     def __repr__(self) -> str: return f'Site({self.path!r})'
     def __reduce__(self) -> tuple[type[Site], tuple[str]]: return Site, (self.path,)
 
     def check_there(self) -> None:
-        "Raise `SiteRemovedError` if the directory is no longer there, or holds another site"
-        facts = _site_facts(self.path)
-        if facts is not None and facts['uuid'] == self.uuid: return
+        """Raise `SiteRemovedError` if the directory is no longer there, or holds another site, and `SiteError` if it is not, or may not stay,
+        ours alone"""
+        try:
+            facts = _site_facts(self.path)
+            if facts is not None and facts['uuid'] == self.uuid: return self._check_owner()
+        except FileNotFoundError: pass
         raise SiteRemovedError(errno.ENOENT, 'this site was removed while this process used it, so nothing can be written to it; call '
                                              'pk.set_site and open the objects anew', self.path)
+
+    def _check_owner(self) -> None:
+        if check_owner(self.path) != self.place: self.place = check_place(self.path)  # restored from a backup, for instance
+
+    def is_in_place(self) -> bool:
+        "Whether the directory at the path is still the one that was looked at last"
+        try: s = os.stat(self.path)
+        except OSError: return False
+        return (s.st_dev, s.st_ino) == self.place
 
     _stores: dict[str, Store]
     _kept: dict[str, Any]
@@ -1747,13 +1762,15 @@ def _default_path() -> str:
 
 # %% ../nbs/01_storage.ipynb #abc07990
 def _open_site(path: str, given: dict[str, Any], create: bool) -> dict[str, Any]:
-    "The facts of the site at `path`, which is made if need be"
+    "The facts of the site at `path`, which is made if need be, and its `place`"
     if not create and _site_facts(path) is None:
         raise SiteError(errno.ENOENT, 'there is no site here; leave out create=False to make one', path)
     _guard_streams()
     try:
-        if create: os.makedirs(path, 0o700, exist_ok=True)
-        _check_directory(path)
+        if create:
+            check_parents(path)  # before anything is made in them
+            _make_private(path)
+        place = check_place(path)
         facts = _site_facts(path)
         if facts is None and create:
             _make_site(path, dict(map_size=MAP_SIZE, inline_limit=INLINE_LIMIT) | given)
@@ -1767,7 +1784,7 @@ def _open_site(path: str, given: dict[str, Any], create: bool) -> dict[str, Any]
     if facts is None: raise SiteError(errno.ENOENT, 'this site has just been removed; open it again to make a new one', path)
     for k, v in given.items():
         if facts[k] != v: raise SiteError(f'the site {path} was made with {k}={facts[k]}, not {v}; open it without {k}=')
-    return facts
+    return facts | dict(place=place)
 
 # %% ../nbs/01_storage.ipynb #62cf74a4
 def set_site(

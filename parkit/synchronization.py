@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 from .codecs import ParkitError, encode, register_type
 from .objects import _ENTRY, Object, _join
-from .system import _Exit, _fork, _try_lock
+from .system import _Exit, _fork, _make_private, _try_lock
 from .transactions import _may_be_put_off, WaitTimeout, _check_waiting, read, wait_until, wait_until_async, write
 
 # %% auto #0
@@ -135,7 +135,7 @@ class Lock(Object):
     def _make_file(store: Any, uuid: bytes) -> int:
         path = os.path.join(store.path, 'locks', uuid.hex())
         try:
-            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            _make_private(os.path.dirname(path))
             return _fork.open(path, os.O_CREAT | os.O_RDWR)
         except OSError as e: raise store.explain(e) from e
 

@@ -21,7 +21,7 @@ __all__ = ['monotonic', 'steady_ns', 'STEP', 'SAFETY_NET', 'SiteError', 'Storage
            'ObjectNotFoundError', 'SiteRemovedError', 'ObjectExistsError', 'TransactionError', 'TransactionTimeout',
            'is_parkit_frame', 'warn_caller', 'has_children', 'wall_offset', 'SteadyClock', 'at_most', 'seconds_left',
            'describe_process', 'open_locked', 'describe_holder', 'holder_of', 'Bell', 'Alarm', 'ClockWatch', 'Listener',
-           'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file']
+           'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file', 'copy_private']
 
 # %% ../nbs/00a_system.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -1015,8 +1015,13 @@ def copy_file(source: str, target: str, share: bool) -> None:
         if share: return os.link(source, target)
     except OSError as e:
         if e.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM): raise
-    shutil.copyfile(source, target)
+    copy_private(source, target)
     os.chmod(target, 0o400)
+
+def copy_private(source: str, target: str) -> None:
+    "Copy the content of a file into one of ours alone, whatever the umask"
+    os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
+    shutil.copyfile(source, target)
 
 def _make_private(path: str) -> None:
     "Make a directory of ours alone where there is none, and those around it that are missing: `os.makedirs` leaves these to the umask"
@@ -1028,7 +1033,7 @@ def _link_all(source: str, target: str, folder: str) -> None:
     "Give the files in a folder of one namespace a second name in that of another"
     try: names = os.listdir(os.path.join(source, folder))
     except FileNotFoundError: return
-    os.makedirs(os.path.join(target, folder), 0o700, exist_ok=True)
+    _make_private(os.path.join(target, folder))
     for name in names:
         try: os.link(os.path.join(source, folder, name), os.path.join(target, folder, name))
         except (FileExistsError, FileNotFoundError): pass  # one who died has linked it; or it has just gone
@@ -1064,18 +1069,3 @@ def _file_system(path: str) -> str:
     except OSError: return ''
     number = f'{os.major(device)}:{os.minor(device)}'
     return next((line.partition(' - ')[2].split()[0] for line in reversed(lines) if line.split()[2] == number), '')
-
-# %% ../nbs/00a_system.ipynb #d8d26091
-def _check_directory(path: str) -> None:
-    "Raise `SiteError` unless the directory is ours alone and on a local disk"
-    s = os.stat(path)
-    if not stat.S_ISDIR(s.st_mode): raise SiteError(errno.ENOTDIR, 'a site is a directory, and this is not', path)
-    if s.st_uid != os.geteuid():
-        raise SiteError(errno.EPERM, f'this site belongs to user {s.st_uid}, and you are {os.geteuid()}: its owner could run code in '
-                                     'your process; if you trust what is in it, open or restore a copy that is yours (cp -r)', path)
-    if s.st_mode & 0o022:
-        raise SiteError(errno.EPERM, f'this site can be written to by others (mode {stat.S_IMODE(s.st_mode):o}), who could run code in '
-                                     'your process; run chmod 700 on it if you trust its content', path)
-    if _NETWORK.fullmatch(kind := _file_system(path)):
-        raise SiteError(errno.EINVAL, f'a site must lie on a local disk, and this is on a network file system ({kind}), where locks '
-                                      'and maps cannot be trusted', path)

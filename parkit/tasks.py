@@ -15,7 +15,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, Protocol, overload
 from uuid import uuid4
 from weakref import WeakValueDictionary
-from .codecs import (_SCALARS, _add_key, Apart, classes_in_force, decode, decode_function, encode, EncodeError, recall, register_opener,
+from .codecs import (_SCALARS, _add_key, Apart, classes_in_force, decode_function, decode_plain, encode, EncodeError, recall, register_opener,
                      register_type, type_name)
 from .objects import (_ATTRIBUTE, _ENTRY, Namespace, Object, _Info, _join, encode_arguments, explains, hold_for_trace,
                             release_trace)
@@ -57,6 +57,9 @@ class _State(NamedTuple):
     cache: bool = False             # Are its results kept?
 
 # %% ../nbs/05_tasks.ipynb #9ffb3532
+@lru_cache(256)  # each call reads it, and mostly finds what the last one has
+def _decode_state(data: bytes) -> _State: return _State(*decode_plain(data))
+
 class _Facts(NamedTuple):
     "What is known of a version without loading it"
     version: str
@@ -89,7 +92,7 @@ class _Definition(Object):
     def _state(self, txn: Any, zero_copy: bool) -> _State:
         data = txn.get(self._oid + _STATE)
         if data is None: raise self._gone(txn)
-        state = _State(*decode(data))
+        state = _decode_state(data)
         if not self._pinned: return state
         facts = self._facts(txn, zero_copy, self._pinned)
         return state._replace(version=facts.version, definition=self._pinned, kind=facts.kind, python=facts.python)
@@ -100,7 +103,7 @@ class _Definition(Object):
         "What is known of one version, or of the current one"
         record = txn.get(self._at(_FACTS, definition or self._state(txn, False).definition))
         if record is None: raise self._lost(txn, definition)
-        return _Facts(*decode(self._store.load(record, True)))
+        return _Facts(*decode_plain(self._store.load(record, True)))
 
     def _lost(self, txn: Any, definition: int) -> TaskError:
         newest = self._state(txn, False)  # raises if the whole task is gone
@@ -128,7 +131,7 @@ class _Definition(Object):
     def _put_version(self, txn: Any, state: _State, facts: _Facts, prepared: list[bytes | Blob]) -> _State:
         "Store a version and make it the current one"
         known = txn.get(self._oid + _ENTRY + _NUMBER + facts.version.encode())
-        definition = state.newest + 1 if known is None else decode(known)
+        definition = state.newest + 1 if known is None else decode_plain(known)
         state = _State(state.default_sync, facts.version, definition, max(state.newest, definition), facts.kind, facts.python,
                        state.options, state.cache)
         txn.put(self._oid + _STATE, encode(tuple(state)))
@@ -151,7 +154,7 @@ class _Definition(Object):
     def _all_facts(self, txn: Any, zero_copy: bool) -> list[tuple[int, _Facts]]:
         "The versions that are kept, by number"
         found = self._store.scan(txn, self._at(_FACTS, 0), self._oid + _ENTRY + bytes((_FACTS[0] + 1,)))
-        return [(int.from_bytes(key[-8:], 'big'), _Facts(*decode(self._store.load(record, True)))) for key, record in found]
+        return [(int.from_bytes(key[-8:], 'big'), _Facts(*decode_plain(self._store.load(record, True)))) for key, record in found]
 
     def _roll_back(self, txn: Any, definition: int) -> None:
         facts = self._facts(txn, False, definition)

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Union
 from .by_value import forget_kept_classes
-from .codecs import classes_in_force, decode, encode, recall
+from .codecs import classes_in_force, decode_plain, encode, recall
 from .objects import _ATTRIBUTE, Object, _counted, explains, register_type
 from .system import (SAFETY_NET, Alarm, ClockWatch, ObjectNotFoundError, StorageFullError, _fork, has_children, Listener,
-                     _ParentOnly, _try_lock, open_locked)
+                     _ParentOnly, _make_private, _try_lock, open_locked)
 from .storage import INTERNAL, Blob, Site, current_site, set_site
 from .transactions import transaction, write
 from .functions import InstalledModules, OwnModules
@@ -72,7 +72,7 @@ class _Capture:
     def __init__(self, site: Site, process: str) -> None:
         self.site, self.process, self.fd = site, process, -1
         self.before, self.null = [os.dup(n) for n in (1, 2)], os.open(os.devnull, os.O_RDONLY)
-        os.makedirs(os.path.dirname(_output_path(site, process)), 0o700, exist_ok=True)
+        _make_private(os.path.dirname(_output_path(site, process)))
         self.streams = [self._usable(n, getattr(sys, name)) for n, name in enumerate(_STREAMS)]
         self._renew()
 
@@ -551,6 +551,7 @@ _STOP_POLL = 0.01     # seconds between looks whether a supervisor that was told
 # %% ../nbs/06_workers.ipynb #5fca8f8f
 class _Control(Object):
     "What the pool of a site is to be, where its supervisors see it"
+    _decode = staticmethod(decode_plain)
     wanted: str = 'run'                 # or 'stop'
     size: int | None = None             # workers; `None` for one each core
     idle_timeout: float = IDLE_TIMEOUT  # seconds
@@ -576,6 +577,7 @@ class _Control(Object):
 # %% ../nbs/06_workers.ipynb #ccb98fab
 class _Team(Object):
     "A supervisor and its workers, where others see them"
+    _decode = staticmethod(decode_plain)
     supervisor: int | None = None       # pid
     workers: tuple[int, ...] = ()       # pids
     def __init__(self, site: Site | None = None, environment: bytes = b'') -> None:
@@ -948,7 +950,7 @@ def _main(path: str, environment: str, ready: int) -> None:
 def _interpreter(site: Site, environment: bytes) -> tuple[str, list[str], str]:
     "The executable of an environment, where it finds modules, and its `PYTHONHOME`"
     digest, fact = _environment()
-    if environment == digest: return (own := decode(fact))[0], _import_path(), own[3]
+    if environment == digest: return (own := decode_plain(fact))[0], _import_path(), own[3]
     ledger = _ledger(site)
     queued = ledger.queued(environment)
     records = [ledger.record(queued)] if queued else [r for r in ledger.running_records() if r.environment == environment]
@@ -963,6 +965,12 @@ def _inheritable(excluded: tuple[str, ...], same: bool) -> dict[str, str]:
             and (is_excluded(k, kept) or not is_excluded(k, excluded))}
 
 _START_LIMIT = 60_000  # milliseconds a supervisor may take to start
+
+def _open_log(path: Path) -> int:
+    "A descriptor of the log of the workers, for its owner only whatever the umask"
+    fd = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+    os.fchmod(fd, 0o600)  # an older parkit has left it to the umask
+    return fd
 
 def _start(site: Site, environment: bytes, resume: bool = True) -> None:
     """Start a supervisor and wait until it is there; unless `resume`, it leaves again if the pool was stopped. Raises `TaskError` with
@@ -979,7 +987,7 @@ def _start(site: Site, environment: bytes, resume: bool = True) -> None:
                f'_main({site.path!a}, {environment.hex()!r}, {writer})')
     env = _inheritable(_ledger(site).excluded_variables, environment == _environment()[0]) | ({'PYTHONHOME': home} if home else {})
     try:
-        with open(log, 'ab') as out:
+        with os.fdopen(_open_log(log), 'ab') as out:
             process = subprocess.Popen([executable, '-c', program], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd='/', env=env,
                                        start_new_session=True, pass_fds=[writer])
         os.close(writer)
@@ -1040,6 +1048,8 @@ class PoolStatus(NamedTuple):
     queued: int               # Calls that wait
 
 # %% ../nbs/06_workers.ipynb #aece99e7
+def _plain_text(o: Any) -> Any: return str.__str__(o) if isinstance(o, str) else o  # a member of an enum, too
+
 def _positive(name: str, n: int | None) -> int | None:
     if n is not None and n < 1: raise ValueError(f'{name} must be at least 1, or None for no limit, got {n}')
     return n if n is None else int(n)
@@ -1132,7 +1142,7 @@ class Pool:
 
     @excluded_variables.setter
     def excluded_variables(self, patterns: Iterable[str]) -> None:
-        found = () if isinstance(patterns, str) else tuple(patterns)
+        found = () if isinstance(patterns, str) else tuple(map(_plain_text, patterns))
         if isinstance(patterns, str) or not all(isinstance(p, str) for p in found):
             raise TypeError(f'excluded_variables are patterns such as ("AWS_*",), got {patterns!r}')
         _ledger(self.site).excluded_variables = found

@@ -323,10 +323,10 @@ def test_full_disk_that_keeps_no_mark(site, note, monkeypatch):
     with pk.transaction(d): d['k'], _ = 1, call('a')
     shutil.rmtree(delivery._marks(site))
     site.close()
-    def makedirs(path, *args, makedirs=os.makedirs, **options):
+    def mkdir(path, *args, mkdir=os.mkdir, **options):
         if 'outbox' in str(path): raise OSError(errno.ENOSPC, 'No space left on device')
-        makedirs(path, *args, **options)
-    monkeypatch.setattr(os, 'makedirs', makedirs)
+        mkdir(path, *args, **options)
+    monkeypatch.setattr(os, 'mkdir', mkdir)
     assert d['k'] == 1
     with pytest.raises(pk.StorageFullError), pk.transaction(d):
         d['k'] = 2

@@ -26,9 +26,21 @@ def double(n):
 @pytest.mark.parametrize('umask', [0, 0o077])
 def test_all_is_for_its_owner_only_whatever_the_umask(site, umask):
     "The site's directory may be opened to readers; the ones in it must not be open to writers then"
-    run(site, f'os.umask({umask})' + _task + "pk.Dict('a/b/c/x')['big'] = np.zeros(100_000); pk.Namespace('a/b/c').copy('d/e'); t = double(21); t.wait(60); say(t.output)")
-    found = [p for p in Path(site.path).rglob('*') if p.is_dir()]
-    assert len(found) > 10 and not [p for p in found if p.stat().st_mode & 0o077]
+    code = _task + """
+d, f = pk.Dict('a/b/c/x'), pk.File('a/b/c/f')
+d['big'] = np.zeros(100_000)
+with f.open('wb') as file: file.write(b'x'*100)
+with f.open('ab') as file: file.write(b'y')
+pk.Namespace('a/b/c').copy('d/e')
+pk.compact('a/b/c')
+with pk.Lock('a/b/c/lock'), pk.transaction(d): t = double(21)
+t.wait(60)
+say(t.output)
+"""
+    run(site, f'os.umask({umask})' + code)
+    found = [*Path(site.path).rglob('*')]
+    assert {'workers.log', 'outbox', 'output', 'variables'} <= {p.name for p in found} and len(found) > 50
+    assert not [(p, oct(p.stat().st_mode)) for p in found if p.stat().st_mode & 0o077]
 
 def test_site_with_any_name_and_any_locale(tmp_path):
     "A name that the locale cannot express, and py-lmdb cannot take as text, is a path all the same"
