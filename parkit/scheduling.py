@@ -343,7 +343,7 @@ class _Agenda(_Entries):
     def _seen(self, txn: Any, zero_copy: bool) -> tuple[str, int] | None:
         "The boot in which the clock on the wall was last looked at, and by how many nanoseconds it was ahead of `steady_ns`"
         data = txn.get(self._key(_CLOCK))
-        return None if data is None else decode(data)  # type: ignore[no-any-return]
+        return None if data is None else decode_plain(data)  # type: ignore[no-any-return]
 
     def _follow(self, txn: Any, shown: tuple[str, int]) -> None:
         seen, now = self._seen(txn, False), time.time()
@@ -353,7 +353,7 @@ class _Agenda(_Entries):
             id, plan = key.decode(), _Plan.decoded(data)
             called = txn.get(self._key(_CALLED, id))
             new = (plan.shifted(step) if step is not None and plan.trigger._counts_time()
-                   else plan.looked_up(now, None if called is None else decode(called)))
+                   else plan.looked_up(now, None if called is None else decode_plain(called)))
             if new != plan: self._put(txn, id, new)
 
     def step(self, now: float) -> float | None:

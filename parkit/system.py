@@ -4,7 +4,7 @@
 
 # %% ../nbs/00a_system.ipynb #072f9738
 from __future__ import annotations
-import ctypes, errno, gc, json, math, mmap, os, re, resource, select, shutil, stat, struct, sys, threading, time, warnings
+import ctypes, errno, gc, json, math, mmap, os, re, resource, select, shutil, struct, sys, threading, time, warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar, Token

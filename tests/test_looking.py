@@ -125,6 +125,7 @@ _TAMPERED = {  # what parkit keeps for itself, by the beginning of its key in a 
     'info': ('n', OBJECTS), 'holders': ('_anonymous', None), 'ledger': ('_traces', None), 'pool': ('_pool', None), 'plans': ('_schedules', None),
     'tasks': ('task', None), 'results': ('_cache', None), 'outbox': ('n', b'\x06o')}
 
+@pytest.mark.filterwarnings('ignore:calls made in a transaction:RuntimeWarning')
 @pytest.mark.parametrize('what', _TAMPERED)
 def test_what_parkit_keeps_for_itself_runs_nothing(site, file, what, tmp_path):
     "Though somebody has written a pickle of theirs over it: it cannot be read then, and is called damaged"
