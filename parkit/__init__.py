@@ -9,11 +9,11 @@ __all__ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'Obj
            'WaitTimeout', 'snapshot', 'transaction', 'wait_until', 'AttributeNameError', 'Namespace', 'NamespacePath',
            'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change', 'Dict', 'Event', 'File',
            'FileChangedError', 'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback', 'Task',
-           'TaskCancelledError', 'TaskError', 'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task',
-           'export_library', 'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'CallFuture',
-           'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule',
-           'ScheduleError', 'schedules', 'upcoming', 'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor',
-           'gc', 'restore', 'register_codec', 'register_key', 'UnorderedKeyError']
+           'CircularWaitError', 'TaskCancelledError', 'TaskError', 'WorkerCrashedError', 'Library', 'Version',
+           'bind_symbol', 'bind_task', 'export_library', 'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces',
+           'track', 'CallFuture', 'Executor', 'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic',
+           'Schedule', 'ScheduleError', 'schedules', 'upcoming', 'Finding', 'Findings', 'backup', 'check', 'compact',
+           'doctor', 'gc', 'restore', 'register_codec', 'register_key', 'UnorderedKeyError']
 
 # %% ../nbs/10_parkit.ipynb #c0bb7c4f
 from . import arrays  # noqa: F401  whose codecs are registered
@@ -30,6 +30,7 @@ from .tasks import Task, Version, bind_symbol, bind_task, task
 from .calls import RemoteTraceback, TaskCancelledError, TaskError, TaskTimeoutError, WorkerCrashedError
 from .progress import Progress, track
 from .tracing import AsyncTrace, traces
+from .waits import CircularWaitError
 from .executors import CallFuture, Executor, joblib_backend
 from .workers import Pool, PoolStatus
 from .scheduling import Cron, Frequency, Periodic, Schedule, ScheduleError, schedules, upcoming
@@ -42,7 +43,7 @@ _all_ = ['DecodeError', 'EncodeError', 'ParkitError', 'InvalidNameError', 'Objec
          'StorageFullError', 'TransactionError', 'TransactionTimeout', 'set_site', 'WaitTimeout', 'snapshot', 'transaction', 'wait_until',
          'AttributeNameError', 'Namespace', 'NamespacePath', 'Object', 'ObjectTypeError', 'Unknown', 'namespaces', 'Array', 'Change',
          'Dict', 'Event', 'File', 'FileChangedError', 'Lock', 'LifoQueue', 'Queue', 'QueueShutDown', 'AsyncTrace', 'RemoteTraceback',
-         'Task', 'TaskCancelledError', 'TaskError', 'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task',
+         'Task', 'CircularWaitError', 'TaskCancelledError', 'TaskError', 'WorkerCrashedError', 'Library', 'Version', 'bind_symbol', 'bind_task',
          'export_library', 'libraries', 'task', 'Progress', 'TaskTimeoutError', 'traces', 'track', 'CallFuture', 'Executor',
          'joblib_backend', 'Pool', 'PoolStatus', 'Cron', 'Frequency', 'Periodic', 'Schedule', 'ScheduleError', 'schedules', 'upcoming',
          'Finding', 'Findings', 'backup', 'check', 'compact', 'doctor', 'gc', 'restore', 'register_codec', 'register_key',

@@ -4,7 +4,7 @@
 
 # %% ../nbs/05b_caching.ipynb #23c4c307
 from __future__ import annotations
-import os, struct, sys, threading
+import os, struct, sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -24,6 +24,7 @@ from .storage import Blob, Site
 from .system import ObjectNotFoundError, StorageFullError
 from .tasks import Task, _code_version, _submit
 from .transactions import WaitTimeout, open_transaction, read, wait_until, write
+from .waits import LongWait, _doing, result_node
 
 # %% auto #0
 __all__ = ['CACHE', 'digest', 'TaskCache']
@@ -261,37 +262,38 @@ def _results(site: Site) -> _Results:
     return _caches[site]
 
 # %% ../nbs/05b_caching.ipynb #08bd5ecc
-_mine = threading.local()  # the keys that this thread is computing: a function that calls itself does not wait for itself
 _active: set[str] = set()  # what this process is computing
 
-def _run_once(results: _Results, key: bytes, entry: _Entry, work: Callable[[], Any]) -> Any:
-    "The result of `work`, which is done unless it has been, or is being done by someone else"
-    computing: set[bytes] = _mine.__dict__.setdefault('keys', set())
-    if key in computing: return work()
+def _run_once(results: _Results, key: bytes, entry: _Entry, work: Callable[[], Any], name: str) -> Any:
+    "The result of `work`, which is done unless it has been, or is being done by someone else; `name` is that of the task"
+    computing = _doing.results()
+    if key in computing: return work()  # a function that calls itself does not wait for itself
     _active.add(entry.run)
     try:
         while _wait(results, key, entry) != entry:
             if kept := results.load(key): return kept[0]
-        return _compute(results, key, entry, work, computing)
+        return _compute(results, key, entry, work, computing, name)
     finally: _active.discard(entry.run)
 
 def _wait(results: _Results, key: bytes, entry: _Entry) -> _Entry:
-    "The entry when it is ours, or done"
+    "The entry when it is ours, or done; raises `CircularWaitError` if who computes it waits for what is computed here"
     found = results.claim(key, entry)
-    while found != entry and found.state != 'done':
-        going = found
-        try: wait_until(lambda: results.find(key) != going, _LOOK)
-        except WaitTimeout: pass
-        found = results.claim(key, entry)
+    if found == entry or found.state == 'done': return found
+    with LongWait(results.site) as wait:
+        while found != entry and found.state != 'done':
+            going = found
+            try: wait_until(lambda: results.find(key) != going, _LOOK)
+            except WaitTimeout: wait.note([result_node(key)])
+            found = results.claim(key, entry)
     return found
 
-def _compute(results: _Results, key: bytes, entry: _Entry, work: Callable[[], Any], computing: set[bytes]) -> Any:
-    computing.add(key)
+def _compute(results: _Results, key: bytes, entry: _Entry, work: Callable[[], Any], computing: dict[bytes, str], name: str) -> Any:
+    computing[key] = name
     try: value = work()
     except BaseException as e:
         with suppress(StorageFullError): results.fail(key, entry, f'{type(e).__name__}: {e}'[:200])
         raise
-    finally: computing.discard(key)
+    finally: computing.pop(key, None)
     with suppress(StorageFullError): results.finish(key, entry, value)  # what finds no room is returned all the same
     return value
 
@@ -328,7 +330,7 @@ def _cached_call(task: Task, state: Any, args: tuple[Any, ...], kwargs: dict[str
     key = _key(task, state.version, arguments)
     if open_transaction() is None:
         entry = _Entry(state.version, arguments, 'running', task.site.alive.enter(), '', os.urandom(12).hex())
-        return _run_once(results, key, entry, work)
+        return _run_once(results, key, entry, work, task.path or '')
     found = results.find(key)
     kept = results.load(key) if found is not None and found.state == 'done' else None
     return kept[0] if kept else work()
@@ -377,7 +379,8 @@ def _cached_run(site: Site, record: Any, id: str, work: Callable[[], Any]) -> An
     results = _results(site)
     before = results.find(record.key)
     if before is None: return work()  # made inside a transaction, or cleared meanwhile
-    return _run_once(results, record.key, _Entry(before.version, before.arguments, 'running', site.alive.enter(), id, id), work)
+    return _run_once(results, record.key, _Entry(before.version, before.arguments, 'running', site.alive.enter(), id, id), work,
+                     record.task)
 
 # %% ../nbs/05b_caching.ipynb #83be8ac8
 class TaskCache:

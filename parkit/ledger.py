@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from .codecs import Record, decode, decode_plain, encode, encode_buffer, register_type, take_out
@@ -28,7 +28,7 @@ __all__ = ['TRACES', 'settle', 'prune', 'sweep_output']
 # %% ../nbs/04f_ledger.ipynb #5af64256
 # in the order in which they lie on disk, those that each commit changes together, so that it writes few pages
 (_RUNNING, _TOTAL, _CANCEL, _DELAYED, _QUEUED, _RECORD, _CALL, _RESULT, _ENDED, _PROGRESS, _CONTEXT,
- _WORKER, _VARIABLES, _MASKED, _SHARED, _USERS) = (bytes((c,)) for c in b'abcdefghijklmnop')
+ _WORKER, _VARIABLES, _MASKED, _SHARED, _USERS, _WAITS) = (bytes((c,)) for c in b'abcdefghijklmnopq')
 TRACES = '_traces'  # the namespace of the ledger
 _TIME, _TOTALS = struct.Struct('>Q'), struct.Struct('>QQ')  # microseconds of the ledger's clock; calls and bytes
 
@@ -66,6 +66,10 @@ class _Entries(Object):
         return f'{self._clock.now_ns():016x}{os.urandom(4).hex()}'
 
     def _key(self, kind: bytes, id: str) -> bytes: return self._oid + _ENTRY + kind + id.encode()
+
+    def _at_wait(self, node: bytes) -> bytes:
+        "The key of the note for whom a call or a computation waits"
+        return self._oid + _ENTRY + _WAITS + node
 
     def _scan(self, txn: Any, kind: bytes, prefix: bytes = b'', after: bytes = b'', before: bytes | None = None,
               reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
@@ -175,6 +179,20 @@ class _Waiting(_Entries):
         "When the next of the calls that are to wait is due, by the ledger's clock"
         key = read(self._store, lambda txn, zero_copy: next((k for k, _ in self._scan(txn, _DELAYED)), None))
         return None if key is None else _TIME.unpack(key[:8])[0]/1e6  # type: ignore[no-any-return]
+
+    def last_id(self) -> str:
+        "Return the id of the last call that was made; '' if there is none"
+        return read(self._store, lambda txn, zero_copy: next((key.decode() for key, _ in self._scan(txn, _RECORD, reverse=True)), ''))
+
+    def waits_after(self, id: str, environment: bytes) -> bool:
+        """Tell whether a call of the environment waits, in the queue or until it is due, that was made after the call `id`, and not inside
+        another one"""
+        return read(self._store, self._waits_after, id, environment)
+
+    def _waits_after(self, txn: Any, zero_copy: bool, id: str, environment: bytes) -> bool:
+        waiting = chain((key[_PLACE:].decode() for key, _ in self._scan(txn, _QUEUED, environment)),
+                        (key[8:].decode() for key, value in self._scan(txn, _DELAYED) if value.startswith(environment)))
+        return any(late > id and not _Record(*self._load(txn, False, _RECORD, late)).parent for late in waiting)
 
     def count_queued(self) -> int:
         "How many calls wait, in the queue or until they are due"

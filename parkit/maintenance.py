@@ -188,9 +188,9 @@ def _doctor_namespace(store: Store) -> list[Finding]:
 
 def _doctor_setup(site: Site) -> Iterator[Finding]:
     "Who makes, drops or moves a namespace"
-    lock = open_locked(site.setup_path, wait=False)
+    lock = open_locked(site._setup_path, wait=False)
     if lock is not None: _fork.close(lock)
-    else: yield Finding(site.path, f'a namespace is being made, dropped or moved, or was to be: {describe_holder(site.setup_path)}',
+    else: yield Finding(site.path, f'a namespace is being made, dropped or moved, or was to be: {describe_holder(site._setup_path)}',
                         'wait for it, or end it: nobody else can do such a thing meanwhile')
 
 # %% ../nbs/06a_maintenance.ipynb #f4729124

@@ -18,6 +18,7 @@ from .tasks import Task, TaskCall
 from .tracing import AsyncTrace, R, T, _Reader, _the_display, set_display
 from .system import Listener, ObjectNotFoundError
 from .transactions import WaitTimeout, _check_waiting, transaction
+from .waits import LongWait, call_node
 
 # %% auto #0
 __all__ = ['map']
@@ -168,6 +169,7 @@ def _size_for(task: Any, chunksize: Any) -> int:
 # %% ../nbs/08_notebook.ipynb #c4a1f0d1
 _TRIALS = 2            # calls of one item for each worker, that show how long an item takes
 _AHEAD = 4             # calls for each worker that are queued or run
+_NOTED = 64            # calls that are noted as those for which is waited
 _SHORT, _LONG = 0.005, 0.05  # seconds that a call of several items takes at least, unless none are left, and at most
 
 class _Chunking:
@@ -262,14 +264,19 @@ class _Mapped:
 
     def run(self) -> None:
         "Queue all calls, and read the results, showing how many there are; in a task as its progress"
-        with Listener() as listener, _Bar('item') as bar:
+        since = time.monotonic()
+        with Listener() as listener, _Bar('item') as bar, LongWait(self.ledger.site) as wait:
             while self.going or self.submitted < len(self.arguments):
                 going_on = [self.submit(), self.take()]
                 self.show(bar)
                 left = self.left()
-                if any(going_on): continue
+                if any(going_on):
+                    since = time.monotonic()
+                    continue
                 sources = [self.ledger._store, *_attend(self.ledger.site, self.ledger.record(next(iter(self.going))).environment)]
-                if not any([listener.add(s) for s in sources]): listener.wait(left)
+                if any([listener.add(s) for s in sources]): continue
+                if left is None: left = wait.pause(since, None, *[call_node(id) for id in islice(self.going, _NOTED)])
+                listener.wait(left)
 
     def show(self, bar: _Bar) -> None:
         "Show how many items have their results, or report it as the progress of the call that runs here"

@@ -1700,10 +1700,10 @@ class Site:
 
     def setting_up(self) -> Any:
         "A `with` block in which no other process makes, drops or moves a namespace"
-        return _file_lock(self.setup_path)
+        return _file_lock(self._setup_path)
 
     @property
-    def setup_path(self) -> str:
+    def _setup_path(self) -> str:
         "The file whose lock that is"
         return os.path.join(self.path, INTERNAL, 'setup.lock')
 

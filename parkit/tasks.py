@@ -26,6 +26,7 @@ from .ledger import _ledger, _Ledger
 from .delivery import _post
 from .progress import _inside
 from .tracing import AsyncTrace, R, T, _open_stream, traces
+from .waits import main_task
 from .variables import current_variables
 from .by_value import WATCHED, Anatomy, Watch, inspect_signature, is_by_value, is_filled
 from .functions import (Ingredient, are_apart, big_parts, encode_function, ingredients, kind_of, lines_of,
@@ -659,7 +660,7 @@ def _run_coroutine(coroutine: Any) -> Any:
     import asyncio
     code = getattr(coroutine, 'cr_code', None)
     async def run() -> Any:
-        with _ParentOnly(): return await coroutine  # the loop is the parent's
+        with _ParentOnly(), main_task(): return await coroutine  # the loop is the parent's
     try: return asyncio.run(run())
     except BaseException as e:
         traceback = e.__traceback__

@@ -18,13 +18,14 @@ from .objects import Namespace, NamespacePath
 from .containers import Queue, T
 from .system import SAFETY_NET, Listener, ObjectNotFoundError, TransactionError, _fork
 from .storage import Site, current_site
-from .transactions import WaitTimeout, is_interactive, open_transaction, read, unwatched, wait_until, wait_until_async, watch
+from .transactions import WaitTimeout, is_interactive, open_transaction, read, unwatched, wait_until, watch
 from .calls import _GOING, STATUSES, RemoteTraceback, TaskError, _attend, _environment, _Record, _the_runner
 from .outbox import _Post, _posted
 from .output import _Growing, _output_path, _read_from
 from .ledger import _PROGRESS, _RESULT, _Ledger, _ledger
 from .delivery import deliver
 from .progress import Progress, _inside
+from .waits import LongWait, call_node, wait_long, wait_long_async
 
 # %% auto #0
 __all__ = ['Display', 'set_display', 'AsyncTrace', 'Stream', 'traces', 'TraceFuture']
@@ -289,10 +290,16 @@ class AsyncTrace(_NotTheResult, _Facts, Generic[R]):
         "Wait until the call has ended, showing what it writes to whoever sits before it; returns whether it has"
         if self.done: return True
         display = _the_display()
-        if display is not None: return display.show(self, timeout)
+        if display is not None: return self._show(display, timeout)
         if (timeout is None or timeout > _MOMENT) and self._ends_at_once(): return True
+        if timeout is None: return wait_long(lambda: self.done, self._ledger.site, call_node(self.id))
         try: return wait_until(lambda: self.done, timeout)
         except WaitTimeout: return False
+
+    def _show(self, display: Display, timeout: float | None) -> bool:
+        with LongWait(self._ledger.site) as wait:
+            if timeout is None: wait.note([call_node(self.id)])
+            return display.show(self, timeout)
 
     def _ends_at_once(self) -> bool:
         "Whether the call ends within a moment, if it is the next: to be awake then takes less time than to be woken"
@@ -328,7 +335,7 @@ class AsyncTrace(_NotTheResult, _Facts, Generic[R]):
 
     async def _await(self) -> R:
         if self._record.stream: return Stream(self)  # type: ignore[return-value]
-        await wait_until_async(lambda: self.done)
+        await wait_long_async(lambda: self.done, self._ledger.site, call_node(self.id))
         error = self._failure()
         if error is not None: raise error
         return self._stored(_RESULT, 'result')
@@ -466,7 +473,7 @@ class Stream(Generic[T]):
             try: return (items := _open_stream(self._trace._ledger, self._trace.id, False)).get(block=False)  # type: ignore[no-any-return]
             except Empty:
                 if ended: self._over = True
-                else: wait_until(lambda: items.qsize() or self._trace.done)
+                else: wait_long(lambda: items.qsize() or self._trace.done, self._trace._ledger.site, call_node(self._trace.id))
             except ObjectNotFoundError: self._over = True  # another reader has come to the end
         _drop_stream(self._trace._ledger, self._trace.id)
         error = self._trace.error

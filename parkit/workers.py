@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Union
+from uuid import uuid4
 from .by_value import forget_kept_classes
 from .codecs import classes_in_force, decode_plain, encode, recall
 from .objects import _ATTRIBUTE, Object, _counted, explains, register_type
@@ -553,6 +554,7 @@ class _Control(Object):
     "What the pool of a site is to be, where its supervisors see it"
     _decode = staticmethod(decode_plain)
     wanted: str = 'run'                 # or 'stop'
+    stopped: tuple[str, str] = '', ''   # what tells the last order to stop from others, and the last call that was made before it
     size: int | None = None             # workers; `None` for one each core
     idle_timeout: float = IDLE_TIMEOUT  # seconds
     max_tasks: int | None = None        # calls after which a worker is replaced
@@ -565,13 +567,15 @@ class _Control(Object):
         "Return what a worker is made with: if that changes, all are replaced"
         return self.max_tasks, self.max_memory, self.threads
 
-    def order_stop(self) -> None:
-        "Have the supervisors leave; on a full disk too"
-        write(self._store, self._order_stop)
+    def order_stop(self) -> tuple[str, str]:
+        "Have the supervisors that are there now leave, on a full disk too; returns what `stopped` is then"
+        order = uuid4().hex, _ledger(self.site).last_id()
+        write(self._store, self._order_stop, order)
+        return order
 
-    def _order_stop(self, txn: Any) -> None:
+    def _order_stop(self, txn: Any, order: tuple[str, str]) -> None:
         head = self._head(txn)
-        txn.put(self._oid + _ATTRIBUTE + b'wanted', encode('stop'), freeing=True)
+        for name, value in ((b'wanted', 'stop'), (b'stopped', order)): txn.put(self._oid + _ATTRIBUTE + name, encode(value), freeing=True)
         self._changed(txn, head, freeing=True)
 
 # %% ../nbs/06_workers.ipynb #ccb98fab
@@ -580,6 +584,7 @@ class _Team(Object):
     _decode = staticmethod(decode_plain)
     supervisor: int | None = None       # pid
     workers: tuple[int, ...] = ()       # pids
+    stopped: tuple[str, str] = '', ''   # of `_Control`, when the supervisor began
     def __init__(self, site: Site | None = None, environment: bytes = b'') -> None:
         self._open(f'_pool/{(environment or _environment()[0]).hex()}', True, True, None, site, reserved=True)
 
@@ -757,6 +762,7 @@ class Supervisor(_Children):
         self.reasons: dict[int, str] = {}  # how workers have died whose calls are not marked yet
         self.bereft = False                # are there calls to be marked of workers that were another's?
         before, self.team.supervisor, self.team.workers = self.team.workers, os.getpid(), ()
+        self.stopped = self.team.stopped = self.control.stopped
         self.ledger.sweep({}, self.environment)
         self.orphans, self.limits = _Orphans(self.ledger, self.environment, before), self.control.limits()
         self.housekeeping = 0.0  # when to see to what is kept
@@ -769,7 +775,7 @@ class Supervisor(_Children):
         "One turn: bury the dead, mark their calls, replace them; returns whether to go on"
         self.signals.clear()
         if self.watch.heed(): self.line.call()  # calls may be due of which a worker thinks that they are not: it has slept as well
-        if self.is_homeless() or self.control.wanted == 'stop' or signal.SIGTERM in self.signals.seen: return False
+        if self.is_homeless() or self.is_to_stop() or signal.SIGTERM in self.signals.seen: return False
         self.outdated = self.installed.changed()
         if self.outdated: return False
         self.hear()
@@ -812,6 +818,16 @@ class Supervisor(_Children):
             return (not os.path.samestat(os.stat(_lock_path(self.site)), os.fstat(self.lock))
                     or not os.path.exists(self.control._store.bell_path))
         except FileNotFoundError: return True
+
+    def is_to_stop(self) -> bool:
+        "Tell whether the pool is to stop, or was stopped since this supervisor began, though others have been started since"
+        return self.control.wanted == 'stop' or self.control.stopped != self.stopped
+
+    def is_called_back(self) -> bool:
+        """Tell whether a call waits that was made while this supervisor was leaving: it is not to wait for the next caller. What its own
+        workers have called meanwhile does not count: a task that calls itself again and again could not be stopped"""
+        if self.control.wanted == 'run': return self.ledger.queued(self.environment) is not None
+        return self.ledger.waits_after(self.control.stopped[1], self.environment)
 
     def cancel(self) -> None:
         "Send each call that is to be ended its next signal: an interrupt, then one to terminate, then one to kill"
@@ -895,8 +911,7 @@ class Supervisor(_Children):
                 self.ledger.sweep(self.reasons, self.environment)
                 sweep_output(self.ledger)
         for fd in (self.lock, self.life): _fork.close(fd)  # in this order: who sees that nobody lives can take the lock
-        # it came while we were leaving
-        if not homeless and self.control.wanted == 'run' and self.ledger.queued(self.environment): _ensure(self.site)
+        if not homeless and self.is_called_back(): _ensure(self.site)
 
 # %% ../nbs/06_workers.ipynb #8b9a6a69
 def _lock_path(site: Site, environment: bytes = b'') -> str: return f'{_line(site, environment).path}.lock'
@@ -1152,15 +1167,18 @@ class Pool:
         _ensure(self.site)
 
     def stop(self) -> None:
-        "Let the workers finish what they have in hand, for 5 s at most, and end them; what waits stays in the queue"
+        """Let the workers finish what they have in hand, for 5 s at most, and end them; what waits stays in the queue, with what
+        the calls in hand still call. A call that is made elsewhere meanwhile starts other workers"""
         if not self.site.store('_pool', True).exists(): return
         self.site.check_there()
         control = _Control(self.site)
-        while True:
-            # also if nobody is there: a supervisor may just be coming; and again, if someone has just started it
-            if control.wanted != 'stop': control.order_stop()
-            if not _supervised(self.site): return
-            time.sleep(_STOP_POLL)
+        # also if nobody is there: a supervisor may just be coming
+        order = control.order_stop() if control.wanted != 'stop' or _supervised(self.site) else control.stopped
+        while any(self._is_leaving(control, environment, order) for environment in _supervised(self.site)): time.sleep(_STOP_POLL)
+
+    def _is_leaving(self, control: _Control, environment: bytes, order: tuple[str, str]) -> bool:
+        "Tell whether the supervisor of an environment is to leave, as it was there before the order or nobody has called since"
+        return control.wanted == 'stop' or _Team(self.site, environment).stopped not in (order, control.stopped)
 
     def resize(
         self,

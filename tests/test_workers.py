@@ -10,6 +10,7 @@ from conftest import wait_for
 from helpers import Child, in_thread
 from kernels import Kernel, notebooks, root, text
 from parkit.system import SAFETY_NET
+from parkit.workers import _Control
 from task_helpers import (ended, event_loop, interpreters, is_gone, kill_pool, pool_processes, remove,  # noqa: F401  a fixture
                           settled_workers, started, supervisors)
 
@@ -252,6 +253,60 @@ def test_stop_of_a_supervisor_that_is_just_starting_is_heeded(pool):
             other.send('pk.Pool().stop()')
             other.receive()
         assert wait_for(lambda: not pool_processes(pool.site))
+
+
+@pytest.mark.parametrize('delay', [0, 0.3])
+def test_a_call_that_is_made_while_the_pool_stops_is_run(single, call_busy, double, delay):
+    "Though nobody waits for it or calls again; also one that is to begin later"
+    _, go = call_busy()
+    with in_thread(single.stop):
+        assert wait_for(lambda: _Control(single.site).wanted == 'stop')
+        late = double.options(delay=delay)(4)
+        go.touch()
+    assert ended(late) == 'finished' and late.result == 8
+    single.stop()
+    assert wait_for(lambda: not pool_processes(single.site))
+
+
+def test_calls_at_any_moment_of_a_stop_are_run(single, double):
+    "Just before and just after the supervisor has gone"
+    for i in range(12):
+        assert double(i).result == 2*i
+        with in_thread(single.stop):
+            assert wait_for(lambda: _Control(single.site).wanted == 'stop', interval=0.0005)
+            time.sleep(0.005*i)
+            late = double(i)
+        assert ended(late) == 'finished'
+
+
+def test_a_task_that_calls_on_and_on_can_be_stopped(single, double, tmp_path):
+    "What a call in hand calls while the pool stops waits in the queue, as what waited before"
+    @pk.task
+    def on(ready, go):
+        import os, time
+        from pathlib import Path
+        Path(ready).touch()
+        while not os.path.exists(go): time.sleep(0.01)
+        pk.bind_task('on')(ready, go)
+    trace = on(str(tmp_path/'ready'), str(tmp_path/'go'))
+    started(tmp_path/'ready')
+    with in_thread(single.stop):
+        assert wait_for(lambda: _Control(single.site).wanted == 'stop')
+        (tmp_path/'go').touch()
+    assert trace.status == 'finished' and single.status.queued == 1
+    assert wait_for(lambda: not pool_processes(single.site)) and single.status.queued == 1
+
+
+def test_another_stop_stops_what_was_called_during_the_first(single, call_busy, double):
+    _, go = call_busy()
+    with in_thread(single.stop):
+        assert wait_for(lambda: _Control(single.site).wanted == 'stop')
+        late, order = [double(4) for _ in range(4)], _Control(single.site).stopped
+        with in_thread(single.stop):
+            assert wait_for(lambda: _Control(single.site).stopped != order)
+            go.touch()
+    assert wait_for(lambda: not pool_processes(single.site)) and late[-1].status == 'submitted'  # a worker may take one more before it leaves
+    assert late[-1].result == 8  # whoever waits for it has it run
 
 
 def test_stop_of_a_stopped_pool_does_nothing(pool):
