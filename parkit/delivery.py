@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import unquote
 from .codecs import BLOB, ParkitError, encode
-from .system import ObjectNotFoundError, TransactionError, warn_caller
+from .system import InvalidNameError, ObjectNotFoundError, TransactionError, warn_caller
 from .storage import MAKING, OUTBOX, OUTBOX_CALLS, Blob, Site, Store, on_open
 from .transactions import read, transaction, write
 from .calls import _ensure, _Record
@@ -72,12 +72,14 @@ def deliver_all(site: Site) -> None:
     try: names = os.listdir(_marks(site))
     except FileNotFoundError: return
     for name in names:
-        store, path = site.store(unquote(name), True), os.path.join(_marks(site), name)
+        path = os.path.join(_marks(site), name)
+        try: store = site.store(unquote(name), True)
+        except InvalidNameError: continue  # a file of somebody else's
         try:
             deliver(store)
             _write_if_free(store, partial(_unmark, path=path))
         except ObjectNotFoundError:
-            with suppress(FileNotFoundError): os.unlink(path)  # dropped or renamed; who opens it under another name looks into it
+            with suppress(OSError): os.unlink(path)  # dropped or renamed; who opens it under another name looks into it
         except ParkitError as e: _warn_of(store, e)
 
 # %% ../nbs/04g_delivery.ipynb #8d365afc

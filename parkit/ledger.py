@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from .codecs import Record, decode, decode_plain, encode, encode_buffer, register_type, take_out
 from .objects import _ATTRIBUTE, _ENTRY, _HEAD, Object, _join, release_trace
-from .system import Bell, ObjectNotFoundError, SteadyClock, StorageFullError, _boot_id, _make_private, wall_offset
+from .system import Bell, ObjectNotFoundError, SteadyClock, StorageFullError, _boot_id, _make_private, own_names, wall_offset
 from .storage import Blob, Site, check_current
 from .transactions import open_transaction, read, write
 from .calls import _GOING, _Record, TaskError, _announce, _cancelled, _death, _encode_error, _is_retried, _kinds, _size_of
@@ -281,8 +281,7 @@ class _Noise:
 
     def tokens(self) -> list[bytes]:
         "Those that there are files of"
-        try: return [bytes.fromhex(name) for name in os.listdir(self.folder)]
-        except FileNotFoundError: return []
+        return [bytes.fromhex(name) for name in own_names(self.folder)]
 
     def remove(self, token: bytes) -> None:
         with suppress(FileNotFoundError): os.unlink(self._path(token))
@@ -735,7 +734,7 @@ def _remove(txn: Any, ledger: _Ledger, ids: Iterable[str]) -> None:
 def sweep_output(ledger: _Ledger) -> None:
     "Remove the output of processes and calls that are not known any longer"
     folder = os.path.dirname(_output_path(ledger.site, ''))
-    for name in os.listdir(folder) if os.path.exists(folder) else []:
+    for name in own_names(folder):
         known = (ledger.site.alive.is_alive(name) if len(name) == 32
                  else read(ledger._store, lambda txn, zero_copy: txn.get(ledger._key(_RECORD, name))) is not None)
         with suppress(FileNotFoundError):

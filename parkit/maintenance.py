@@ -11,11 +11,11 @@ from uuid import uuid4
 from .codecs import (ARRAY, BLOB, BUFFERS, PICKLE, Buffer, DecodeError, _OtherPython, _split_buffers, decode_key,
                      split_key, verify, verify_key)
 from .containers import _ASIDE, _CONTENT
-from .objects import (_ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, ANONYMOUS, KEPT, _counted, _decode_info, _drop_object, _each_holder,
+from .objects import (_ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, _WHOLE, ANONYMOUS, KEPT, _counted, _decode_info, _drop_object, _each_holder,
                       _Head, _Info, _read_if_any, sweep_holders)
 from .owners import check_parents
 from .system import (at_most, describe_holder, describe_process, _file_system, _fork, _try_lock, is_full, monotonic, no_room,
-    open_locked, seconds_left, _make_private, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError, TransactionTimeout)
+    open_locked, own_names, seconds_left, _make_private, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError, TransactionTimeout)
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS,
                       CLASSES, MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current,
                       current_site, reading, site_path, verify_pages)
@@ -113,7 +113,7 @@ def _doctor_space(store: Store, txn: Any) -> Iterator[Finding]:
         yield Finding(store.namespace, f'{len(trash)} replaced blobs of {_size(_total(trash))} are still on disk',
                       'older snapshots may read them; else the next write of a blob removes them')
     names = {row[0][1:].hex() for row in blobs} | {row[0][9:].hex() for row in trash}
-    lost = [name for name in os.listdir(os.path.join(store.path, 'blobs')) if name not in names]
+    lost = [name for name in own_names(os.path.join(store.path, 'blobs')) if name not in names]
     if lost: yield Finding(store.namespace, f'{len(lost)} files that no entry refers to', 'if nobody is writing, pk.gc removes them')
 
 # %% ../nbs/06a_maintenance.ipynb #d8bc9d3a
@@ -202,8 +202,7 @@ def _facts(path: str) -> dict[str, Any]:
 def _left_copies(site: Site) -> list[str]:
     "Copies on their way in or out whose maker has died"
     folder = os.path.join(site.path, MAKING)
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    return [os.path.join(folder, n) for n in names if not site.alive.is_alive(n.partition('.')[0])]
+    return [os.path.join(folder, n) for n in own_names(folder) if not site.alive.is_alive(n.partition('.')[0])]
 
 # %% ../nbs/06a_maintenance.ipynb #486a8e4e
 class _Checker:
@@ -224,12 +223,18 @@ class _Checker:
         for key, data in self.scan(OBJECTS, CLASSES):
             try: infos[key[1:]] = _decode_info(data)
             except Exception as e: self.report('', f'the record of object {key[1:].hex()} is damaged: {e}')
+            else: self.check_metadata(infos[key[1:]])
         self.check_names(infos)
         for oid, info in infos.items(): self.check_object(oid, info)
         self.check_outbox()
         for id in self.unused: self.report('', f'the blob {id.hex()} is in no entry', 'no value is lost')
         self.check_strays(infos)
         return self.problems
+
+    def check_metadata(self, info: _Info) -> None:
+        "Look whether metadata are whole; whether their classes can be imported does not matter"
+        try: verify(info.metadata if info.metadata[:1] != _WHOLE else info.metadata[1:])  # type: ignore[arg-type, index]
+        except DecodeError as e: self.report(f'/{info.name or info.uuid.hex()}', f'its metadata are damaged: {e}')
 
     def check_outbox(self) -> None:
         for key, record in self.scan(OUTBOX, _OUTBOX_END):
@@ -260,8 +265,8 @@ class _Checker:
                 continue
             if info.type.startswith('parkit._') or info.type == 'parkit.Task': continue
             try: self.read(key[8:], record)
-            except Exception as e:
-                self.report(subject, f'the {_called(info.type, head, key, record)} cannot be read in a new process: '
+            except (Exception, SystemExit) as e:
+                self.report(subject, f'the {_called(info.type, head, key, record)} is whole, but cannot be read in a new process: '
                             f'{type(e).__name__}: {e}', 'import, install or repair what it needs, or delete it')
         if _is_counted(info.type) and entries != head.size:
             self.report(subject, f'holds {_counted(entries, "entry", "entries")}, and its head says {head.size}')
@@ -383,7 +388,8 @@ def check(
     site: Site | None = None,      # `None` is this process's site
     timeout: float | None = None,  # Seconds to wait for other processes, in all; who is in the way for longer is among what is found
 ) -> Findings:
-    """Verify every namespace: pages, structure, counts, references and values. What is found is damage. Bytes of a value that were changed
+    """Verify every namespace: pages, structure, counts, references and values. What is found is damage, unless it says that an entry is
+    whole and a new process cannot read it, for want of a module for instance. Bytes of a value that were changed
     and can still be decoded are found if an earlier check has seen the object at the version it still has: each check keeps checksums for
     the next. Writers are not held up"""
     site, found = site or current_site(), Findings()
@@ -629,10 +635,11 @@ def _left_files(site: Site, found: Findings) -> list[str]:
 def _half_made(site: Site) -> list[str]:
     "Folders that hold no namespace: who was making or removing one has died"
     used, empty = {site.path}, []
-    for folder, names, _ in os.walk(site.path, topdown=False):
+    for folder, names, files in os.walk(site.path, topdown=False):
         path = os.path.relpath(folder, site.path).split(os.sep)
         if INTERNAL in path or MAKING in path: continue
-        if folder in used or any(os.path.exists(os.path.join(folder, INTERNAL, name)) for name in ('store.json', 'data.mdb')):
+        # what has files is somebody else's: a namespace has all of them among its internals
+        if files or folder in used or any(os.path.exists(os.path.join(folder, INTERNAL, name)) for name in ('store.json', 'data.mdb')):
             used.add(os.path.dirname(folder))
         else: empty.append(folder)
     return [folder for folder in empty if os.path.dirname(folder) not in empty]
@@ -642,7 +649,6 @@ def _unknown_files(txn: Any) -> list[str]:
     blobs = {key[1:].hex() for key, _ in store.scan(txn, BLOBS, TRASH)} | {key[9:].hex() for key, _ in store.scan(txn, TRASH, META)}
     locks = {_decode_info(data).uuid.hex() for _, data in store.scan(txn, OBJECTS, CLASSES)}
     known, new = dict(blobs=blobs, locks=locks), os.path.join(store.path, 'new')
-    left = [os.path.join(new, name) for name in os.listdir(new) if not store.site.alive.is_alive(name.partition('.')[2])]
-    folders = [folder for folder in known if os.path.isdir(os.path.join(store.path, folder))]
-    return left + [os.path.join(store.path, folder, name) for folder in folders
-                   for name in os.listdir(os.path.join(store.path, folder)) if name not in known[folder]]
+    left = [os.path.join(new, name) for name in own_names(new) if not store.site.alive.is_alive(name.partition('.')[2])]
+    return left + [os.path.join(store.path, folder, name) for folder in known
+                   for name in own_names(os.path.join(store.path, folder)) if name not in known[folder]]

@@ -18,7 +18,7 @@ from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 from .owners import check_owner, check_parents, check_place, is_vouched_for
-from .system import (allocate, copy_file, InvalidNameError, is_full, is_parkit_frame, no_room, ObjectExistsError,
+from .system import (allocate, copy_file, InvalidNameError, is_full, is_parkit_frame, no_room, ObjectExistsError, own_names,
                      ObjectNotFoundError, SiteRemovedError, open_locked, replace_file, SiteError, StorageFullError,
                      TransactionError, _UnderWay, _Alive, _boot_id, _check_exchange, _exchange, _Exit,
                      _file_lock, _find_open_files, _fork, _guard_streams, _hold_lmdb_locks, _leak, _link_all,
@@ -1358,7 +1358,7 @@ class Store(_Blobs):
     def _sweep(self, txn: _Entries) -> None:
         "Remove the files of writers that died: what no commit refers to goes"
         new = os.path.join(self.path, 'new')
-        for name in os.listdir(new):
+        for name in own_names(new):
             id, _, process = name.partition('.')
             if self.site.alive.is_alive(process): continue
             used = txn.get(BLOBS + bytes.fromhex(id)) or any(key[9:].hex() == id for key, _ in self.scan(txn, TRASH, META))
@@ -1696,6 +1696,7 @@ class Site:
                 names.remove(INTERNAL)  # there are no namespaces in there
                 if path != '.': found.append(path)
             if path == '.': names[:] = [n for n in names if n != MAKING and (reserved or not n.startswith('_'))]
+            names[:] = [n for n in names if _SEGMENT.fullmatch(n)]  # any other is somebody else's
         return sorted(found)
 
     def setting_up(self) -> Any:

@@ -21,7 +21,7 @@ __all__ = ['monotonic', 'steady_ns', 'STEP', 'SAFETY_NET', 'SiteError', 'Storage
            'ObjectNotFoundError', 'SiteRemovedError', 'ObjectExistsError', 'TransactionError', 'TransactionTimeout',
            'is_parkit_frame', 'warn_caller', 'has_children', 'wall_offset', 'SteadyClock', 'at_most', 'seconds_left',
            'describe_process', 'open_locked', 'describe_holder', 'holder_of', 'Bell', 'Alarm', 'ClockWatch', 'Listener',
-           'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file', 'copy_private']
+           'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file', 'copy_private', 'is_own_name', 'own_names']
 
 # %% ../nbs/00a_system.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -450,6 +450,7 @@ class _Alive:
     def is_alive(self, id: str) -> bool:
         "Whether the process registered as `id` still runs; a dead one's file is removed"
         if id == self.id: return True
+        if not is_own_name(id): return False  # a file that somebody else has put there
         path = os.path.join(self.directory, id)
         try: fd = _fork.open(path)
         except FileNotFoundError: return False
@@ -1029,11 +1030,22 @@ def _make_private(path: str) -> None:
     _make_private(os.path.dirname(path))
     with suppress(FileExistsError): os.mkdir(path, 0o700)
 
+# the id of a call or a caller's variables; another id; that of something and of the process that has made it
+_OWN_NAME = re.compile(r'[0-9a-f]{24}|[0-9a-f]{32}(\.[0-9a-f]{32})?')
+
+def is_own_name(name: str) -> bool:
+    "Whether parkit gives such names to blobs, locks and files of processes and calls: any other file is somebody else's, and left alone"
+    return _OWN_NAME.fullmatch(name) is not None
+
+def own_names(folder: str) -> list[str]:
+    "Return the names of parkit's files in a folder; none where there is no such folder"
+    try: return [name for name in os.listdir(folder) if is_own_name(name)]
+    except FileNotFoundError: return []
+
 def _link_all(source: str, target: str, folder: str) -> None:
     "Give the files in a folder of one namespace a second name in that of another"
-    try: names = os.listdir(os.path.join(source, folder))
-    except FileNotFoundError: return
-    _make_private(os.path.join(target, folder))
+    names = own_names(os.path.join(source, folder))
+    if os.path.isdir(os.path.join(source, folder)): _make_private(os.path.join(target, folder))
     for name in names:
         try: os.link(os.path.join(source, folder, name), os.path.join(target, folder, name))
         except (FileExistsError, FileNotFoundError): pass  # one who died has linked it; or it has just gone
