@@ -697,7 +697,7 @@ class Object(_Writing):
         "Give the object another name in its namespace; raises `ObjectExistsError` if that is taken"
         mine = self._store.namespace
         if self._name is None: raise InvalidNameError('an anonymous object cannot be renamed; copy it to a path')
-        namespace, name = split_path(name if '/' in name else f'{mine}/{name}')
+        namespace, name = split_path(name if '/' in name else str.__add__(f'{mine}/', name))
         if namespace != mine:
             raise InvalidNameError(f'{self.path} cannot move to the namespace {namespace!r} by a change of its name; copy it to there, '
                                    'then drop it here')

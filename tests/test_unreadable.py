@@ -1,12 +1,16 @@
 """Entries that cannot be read: the error names the place, and no other entry suffers.
 
 Their classes lie in a module that is there while they are stored and gone, or broken, afterwards."""
-import asyncio, contextlib, enum, queue, sys, types
+import asyncio, contextlib, enum, importlib, queue, sys, types
 
 import numpy as np, pytest
 
 import parkit as pk
-from helpers import blobs
+from helpers import blobs, run
+from parkit.codecs import encode
+from parkit.objects import _encode_info
+from parkit.storage import BLOBS, CLASSES, OBJECTS
+from parkit.transactions import read, write
 
 pytestmark = pytest.mark.filterwarnings('ignore:it was set aside:RuntimeWarning')
 
@@ -279,6 +283,62 @@ def test_metadata(scratch, module):
     d.metadata = dict(owner=2)
     assert pk.Dict('n/other').metadata == dict(owner=2)
 
+def test_metadata_of_an_older_parkit(scratch, module):
+    "They lay in the record of the object itself: who lists it reads the rest of that all the same"
+    d = pk.Dict('n/d')
+    old = encode((d._uuid, 'parkit.Dict', 'd', 1e9, dict(owner=module.Plain(1)), {}))
+    write(d._store, lambda txn: txn.put(OBJECTS + d._oid, old if isinstance(old, bytes) else old.join()))
+    module.lose()
+    assert pk.Dict('n/d').created.year == 2001 and [o.path for o in pk.Namespace('n')] == ['n/d']
+    _fails(lambda: pk.Dict('n/d').metadata, "Dict('n/d').metadata")
+    assert pk.gc() == [] and pk.doctor() and 'damaged' not in repr(pk.check())
+    d.rename('other')
+    copied = d.copy('n/copied')
+    module.bring_back()
+    assert copied.metadata == pk.Dict('n/other').metadata == dict(owner=module.Plain(1))
+
+def test_metadata_that_are_damaged(scratch):
+    d = pk.Dict('n/d', metadata=dict(text='a'*100))
+    pk.Dict('n/e')
+    info = read(d._store, d._read_info)
+    write(d._store, lambda txn: txn.put(OBJECTS + d._oid, _encode_info(info._replace(metadata=info.metadata[:-20]))))
+    assert [(f.subject, 'metadata are damaged' in f.what) for f in pk.check()] == [('n/d', True)]
+    assert [o.name for o in pk.Namespace('n')] == ['d', 'e'] and pk.doctor() and pk.gc() == []
+
+
+# --- classes of objects
+
+@pytest.mark.parametrize('text', ['raise RuntimeError("not today")', 'import sys; sys.exit(3)', '1/0', 'def f(:', 'import nowhere_to_be_found', 'Thing = 5'])
+def test_class_whose_module_cannot_be_imported(scratch, tmp_path, monkeypatch, text):
+    "Whichever way that fails: the object is listed with its type, opened, and dropped"
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path/'fragile.py').write_text('import parkit as pk\nclass Thing(pk.Dict): pass\n')
+    import fragile
+    thing = fragile.Thing('n/thing')
+    thing.update(a=1)
+    pk.Dict('n/d')['thing'] = thing
+    write(thing._store, lambda txn: [txn.delete(k) for k, _ in list(txn.store.scan(txn, CLASSES, BLOBS))])
+    del sys.modules['fragile']
+    (tmp_path/'fragile.py').write_text(f'{text}  # longer than what it was before')
+    importlib.invalidate_caches()
+    try:
+        assert repr(list(pk.Namespace('n'))) == "[Dict('n/d', 1 entry), Unknown('n/thing', type='fragile.Thing')]"
+        found = pk.Namespace('n')['thing']
+        assert type(found) is pk.Unknown and pk.Dict('n/d')['thing'] == found and pk.doctor() and pk.gc() == [] and pk.check() == []
+        found.drop()
+        assert [*pk.Namespace('n').names()] == ['d']
+    finally: sys.modules.pop('fragile', None)
+
+class Name(str, enum.Enum): PRICES = 'n/prices'; SHORT = 'short'
+
+def test_only_the_text_of_a_name_is_stored(scratch):
+    "A member of an enum of texts is a path, and nobody needs the enum to list what it names"
+    for name in (Name.PRICES, Name.SHORT): pk.Dict(name)['a'] = 1
+    pk.Namespace('n')['prices'].rename(Name.SHORT)
+    pk.Dict('n/x', metadata={Name.SHORT: Name.PRICES})
+    run(scratch, "pk.doctor(); pk.gc(); say([o.name for o in [*pk.Namespace('default'), *pk.Namespace('n')]])")
+    assert [(type(o.name), o.name) for o in [*pk.Namespace('default'), *pk.Namespace('n')]] == [(str, 'short'), (str, 'short'), (str, 'x')]
+
 
 # --- hooks, and errors that are about something else
 
@@ -316,9 +376,10 @@ def test_check_lists_what_cannot_be_read(site, module):
     q.put(NeedsMore('text', 1))
     with pytest.raises(queue.Empty): q.get(False, errors='skip')
     found = [f for f in pk.check() if f.subject.startswith('n/')]
-    assert len(found) == 7 and all('cannot be read' in f.what and 'delete' in f.advice for f in found), found
+    assert len(found) == 7 and all('is whole, but cannot be read' in f.what and 'delete' in f.advice for f in found), found
     assert sorted(f.subject for f in found) == ['n/a', *['n/d']*4, 'n/o', 'n/q']
     text = repr(found)
+    assert 'damaged' not in text
     for part in ("entry 'gone'", "entry 'list'", "entry 'wants'", 'entry 1 ', 'entry bad ', 'the dead letter 0 '): assert part in text, text
 
 
