@@ -1,7 +1,7 @@
 """Clocks that are set while processes use them: what lasts, what comes after what, and what is meant by the clock on the wall.
 
 The processes of these tests see clocks that are moved by a library that is preloaded into them (`clock.c`): all of them at once, in the middle of what they do."""
-import os, re, shutil, signal, struct, subprocess, sys, time
+import os, re, select, shutil, signal, struct, subprocess, sys, time
 from datetime import datetime, timedelta
 from pathlib import Path
 from textwrap import dedent
@@ -13,6 +13,7 @@ from helpers import Child, root, run, sleeps
 import parkit as pk
 from parkit.calls import _Options, _Record
 from parkit.ledger import _ledger
+from parkit.system import ClockWatch
 
 HOUR, DAY = 3600, 86400
 pytestmark = pytest.mark.skipif(sys.platform != 'linux' or not shutil.which('gcc'), reason='needs a compiler, and Linux')
@@ -365,6 +366,17 @@ def test_a_call_that_is_due_by_the_clock_comes_when_that_is_set_to_its_time(cloc
     assert sleeps(pk.Pool().status.supervisor)
     clocks.step(2*HOUR)
     assert wait_for(lambda: 1 in noted(), 15)
+
+
+def test_the_system_is_asked_to_tell(site):
+    "By a timer that never ends, unless the clock is set"
+    watch = ClockWatch()
+    watch.begin()
+    try:
+        timer = Path(f'/proc/self/fdinfo/{watch.fd}').read_text()
+        assert 'clockid: 0\n' in timer and 'settime flags: 03\n' in timer
+        assert not select.select([watch.fd], [], [], 0)[0] and not watch.heed()
+    finally: watch.end()
 
 
 _clockwork = '''
