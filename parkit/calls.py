@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError
 from datetime import timedelta
 from functools import lru_cache
 from hashlib import sha256
-from numbers import Real
+from numbers import Integral, Real
 from types import TracebackType
 from typing import Any, NamedTuple
 from .codecs import BLOB, ParkitError, decode, encode
@@ -87,6 +87,8 @@ def _kinds(error: BaseException) -> tuple[str, ...]:
     return tuple(_name_of(c) for c in type(error).__mro__)
 
 # %% ../nbs/04b_calls.ipynb #7dd2c9dc
+def _plain_number(n: Any) -> int | float: return int(n) if isinstance(n, Integral) else float(n)  # numpy's, or a fraction, too
+
 def _options(
     given: tuple[Any, ...] = (),   # What holds where nothing else is said
     *,
@@ -111,7 +113,7 @@ def _options(
         raise ValueError(f'a priority is a whole number from -128 to 127, got {priority!r}')
     kinds = None if retry_on is None else tuple(_name_of(c) for c in (retry_on if isinstance(retry_on, tuple) else (retry_on,)))
     new = dict(timeout=timeout, retries=retries, backoff=backoff, retry_on=kinds, priority=priority, delay=delay)
-    plain = {k: v if k == 'retry_on' else int(v) if isinstance(v, int) else float(v) for k, v in new.items() if v is not None}
+    plain = {k: _plain_number(v) if isinstance(v, Real) else v for k, v in new.items() if v is not None}
     made = _Options(*given)._replace(**plain)
     return () if made == _Options() else tuple(made)
 

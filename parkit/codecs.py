@@ -838,8 +838,8 @@ def _not_plain(what: str) -> DecodeError:
 class _PlainType:
     "Stands for numpy's type of a number; what may follow it in a pickle is the order of its bytes"
     def __init__(self, spec: str, *options: Any) -> None:
-        if not re.fullmatch('[biufcSU][0-9]+', spec): raise _not_plain(f'a dtype {spec!r}')
-        self.spec, self.order = spec, '='
+        if not re.fullmatch('[<>|=]?[biufcSU][0-9]+', spec): raise _not_plain(f'a dtype {spec!r}')
+        self.spec, self.order = spec, spec[0] if spec[0] in '<>' else '='
     def __setstate__(self, state: Any) -> None: self.order = state[1]
 
 def _plain_number(kind: Any, data: bytes) -> Any:
@@ -847,6 +847,11 @@ def _plain_number(kind: Any, data: bytes) -> Any:
     import numpy as np
     if type(kind) is not _PlainType: raise _not_plain(f'a number of the type {kind!r}')
     return np.frombuffer(data, np.dtype(kind.spec).newbyteorder(kind.order))[0].item()
+
+def _plain_codec(decode: Any, private: Any, state: Any, *buffers: Any) -> Any:
+    "What a codec has encoded, if that is the one of numpy's types"
+    if decode is not _PlainType or type(state) is not bytes: raise _not_plain('a value with a codec')
+    return _PlainType(state.decode('ascii', 'replace'))
 
 def _plain_zone(key: str, *options: Any) -> Any:
     from zoneinfo import ZoneInfo
@@ -857,7 +862,7 @@ def _plain_part(o: Any, name: str) -> Any:
     if o is _plain_zone and name == '_unpickle': return o
     raise _not_plain(f'{name!r} of {o!r}')
 
-_HARMLESS |= {('numpy', 'dtype'): _PlainType, ('zoneinfo', 'ZoneInfo'): _plain_zone, ('builtins', 'getattr'): _plain_part,
+_HARMLESS |= {('numpy', 'dtype'): _PlainType, ('parkit.arrays', '_decode_dtype'): _PlainType, ('parkit.codecs', '_decoded'): _plain_codec, ('zoneinfo', 'ZoneInfo'): _plain_zone, ('builtins', 'getattr'): _plain_part,
               **{(f'numpy.{name}.multiarray', 'scalar'): _plain_number for name in ('core', '_core')}}
 
 # %% ../nbs/00_codecs.ipynb #0fb12901

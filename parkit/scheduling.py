@@ -13,6 +13,7 @@ from enum import IntEnum
 from hashlib import sha256
 from itertools import islice, takewhile
 from math import ceil
+from numbers import Integral
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 from .caching import digest
@@ -217,6 +218,11 @@ def _own_trigger(name: str, given: dict[str, Any]) -> Trigger:
     if not issubclass(cls, Trigger): raise DecodeError(f'the record of a schedule is damaged: it has {name} for its trigger')
     return cls(**given)
 
+def _plain_field(value: Any) -> Any:
+    "A field of a trigger without a class of its own: a `Frequency`, or a number of numpy's"
+    if isinstance(value, Integral) and type(value) is not bool: return int(value)
+    return str.__str__(value) if isinstance(value, str) else value
+
 class _Plan(NamedTuple):
     "What is known of a schedule; times in seconds since the epoch"
     task: str            # Path
@@ -244,7 +250,7 @@ class _Plan(NamedTuple):
         trigger: Any = self.trigger
         if type_name(type(trigger)).startswith('parkit.'):
             given = {f.name: getattr(trigger, f.name) for f in fields(trigger)}
-            trigger = type_name(type(trigger)), {k: int(v) if isinstance(v, Frequency) else v for k, v in given.items()}
+            trigger = type_name(type(trigger)), {k: _plain_field(v) for k, v in given.items()}
         return _join(encode((self.task, trigger, *self[2:])))
 
     def number(self, n: int, trace: str, due: float | None) -> _Plan:

@@ -1,13 +1,15 @@
 "Calls in the background: how they end, how they are run, what is kept of them; real workers"
 import asyncio, os, pickle, signal, threading, time
 from datetime import datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
 
-import parkit as pk, pytest
+import numpy as np, parkit as pk, pytest
 from conftest import wait_for
 from helpers import in_thread, run
 from parkit import calls
 from parkit.calls import _environment
+from parkit.codecs import decode_plain, encode
 from parkit.ledger import _ledger, prune
 from parkit.tracing import TraceFuture, _Futures
 from task_helpers import ended, interpreters, is_gone, started
@@ -515,3 +517,27 @@ def test_map_raises_the_first_failure_and_cancels_the_rest(single, tmp_path):
     with pytest.raises(ValueError, match='the third'): pk.map(slow, range(50), [str(path)]*50, chunksize=1)
     assert all(ended(t) for t in pk.traces())
     assert 3 <= len(path.read_text()) <= 4 and len(pk.traces(status='cancelled')) == 46
+
+
+# --- numbers of other kinds
+
+def test_options_and_settings_may_be_numbers_of_any_kind(single, double):
+    "Of numpy, or fractions: what is kept of a call, a pool or a schedule are plain numbers, which every process can read"
+    how = dict(timeout=Fraction(41, 2), retries=np.int64(2), priority=np.int8(3), delay=np.float32(.01))
+    trace = double.options(**how)(2)
+    assert trace.result == 4 and [type(o) for o in trace._record.how] == [float, int, float, tuple, int, float]
+    for name, value in dict(keep_days=np.float64(3), keep_traces=np.int64(100), max_memory=np.int64(2**40), idle_timeout=Fraction(600)).items():
+        setattr(single, name, value)
+    assert (single.keep_days, single.keep_traces, single.max_memory, single.idle_timeout) == (3, 100, 2**40, 600)
+    assert pk.Array('a', maxsize=np.int64(3)).maxsize == pk.Queue('q', maxsize=np.int16(3)).maxsize == 3
+    schedule = double.schedule(pk.Periodic(period=np.int64(2), max_times=np.int64(1), start=datetime(2099, 1, 1)), 5)
+    assert repr(schedule) in repr(pk.schedules()) and 'period=2' in repr(schedule)
+    assert run(single.site, "say([pk.Pool().keep_days, repr(pk.schedules()), len(pk.traces()), pk.Array('a').maxsize])") == [3, repr(pk.schedules()), 1, 3]
+    double.unschedule()
+
+def test_numbers_that_an_older_parkit_has_stored_as_they_were(site):
+    from parkit import arrays  # noqa: F401  whose codec of dtypes is then used
+    for value in (np.int64(-3), np.float32(1.5), np.bool_(True), np.dtype('>i4').type(7), np.uint8(9), np.str_('ü')):
+        assert decode_plain(pickle.dumps((value,), 5)) == decode_plain(encode((value,))) == (value,)
+    for value in (np.dtype('O'), np.array([1]), np.datetime64('2026-01-01')):
+        with pytest.raises(pk.DecodeError, match='where only plain values are kept'): decode_plain(pickle.dumps(value, 5))
