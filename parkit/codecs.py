@@ -830,7 +830,8 @@ def _verify_pickle(data: Buffer) -> None:
 
 # %% ../nbs/00_codecs.ipynb #d723cf05
 _HARMLESS: dict[tuple[str, str], Any] = {(t.__module__, t.__name__): t for t in (
-    str, bytes, bytearray, int, float, complex, bool, tuple, list, dict, set, frozenset, date, datetime, time, timedelta, timezone)}
+    str, bytes, bytearray, int, float, complex, bool, tuple, list, dict, set, frozenset, date, datetime, time, timedelta,
+    timezone)}
 
 def _not_plain(what: str) -> DecodeError:
     return DecodeError(f'a record holds {what} where only plain values are kept: it is damaged')
@@ -839,7 +840,8 @@ class _PlainType:
     "Stands for numpy's type of a number; what may follow it in a pickle is the order of its bytes"
     def __init__(self, spec: str, *options: Any) -> None:
         if not re.fullmatch('[<>|=]?[biufcSU][0-9]+', spec): raise _not_plain(f'a dtype {spec!r}')
-        self.spec, self.order = spec, spec[0] if spec[0] in '<>' else '='
+        self.spec = spec
+        self.order: Any = spec[0] if spec[0] in '<>' else '='
     def __setstate__(self, state: Any) -> None: self.order = state[1]
 
 def _plain_number(kind: Any, data: bytes) -> Any:

@@ -366,7 +366,8 @@ class Dict(_DictWriting, MutableMapping[K, V]):
         return dict(self._items()) == dict(other.items()) if isinstance(other, Mapping) else NotImplemented
     __hash__ = None  # type: ignore[assignment]
     def __repr__(self) -> str: return _shown(self, 'entry', 'entries')
-    def _ipython_key_completions_(self) -> list[K]: return list(islice(self._scan(self._plain_key_at, False, 'raise'), _COMPLETIONS))
+    def _ipython_key_completions_(self) -> list[K]:
+        return list(islice(self._scan(self._plain_key_at, False, 'raise'), _COMPLETIONS))
     def __or__(self, other: Mapping[K, V]) -> dict[K, V]:
         return dict(self._items()) | dict(other.items()) if isinstance(other, Mapping) else NotImplemented
     def __ror__(self, other: Mapping[K, V]) -> dict[K, V]:

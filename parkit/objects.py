@@ -77,7 +77,8 @@ def _encode_info(info: _Info) -> bytes:
 
 def _metadata(info: _Info) -> dict[str, Any]:
     if not isinstance(info.metadata, bytes): return info.metadata
-    return decode(info.metadata[1:])[4] if info.metadata[:1] == _WHOLE else decode(info.metadata)  # type: ignore[no-any-return]
+    found = decode(info.metadata[1:])[4] if info.metadata[:1] == _WHOLE else decode(info.metadata)
+    return found  # type: ignore[no-any-return]
 
 def _shown_metadata(info: _Info) -> dict[str, Any]:
     "The metadata as far as they are plain, to be looked at without running anything in them"
@@ -136,12 +137,13 @@ def _class_here(name: str) -> type | None:
 _made: dict[tuple[str, bytes], type] = {}  # the classes that were made from their stored code, by name and digest
 
 def _class_of(txn: Any, name: str, run: bool = True) -> type[Object]:
-    """The class to open an object of the type `name` with: the one that is here, else the stored one, else `Unknown`. Without `run` none is
-    made from its stored code that was not before"""
+    """Return the class to open an object of the type `name` with: the one that is here, else the stored one, else `Unknown`.
+    Without `run` none is made from its stored code that was not before"""
     found = _class_here(name)
     if found is None and (data := txn.get(_class_key(name))):
         known = name, data[:_DIGEST]
-        try: found = _made.get(known) if not run else decode(data if data[0] in (PICKLE, BUFFERS) else data[_DIGEST:])  # of an older parkit
+        code = data if data[0] in (PICKLE, BUFFERS) else data[_DIGEST:]  # the former is of an older parkit
+        try: found = decode(code) if run else _made.get(known)
         except Exception: return Unknown  # code that needs what this process lacks; the object is listed with its type
         if isinstance(found, type): _made[known] = found
     return found if isinstance(found, type) and issubclass(found, Object) else Unknown
@@ -770,7 +772,7 @@ class Change(NamedTuple):
 
 # %% ../nbs/03_objects.ipynb #08ed41e5
 class Unknown(Object):
-    "An object whose class is not to be had in this process, or not yet: its stored code runs when something is asked that takes it"
+    "An object whose class this process does not have, or not yet: its stored code runs when something is asked that takes it"
     @property
     def type(self) -> str:
         "The class the object is stored with"
@@ -792,7 +794,8 @@ class Unknown(Object):
 def _once_known(name: str) -> Any:
     "An operation of an object that makes its class first"
     def operate(self: Unknown, *args: Any) -> Any:
-        if not self._become(): raise TypeError(f'{self!r} does nothing: its class is not to be had in this process; import or define it')
+        if not self._become():
+            raise TypeError(f'{self!r} does nothing: its class is not to be had in this process; import or define it')
         return getattr(type(self), name)(self, *args)
     return operate
 
@@ -870,7 +873,8 @@ class Namespace:
         return default if found is None else found
 
     def _find(self, name: str) -> bytes | None:
-        return _read_if_any(self._store, lambda txn, zero_copy: txn.get(_name_key(name)) or check_current(txn))  # type: ignore[no-any-return]
+        found = _read_if_any(self._store, lambda txn, zero_copy: txn.get(_name_key(name)) or check_current(txn))
+        return found  # type: ignore[no-any-return]
 
     def names(self) -> Iterator[str]:
         "The names of the objects, sorted"
@@ -878,7 +882,8 @@ class Namespace:
 
     def _opened(self, txn: Any, zero_copy: bool, oid: bytes, run: bool = True) -> Object | None:
         info = _info(txn, oid)  # `None`: dropped since it was listed
-        return check_current(txn) if info is None else _class_of(txn, info.type, run)._bound(self._store, oid, info.uuid, info.name)
+        if info is None: return check_current(txn)
+        return _class_of(txn, info.type, run)._bound(self._store, oid, info.uuid, info.name)  # type: ignore[no-any-return]
 
     def _listed(self) -> Iterator[tuple[str, bytes]]:
         "Names and ids, a thousand at a time, so that no snapshot stays open while the caller works"

@@ -45,7 +45,8 @@ def _is_private_group(gid: int, uid: int) -> bool:
     accounts = {row[0]: row for row in _rows('/etc/passwd') if len(row) > 3}
     group = next((row for row in _rows('/etc/group') if row[2:3] == [str(gid)]), ['', '', '', ''])
     mine = {name for name, row in accounts.items() if row[2] in ('0', str(uid))}
-    members = {name for name in group[-1].split(',') if name} | {name for name, row in accounts.items() if row[3] == str(gid)}
+    members = {name for name in group[-1].split(',') if name}
+    members |= {name for name, row in accounts.items() if row[3] == str(gid)}
     return uid != 0 and members <= mine and (_files_list_all() or _is_named_after(gid, uid))
 
 def _is_named_after(gid: int, uid: int) -> bool:
@@ -75,7 +76,8 @@ def _intruders(path: str, s: os.stat_result) -> str:
     "Who else could replace what lies in a directory, in words; '' if nobody can"
     shared = s.st_mode & _SHARED
     if stat.S_ISLNK(s.st_mode): return 'has just become a link'
-    if s.st_uid not in (0, os.geteuid()) and (s.st_uid != _unmapped_owner() or shared): return f'belongs to user {s.st_uid}'
+    if s.st_uid not in (0, os.geteuid()) and (shared or s.st_uid != _unmapped_owner()):
+        return f'belongs to user {s.st_uid}'
     if not shared or s.st_mode & stat.S_ISVTX: return ''
     if s.st_mode & stat.S_IWOTH: return f'can be written to by everyone (mode {stat.S_IMODE(s.st_mode):o})'
     if _is_private_group(s.st_gid, os.geteuid()) and not _has_access_list(path): return ''
@@ -93,36 +95,45 @@ def check_parents(
     path: str,  # Without links in it; what does not exist yet is left out
 ) -> None:
     "Raise `SiteError` if another user could put something else in the place of `path`"
-    mine = 0, os.geteuid()
+    mine, found = (0, os.geteuid()), list[tuple[str, str]]()
     for place in _above(path):  # from the top: what was found safe there keeps what is below in its place
         try: s = os.lstat(place)
-        except FileNotFoundError: return
+        except FileNotFoundError: break
         if s.st_uid in mine and not s.st_mode & _SHARED and stat.S_ISDIR(s.st_mode): continue
-        if (who := _intruders(place, s)) and not is_vouched_for(place):
-            raise SiteError(errno.EPERM, f'{place}, in which this site lies, {who}: whoever can write there could put another site in '
-                                         'its place, whose code would run in your process. Choose a directory that only you can write '
-                                         f'to, or chmod go-w if it is yours; if you trust them, set PARKIT_TRUST={place}', path)
+        if (who := _intruders(place, s)) and not is_vouched_for(place): found.append((place, who))
+    if found: raise _open_to_others(path, found)
+
+def _open_to_others(path: str, found: list[tuple[str, str]]) -> SiteError:
+    place, who = found[0]
+    names = os.pathsep.join(place for place, _ in found)
+    return SiteError(
+        errno.EPERM, f'{place}, in which this site lies, {who}: whoever can write there could put another site in its place, whose '
+                     'code would run in your process. Choose a directory that only you can write to, or chmod go-w if it is yours; '
+                     f'if you trust them, set PARKIT_TRUST={names}', path)
 
 # %% ../nbs/00aa_owners.ipynb #a16b61a2
 def check_owner(path: str) -> tuple[int, int]:
-    "Return what tells a site's directory from any other; raises `SiteError` unless it is ours alone, and stays in its place"
+    "Return what tells a site's directory from any other; raises `SiteError` unless it is ours alone, and stays there"
     check_parents(path)
     s = os.stat(path)
     if not stat.S_ISDIR(s.st_mode): raise SiteError(errno.ENOTDIR, 'a site is a directory, and this is not', path)
     if is_vouched_for(path): return s.st_dev, s.st_ino
     if s.st_uid != os.geteuid():
-        raise SiteError(errno.EPERM, f'this site belongs to user {s.st_uid}, and you are {os.geteuid()}: its owner could run code in '
-                                     'your process; if you trust what is in it, open or restore a copy that is yours (cp -r); in a '
-                                     f'container whose mounts have other owners, set PARKIT_TRUST={path}', path)
+        raise SiteError(
+            errno.EPERM, f'this site belongs to user {s.st_uid}, and you are {os.geteuid()}: its owner could run code in your '
+                         'process; if you trust what is in it, open or restore a copy that is yours (cp -r); in a container '
+                         f'whose mounts have other owners, set PARKIT_TRUST={path}', path)
     if s.st_mode & _SHARED:
-        raise SiteError(errno.EPERM, f'this site can be written to by others (mode {stat.S_IMODE(s.st_mode):o}), who could run code in '
-                                     'your process; run chmod 700 on it if you trust its content', path)
+        raise SiteError(
+            errno.EPERM, f'this site can be written to by others (mode {stat.S_IMODE(s.st_mode):o}), who could run code in your '
+                         'process; run chmod 700 on it if you trust its content', path)
     return s.st_dev, s.st_ino
 
 def check_place(path: str) -> tuple[int, int]:
     "`check_owner` of a directory that is also to be on a local disk"
     found = check_owner(path)
     if _NETWORK.fullmatch(kind := _file_system(path)):
-        raise SiteError(errno.EINVAL, f'a site must lie on a local disk, and this is on a network file system ({kind}), where locks '
-                                      'and maps cannot be trusted', path)
+        raise SiteError(
+            errno.EINVAL, f'a site must lie on a local disk, and this is on a network file system ({kind}), where locks and '
+                          'maps cannot be trusted', path)
     return found

@@ -1648,8 +1648,8 @@ class Site:
     def __reduce__(self) -> tuple[type[Site], tuple[str]]: return Site, (self.path,)
 
     def check_there(self) -> None:
-        """Raise `SiteRemovedError` if the directory is no longer there, or holds another site, and `SiteError` if it is not, or may not stay,
-        ours alone"""
+        """Raise `SiteRemovedError` if the directory is no longer there, or holds another site, and `SiteError` if it is not ours
+        alone, or may not stay so"""
         try:
             facts = _site_facts(self.path)
             if facts is not None and facts['uuid'] == self.uuid: return self._check_owner()

@@ -97,6 +97,17 @@ class _member:
     def __enter__(self): self._run('-a')
     def __exit__(self, *args): self._run('-d')
 
+def test_all_directories_are_named_at_once(people, folder):
+    "So that a container, where all that is mounted has another owner, takes one setting"
+    places = [folder/'a', folder/'a'/'b', folder/'a'/'b'/'c']
+    for place in places: _own(place, people.mal, 0o777)
+    said = _as(people.ann, _use, places[-1]/'site')
+    trusted = ':'.join(map(str, places))
+    assert f'{places[0]}, in which' in said and f'PARKIT_TRUST={trusted}' in said
+    os.environ['PARKIT_TRUST'] = trusted
+    try: assert _as(people.ann, _use, places[-1]/'site') == 1
+    finally: del os.environ['PARKIT_TRUST']
+
 def test_nothing_is_made_where_it_is_refused(people, folder):
     _own(folder/'above', _root, 0o777)
     assert 'by everyone' in _as(people.ann, _use, folder/'above'/'new'/'site') and not (folder/'above'/'new').exists()
