@@ -896,7 +896,7 @@ class HIDDEN(metaclass=_Hidden):
     @staticmethod
     def __setstate__(state: Any) -> None: pass
     @staticmethod
-    def append(item: Any) -> None: pass
+    def append(item: Any) -> None: "Take no notice of an item"
     extend = add = append
 
 class _OutlineReader(pickle.Unpickler):

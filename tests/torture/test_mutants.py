@@ -33,7 +33,11 @@ MUTANTS = dict(
     lock_kept_by_child=Mutant('system', {'for fd in self.descriptors: os.close(fd)': 'pass'},
                               'test_processes.py::test_trap_34_lock_of_a_killed_parent_is_not_kept_by_its_child'),
     closed_by_child=Mutant('storage', {'if self.env: _leak(self.env)': 'if self.env: self.env.close()'},
-                           'test_processes.py::test_trap_35_fork_keeps_the_snapshot_of_the_parent'))
+                           'test_processes.py::test_trap_35_fork_keeps_the_snapshot_of_the_parent'),
+    code_of_what_is_listed=Mutant('objects', {'self._opened, oid, False)': 'self._opened, oid)'}, 'test_looking.py::test_looking_runs_nothing'),
+    pickle_of_what_is_listed=Mutant('codecs', {"except KeyError: raise _not_plain(f'{module}.{name}') from None": 'except KeyError: return super().find_class(module, name)'},
+                                    'test_looking.py::test_what_parkit_keeps_for_itself_runs_nothing'),
+    foreign_file=Mutant('system', {'return _OWN_NAME.fullmatch(name) is not None': 'return True'}, 'test_foreign.py::test_foreign_files_harm_nobody'))
 
 
 def _copy(folder, mutant=None):
