@@ -1124,7 +1124,11 @@ class _Storing(io.BufferedIOBase):
         self._owner, self._blob, self._before, self._epoch = owner, blob, before, _fork.epoch
         append = os.O_APPEND if 'a' in kind else 0
         mode = ('a+' if append else 'r+') if '+' in kind else ('a' if append else 'w')
-        super().__init__(_Draft(owner._store, os.open(blob.path, os.O_RDWR | append), mode))  # type: ignore[call-arg]
+        try: fd = os.open(blob.path, os.O_RDWR | append)
+        except OSError:
+            self._blob = None  # of which there is nothing to be lost
+            raise
+        super().__init__(_Draft(owner._store, fd, mode))  # type: ignore[call-arg]
         if append: self.seek(0, os.SEEK_END)
 
     def close(self) -> None:
@@ -1162,7 +1166,7 @@ class _Storing(io.BufferedIOBase):
     def __exit__(self, kind: Any, *rest: Any) -> None: self.close() if kind is None else self.discard()
 
     def __del__(self) -> None:
-        if self.closed or self._blob is None: return
+        if self._blob is None or self.closed: return
         if self._epoch != _fork.epoch: return self._let_be()
         warnings.warn(f'{self._owner!r} was opened for writing and not closed; what was written is lost', stacklevel=2)
         self.discard()
@@ -1269,7 +1273,10 @@ class File(_FileContent):
         if 'x' in kind and self.size: raise FileExistsError(f'{self!r} has content already')
         keep = 'a' in kind or kind == '+r'
         blob, before = read(self._store, self._draft, keep)
-        return (_Updater if '+' in kind else _Writer)(self, blob, before if keep or 'x' in kind else None, kind)
+        try: return (_Updater if '+' in kind else _Writer)(self, blob, before if keep or 'x' in kind else None, kind)
+        except OSError as e:
+            blob.done()
+            raise self._store.explain(e) from e
 
     def __repr__(self) -> str: return _described(self, _counted(self.size, 'byte', 'bytes') if self.exists else 'dropped')
 

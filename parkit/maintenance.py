@@ -580,6 +580,7 @@ def _parts(store: Store, key: bytes, record: bytes) -> Iterator[Any]:
     yield record
     value = bytes(split_key(record)[1]) if record else b''
     if value[:1] != bytes((BLOB,)) or len(value) != _BLOB.size: return
+    if not os.path.exists(store.blob_of(value)): return  # `check` says so; it refers to nothing that could be read again
     content = store.load(value, False)
     if key[8:] == _CONTENT or content[0] != ARRAY: yield content
 
@@ -601,6 +602,9 @@ def gc(
             if dry_run: continue
             if os.path.isdir(path): shutil.rmtree(path, ignore_errors=True)
             elif os.path.exists(path): os.unlink(path)
+        found += [Finding(store.namespace, f'{len(missing)} big values are missing', 'pk.check() says of which entries; take them '
+                          'from a backup, or delete these')
+                  for store in _open_stores(site, found) if (missing := _read_if_any(store, _missing_blobs, store))]
         if not dry_run:
             for store in _open_stores(site, found): store.empty_trash(0)  # what one who died has left to it
         found += _in_time(found, site.path, lambda: _drop_half_made(site, dry_run), 'folders without a namespace were not looked for') or ()
@@ -619,8 +623,12 @@ def _drop_half_made(site: Site, dry_run: bool) -> list[Finding]:
     with site.setting_up():  # nobody is just making one
         found = [Finding(path, 'was left by a process that died') for path in _half_made(site)]
         if not dry_run:
-            for path, *_ in found: shutil.rmtree(path)
+            for path, *_ in found: _remove_tree(path)
     return found
+
+def _remove_tree(path: str) -> None:
+    try: shutil.rmtree(path)
+    except OSError as e: raise SiteError(e.errno, f'cannot be removed: {e.strerror}', path) from e
 
 # %% ../nbs/06a_maintenance.ipynb #20a9c0e4
 def _left_files(site: Site, found: Findings) -> list[str]:
@@ -631,6 +639,10 @@ def _left_files(site: Site, found: Findings) -> list[str]:
     for store in _open_stores(site, found):
         left += _in_time(found, store.namespace, lambda: _unless_dropped(store, lambda: write(store, _unknown_files))) or ()
     return left
+
+def _missing_blobs(txn: Any, zero_copy: bool, store: Store) -> list[str]:
+    "The files of big values that are on record and not there"
+    return [path for key, _ in store.scan(txn, BLOBS, TRASH) if not os.path.exists(path := store.blob_path(key[1:]))]
 
 def _half_made(site: Site) -> list[str]:
     "Folders that hold no namespace: who was making or removing one has died"

@@ -18,11 +18,11 @@ from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 from .owners import check_owner, check_parents, check_place, is_vouched_for
-from .system import (allocate, copy_file, InvalidNameError, is_full, is_parkit_frame, no_room, ObjectExistsError, own_names,
+from .system import (_DOUBT, allocate, copy_file, InvalidNameError, is_full, is_parkit_frame, no_room, ObjectExistsError, own_names,
                      ObjectNotFoundError, SiteRemovedError, open_locked, replace_file, SiteError, StorageFullError,
-                     TransactionError, _UnderWay, _Alive, _boot_id, _check_exchange, _exchange, _Exit,
-                     _file_lock, _find_open_files, _fork, _guard_streams, _hold_lmdb_locks, _leak, _link_all,
-                     _make_private, _map_file, monotonic, _RECORD_SIZE, _release_lmdb_locks, _reserve, _sync, _watchers,
+                     TransactionError, _UnderWay, _unlock, _Alive, _boot_id, _check_exchange, _exchange, _Exit,
+                     _file_lock, _find_open_files, _fork, _give_room, _guard_streams, _hold_lmdb_locks, _BLOCK, _leak, _link_all,
+                     _make_private, _map_file, _own_blocks, monotonic, _RECORD_SIZE, _release_lmdb_locks, _reserve, _sync, _watchers,
                      _write_all, _write_new, _WriteLock, warn_caller)
 
 # %% auto #0
@@ -106,6 +106,7 @@ _RETIRED = META + b'retired'  # in files that are to be used no longer: the path
 OUTBOX, OUTBOX_CALLS, _OUTBOX_END = META + b'o', META + b'p', META + b'q'  # calls that were made in a transaction, and their arguments
 DROPPED, _DROPPED_END = META + b'l', META + b'm'  # then comes the uuid of a lock that was dropped, whose file may still be there
 _RESERVE = 2**17        # bytes of a file in each namespace that gives its room to what deletes on a full disk
+_LOW = 2**20            # bytes that a disk may say it has and not give, as btrfs does: from here on that room is given
 _COMMIT = 2**16         # bytes that a commit may take up beside what is put: copies of the pages on the way to it
 _LOOK_AGAIN = 0.02      # seconds for which the files of a scratch namespace are taken to be there
 _PATIENCE = 1.0         # seconds for which snapshots in the way are waited for: implicit ones end at once
@@ -114,6 +115,7 @@ READERS = 2048          # snapshots that can be open at once in one namespace, o
 KEY_LIMIT = 480         # bytes; a longer key is a path through nodes
 INLINE_LIMIT = 2**18    # bytes; from here on a value is a blob
 MAP_SIZE = 2**36        # bytes; reserved as address space only
+_META_NUMBER, _META_AT = struct.Struct('=Q'), 144  # the number of a page of LMDB (0.9, 64 bits), and where a meta page has its commit's
 _NODE = b'\x06'         # kind byte of a node's reference
 _ID = struct.Struct('>Q')
 
@@ -285,9 +287,11 @@ class _Making(_Files):
         shutil.rmtree(self.path, ignore_errors=True)  # left by a maker that died, or by another boot
         for d in ('blobs', 'new'): _make_private(os.path.join(self.path, d))
         _make_private(os.path.join(self.site.path, MAKING))  # now: to drop a namespace must take up no room
-        for path, size in ((self.bell_path, 1), (self.lock.path, _RECORD_SIZE)): _write_new(path, bytes(size))
-        # LMDB maps it, and a sparse one kills the process when the disk is full
-        allocate(os.path.join(self.path, 'lock.mdb'), (READERS - 1)*64 + 192)
+        _write_new(self.bell_path, b'\0')
+        # a sparse one would kill the process that has it mapped, when the disk is full
+        for path, size in ((self.lock.path, _RECORD_SIZE), (os.path.join(self.path, 'lock.mdb'), (READERS - 1)*64 + 192)):
+            _write_new(path, bytes(size), in_place=True)
+        _write_new(os.path.join(self.path, 'data.mdb'), b'', in_place=True)
         allocate(os.path.join(self.path, 'reserve'), _RESERVE)
         if original: original.copy_data(self.path, facts['durable'], share)
         else:
@@ -304,6 +308,7 @@ class _Making(_Files):
         if not create and not os.path.getsize(data): raise SiteError(f'{data} is empty: it is damaged; restore the namespace from a backup')
         try:
             path = os.fsencode(self.path)  # of text py-lmdb wants what the locale can express
+            self._own_readers()
             env = lmdb.open(path, map_size=self.site.map_size, max_readers=READERS, sync=facts['durable'],
                             metasync=facts['durable'], create=create, max_spare_txns=1, mode=0o600, **_ENGINE)
             _find_open_files(self.path)
@@ -314,6 +319,11 @@ class _Making(_Files):
             if env is not None: env.close()
             if create and isinstance(e, lmdb.Error): raise self.explain(e) from e
             raise
+
+    def _own_readers(self) -> None:
+        "See to it that the table of readers, which LMDB writes through a map, shares no blocks with a copy"
+        with suppress(FileNotFoundError), open(os.path.join(self.path, 'lock.mdb'), 'r+b', buffering=0) as file:
+            _own_blocks(file.fileno(), _BLOCK - 1, os.fstat(file.fileno()).st_size)  # a reader's 64 bytes end in unused ones
 
     def _check_length(self, env: lmdb.Environment, data: str) -> None:
         "Raise `SiteError` if pages that are used are missing at the end of the file: to read them would kill this process"
@@ -716,22 +726,23 @@ class _Reading(_Opening):
         elif 'closed' in str(e): pass  # and opened again since
         elif isinstance(e, lmdb.MapResizedError): self._adopt_map()
         elif isinstance(e, lmdb.ReadersFullError) and self.env: self.env.reader_check()  # slots of dead processes
-        elif isinstance(e, lmdb.BadRslotError): self._open_anew()
+        elif isinstance(e, lmdb.BadRslotError): self._open_anew('another process has taken the place of a reader of')
+        elif isinstance(e, lmdb.PanicError): self._open_anew('the disk has failed at the end of a commit to')
         else: raise self.explain(e) from e
 
-    def _open_anew(self) -> None:
-        "Close and open the environment, in which this thread has the slot of a reader that another process has taken for dead"
-        with self._alone('has taken the place of a reader of'): self._close_files()
+    def _open_anew(self, why: str) -> None:
+        "Close and open the environment, which cannot be used any longer as it is"
+        with self._alone(why): self._close_files()
         self.open(create=False)
 
     def _adopt_map(self) -> None:
-        with self._alone('has enlarged the map of'):
+        with self._alone('another process has enlarged the map of'):
             if self.env: self.env.set_mapsize(0)
 
     @contextmanager
     def _alone(self, what: str, mine: int = 0) -> Iterator[None]:
-        """Keep this process from beginning transactions, once it has none but `mine`, while its environment changes; `what` another
-        process did is for the error"""
+        """Keep this process from beginning transactions, once it has none but `mine`, while its environment changes; `what` has happened
+        is for the error"""
         with self._opening:
             limit = time.monotonic() + _PATIENCE
             self.begin = self._when_changed
@@ -739,8 +750,8 @@ class _Reading(_Opening):
                 # who comes now is counted for a moment, and then waits
                 while (n := len(self.active) + len(self.reads) + self.writing) > mine:
                     if time.monotonic() > limit:
-                        raise TransactionError(f'another process {what} {self.namespace!r}; that can be adopted only while this '
-                                               f'process has no transaction on it, and {n} are open' if what
+                        raise TransactionError(f'{what} {self.namespace!r}; this process can go on only when it has no transaction on '
+                                               f'it, and {n} are open' if what
                                                else f'{self.namespace!r} has {n - mine} open snapshots or iterations in this process; '
                                                     'end them first')
                     time.sleep(0.001)  # implicit ones of other threads end at once
@@ -803,7 +814,7 @@ class _Reading(_Opening):
         "Let go of the files of a namespace that was dropped or replaced; raises `ObjectNotFoundError` if nothing has come in its place"
         with self.lock.mutex:
             if self.heir() == b'' and self.reads: raise self._dropped()  # its files stay until the last snapshot has ended
-            with self._alone('has dropped or replaced'):
+            with self._alone('another process has dropped or replaced'):
                 if self.heir() is not None: self._close_files()
         if self.put_off: self.do_put_off()
         if not self.env and not self.is_on_disk(): raise self._dropped()
@@ -1050,6 +1061,7 @@ class WriteTxn:
         self.broken: BaseException | None = None  # what has stopped an operation half-way: the innermost transaction can only be undone
         self.outer: tuple[tuple[lmdb.Transaction, int], ...] = ()  # the transactions around the innermost, and the blobs each had
         self.committed = self.failed = self.ended = False  # has LMDB committed, or refused to; is the lock released?
+        self.in_doubt = False  # is it unknown what the disk has of it?
         self.moving = False   # is an inner transaction just being begun or ended?
         self.ending = False   # has `commit` or `close` begun?
         self.at: tuple[Any, ...] = ()  # the objects on which an operation is under way, in an explicit transaction
@@ -1189,7 +1201,7 @@ class WriteTxn:
                 with suppress(FileNotFoundError): disk = os.statvfs(store.path)  # else someone has just dropped the namespace
             if disk and not self.pending: store.yield_reserve(disk)
             if self.blobs and store.durable: _sync(os.path.join(store.path, 'blobs'))
-            self.raw.commit()
+            self._commit_raw()
             self.committed = True
             for _ in range(self.later): store.later.popleft()
         except (lmdb.Error, OSError) as e:
@@ -1205,6 +1217,18 @@ class WriteTxn:
         finally:
             if store.put_off: store.do_put_off()
 
+    def _commit_raw(self) -> None:
+        """Have LMDB commit. Where it could not write the page that makes a commit valid, it may be there all the same, now or after a loss
+        of power, and is undone"""
+        number, store = self.raw.id(), self.store
+        try: self.raw.commit()
+        except lmdb.Error as e:
+            try: store.env.begin().abort()  # type: ignore[union-attr]
+            except lmdb.PanicError:
+                self.in_doubt, store.lock.record[_DOUBT] = True, number
+                with suppress(OSError): self.in_doubt = not store.settle(number, False)
+            raise e
+
     def close(self) -> None:
         "Undo what is not committed and release the lock; does nothing if that is done"
         store, lock = self.store, self.store.lock
@@ -1216,14 +1240,14 @@ class WriteTxn:
             raise
         finally:
             store.writing, store.current = False, None
-            if lock.fd >= 0: fcntl.flock(lock.fd, fcntl.LOCK_UN)
+            if lock.fd >= 0: _unlock(lock.fd)
             self.ended = True
             lock.mutex.release()  # a call of C: no interrupt can come between this and the line before
         if store.put_off and not self.committed: store.do_put_off()
 
     def _finish(self) -> None:
         if not self.committed: self._abort()
-        for b in self.blobs: b.done()
+        for b in () if self.in_doubt else self.blobs: b.done()
         if self.raw is not None and not self.failed: self.store.ring()  # before the lock is released: then nobody has let go of the bell
 
     def _abort(self) -> None:
@@ -1232,7 +1256,7 @@ class WriteTxn:
             if _is_open(t):
                 self.failed = True
                 t.abort()
-        if self.failed: self._drop_blobs()
+        if self.failed and not self.in_doubt: self._drop_blobs()
 
 # %% ../nbs/01_storage.ipynb #6cda5be1
 def _is_open(raw: Any) -> bool:
@@ -1331,13 +1355,15 @@ class Store(_Blobs):
             except lmdb.Error as e: txn.raw = self._begin_again(e)
             txn.get = txn.raw.get
             if txn.get(_RETIRED) is None and not self._may_be_removed():
+                if self.lock.record[_DOUBT]: self._settle_before(txn)
                 if not self._swept: self._sweep(txn)
                 if self.later: txn.do_later()
                 return txn
         except BaseException as e:
             txn.close()
-            if not isinstance(e, OSError) or isinstance(e, ParkitError): raise
+            if not isinstance(e, (OSError, lmdb.PanicError)) or isinstance(e, ParkitError): raise
             generation = self.generation
+            if isinstance(e, lmdb.PanicError): self._recover(e)
             if isinstance(e, FileNotFoundError): self.renew()  # dropped?
             if generation == self.generation: raise self.explain(e) from e
         txn.close()
@@ -1348,7 +1374,33 @@ class Store(_Blobs):
         "Look whether the files are there: before each durable commit, before others now and then, since that takes a tenth of their time"
         return (self.durable or time.monotonic() - self.looked > _LOOK_AGAIN) and self.is_removed()
 
+    def settle(
+        self,
+        number: int,    # Of a commit that LMDB has reported as failed
+        adopted: bool,  # Do processes that opened the namespace since read it as the last one?
+    ) -> bool:          # True; raises an `OSError` if the disk still fails, and the commit stays in doubt
+        """Have the disk hold what readers see. LMDB has two pages of which the one with the greater number is valid, and writes them in
+        turn; what the disk has of one whose write has failed is unknown (`fsync` says so once, and then calls it written), so it is
+        written anew: as it was before, unless it was `adopted`"""
+        with open(os.path.join(self.path, 'data.mdb'), 'r+b', buffering=0) as data:
+            size = self.env.stat()['psize']  # type: ignore[union-attr]
+            page = os.pread(data.fileno(), size, number % 2*size)
+            if not adopted and _META_NUMBER.unpack_from(page, _META_AT)[0] == number:
+                page = bytearray(os.pread(data.fileno(), size, (number - 1) % 2*size))
+                _META_NUMBER.pack_into(page, 0, number % 2)
+                _META_NUMBER.pack_into(page, _META_AT, max(0, number - 2))
+            if os.pwrite(data.fileno(), page, number % 2*size) != size: raise OSError(errno.EIO, os.strerror(errno.EIO), data.name)
+            os.fsync(data.fileno())
+        self.lock.record[_DOUBT] = 0
+        return True
+
+    def _settle_before(self, txn: _Entries) -> None:
+        "Settle a commit that is in doubt since a disk has failed, perhaps in another process, before the next one; or raise the disk's error"
+        number = int(self.lock.record[_DOUBT])
+        self.settle(number, txn.raw.id() > number)
+
     def _begin_again(self, e: lmdb.Error) -> lmdb.Transaction:
+        if isinstance(e, lmdb.PanicError): raise e  # `write` opens the environment anew, without the lock
         self.writing = False
         self._recover(e)
         self.writing = True
@@ -1376,18 +1428,27 @@ class Store(_Blobs):
 
     def copy_data(self, path: str, durable: bool, share: bool) -> None:
         """Write what is committed now to `data.mdb` and `blobs` in the directory `path`, compacted; with `share`, blobs on the same disk
-        are shared"""
+        are shared. A blob that is missing is missing in the copy, too, and said"""
+        missing = []
         with reading(self) as txn:
             try:
-                self.env.copy(os.fsencode(path), compact=True, txn=txn)  # type: ignore[union-attr, call-arg]
-                os.chmod(os.path.join(path, 'data.mdb'), 0o600)
+                with open(os.path.join(path, 'data.mdb'), 'r+b') as data:
+                    self.env.copyfd(data.fileno(), compact=True, txn=txn)  # type: ignore[union-attr, call-arg]
                 for key, _ in self.scan(txn, BLOBS, TRASH):
                     source, target = self.blob_path(key[1:]), os.path.join(path, 'blobs', key[1:].hex())
-                    copy_file(source, target, share)
+                    try: copy_file(source, target, share)
+                    except FileNotFoundError:
+                        if os.path.exists(source) or self.heir() is not None: raise
+                        missing.append(key[1:].hex())
+                        continue
                     if durable: _sync(target)
                 if durable:
                     for name in ('data.mdb', 'blobs', ''): _sync(os.path.join(path, name))
             except FileNotFoundError as e: raise self.explain(e) if self.heir() is None else self._dropped() from e
+        if missing:
+            warn_caller(f'{len(missing)} big values of {self.namespace!r} are missing, and so they are in the copy (the files '
+                        f'{", ".join(missing[:3])}{", ..." if missing[3:] else ""} in {self.path}/blobs): pk.check() says of which '
+                        'entries; take them from a backup, or delete these', RuntimeWarning)
 
     def copy(
         self,
@@ -1493,16 +1554,22 @@ class Store(_Blobs):
 
     def yield_reserve(self, disk: os.statvfs_result) -> None:
         "On a full disk, let what only deletes have the room that is kept for it"
-        if disk.f_bavail*disk.f_frsize >= _RESERVE: return
-        with suppress(OSError): os.truncate(os.path.join(self.path, 'reserve'), 0)
-        self.allowance = 0  # so that the next ordinary write restores it
-
-    def restore_reserve(self) -> None:
-        "Keep room for deleting again, if there is some"
+        if disk.f_bavail*disk.f_frsize >= _LOW: return
         path = os.path.join(self.path, 'reserve')
         with suppress(OSError):
+            if os.path.getsize(path): _give_room(path)
+        self.allowance = 0  # so that the next ordinary write restores it
+
+    def restore_reserve(self) -> bool:
+        "Keep room for deleting again, if there is some; is any kept?"
+        path = os.path.join(self.path, 'reserve')
+        with suppress(OSError):
+            if os.path.exists(path) and os.path.getsize(path): return True
             disk = os.statvfs(self.path)
-            if disk.f_bavail*disk.f_frsize >= 2*_RESERVE and not (os.path.exists(path) and os.path.getsize(path)): allocate(path, _RESERVE)
+            if disk.f_bavail*disk.f_frsize >= _LOW + _RESERVE:
+                allocate(path, _RESERVE)
+                return True
+        return False
 
     def turn_over(self, disk: os.statvfs_result) -> None:
         "On an almost full disk, make an empty commit: LMDB uses freed pages again from the next transaction but one on"
@@ -1565,8 +1632,8 @@ class Store(_Blobs):
                 errno.ENOSPC, f'namespace {self.namespace!r} of the site {self.site.path} is full: '
                 f'{info["last_pgno"]*page} of {info["map_size"]} bytes are in use, and the last {info["map_size"] - limit} '
                 'are kept for deleting; delete entries, or make a site with a larger map_size')
-        self.allowance = txn.pending + min(room//8, 2**24)  # often enough to restore what another process has used
-        self.restore_reserve()
+        # often enough to restore what another process has used; at each write where that cannot be done yet
+        self.allowance = txn.pending + (min(room//8, 2**24) if self.restore_reserve() else 0)
 
 # %% ../nbs/01_storage.ipynb #a036f270
 # of everything on disk; a site of a newer format is refused. 2: keys beside numbers, text, bytes and tuples of these are no pickles

@@ -274,6 +274,11 @@ def _is_stopped(pid: int) -> bool:
     try: return Path(f'/proc/{pid}/stat').read_text('utf-8', 'replace').rpartition(')')[2].split()[0] in 'Tt'
     except (OSError, IndexError): return False
 
+def _unlock(fd: int) -> None:
+    "Release the `flock` on `fd`; tried twice, for who fails to would keep all others waiting"
+    try: fcntl.flock(fd, fcntl.LOCK_UN)
+    except OSError: fcntl.flock(fd, fcntl.LOCK_UN)
+
 # %% ../nbs/00a_system.ipynb #6de53729
 def open_locked(path: str, wait: bool = True) -> int | None:
     """Return a descriptor of the file at `path`, made if need be, holding its `flock`; `None` if it is taken and `wait` is false. Raises
@@ -340,7 +345,10 @@ class _file_lock:
     fd: int | None = None
     def __init__(self, path: str) -> None: self.path, self.epoch = path, _fork.epoch
     def __enter__(self) -> None:
-        self.fd = open_locked(self.path)
+        try: self.fd = open_locked(self.path)
+        except OSError as e:
+            if isinstance(e, FileNotFoundError) or is_full(e): raise  # which mean something to the caller
+            raise SiteError(e.errno, f'cannot be locked: {e.strerror}', self.path) from e
         with suppress(OSError): os.pwrite(self.fd, f'{os.getpid():<10} {monotonic():<20.3f}\n'.encode(), 0)  # type: ignore[arg-type]
 
     __exit__ = _Exit()
@@ -501,7 +509,10 @@ def _map_file(
     size: int,       # Bytes the file must have
     writable: bool,  # A private copy-on-write map, or a shared read-only one?
 ) -> Any:            # A `ctypes` array over the map: whatever looks into it keeps the map
-    fd = os.open(path, os.O_RDONLY)
+    try: fd = os.open(path, os.O_RDONLY)
+    except OSError as e:
+        if isinstance(e, FileNotFoundError): raise
+        raise SiteError(e.errno, f'cannot be opened: {e.strerror}', path) from e
     try:
         found = os.fstat(fd).st_size
         if found != size: raise DecodeError(f'the blob {path} has {found} bytes, its entry says {size}: it is damaged')
@@ -543,7 +554,9 @@ _MOMENT = struct.Struct('=d')    # seconds of `monotonic`
 # the numbers in a lock's record: who holds it, and since when; until when someone may listen to the bell; when a waiter will try again
 _HOLDER, _SINCE, _LISTENED, _TRIED = range(4)
 _READERS, _SLOTS = 4, 256  # then: which processes have had snapshots open, and since when; the slot is the pid's remainder
-_RECORD_SIZE = _MOMENT.size*(_READERS + 2*_SLOTS)
+_DOUBT = _READERS + 2*_SLOTS  # last: the number of a commit of which nobody knows whether the disk has it
+_RECORD_SIZE = _MOMENT.size*(_DOUBT + 1)
+_LEAST = _MOMENT.size*_SINCE + (0 if sys.byteorder == 'little' else 7)  # the byte that says least: some microseconds of a moment
 _TRIES = 60             # before a wait sleeps: some 50 µs, which is longer than most transactions take
 
 # %% ../nbs/00a_system.ipynb #c10c0003
@@ -589,6 +602,7 @@ class _WriteLock:
         try:
             missing = _RECORD_SIZE - os.fstat(fd).st_size
             if missing > 0: os.pwrite(fd, bytes(missing), _RECORD_SIZE - missing)
+            _own_blocks(fd, _LEAST, _RECORD_SIZE)
             return memoryview(_map_shared(fd, _RECORD_SIZE)).cast('B').cast('d'), fd
         except BaseException:
             _fork.close(fd)
@@ -793,7 +807,8 @@ class Bell:
         with _fork.gate:
             if self.record is None:
                 self.fd = _fork.open(self.bell_path, os.O_CREAT | os.O_RDWR)
-                if os.fstat(self.fd).st_size <= _MOMENT.size: os.pwrite(self.fd, b'\0', _MOMENT.size)
+                if not os.fstat(self.fd).st_size: _write_in_place(self.fd)
+                if os.fstat(self.fd).st_size <= _MOMENT.size: os.pwrite(self.fd, bytes(_MOMENT.size + 1), 0)
                 self.record = memoryview(mmap.mmap(self.fd, _MOMENT.size)).cast('d')
             return self.record
 
@@ -972,6 +987,31 @@ def allocate(path: str, size: int) -> None:
     try: os.posix_fallocate(fd, 0, size) if hasattr(os, 'posix_fallocate') else _write_all(fd, [bytes(size)])
     finally: os.close(fd)
 
+_BLOCK = 4096  # bytes; no file system has smaller ones that it shares
+def _give_room(path: str) -> None:
+    "Empty a file so that others can have its room at once: btrfs gives it away only when it has written what it keeps in memory"
+    os.truncate(path, 0)
+    fd = os.open(path, os.O_RDONLY)
+    try: _libc.syncfs(fd) if hasattr(_libc, 'syncfs') else os.fsync(fd)
+    finally: os.close(fd)
+
+_GET_FLAGS, _SET_FLAGS, _NO_COPIES = 0x80086601, 0x40086602, 0x800000  # of Linux: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_NOCOW_FL
+_FLAGS = struct.Struct('=I4x')
+
+def _write_in_place(fd: int) -> None:
+    """Have a file system that copies what is written (btrfs) rewrite this file, which is empty still, where it lies: on a full disk it
+    would find no room for the copy, and kill the process that writes through a map"""
+    if sys.platform != 'linux': return
+    with suppress(OSError):  # another file system
+        flags, = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, bytes(_FLAGS.size)))
+        fcntl.ioctl(fd, _SET_FLAGS, _FLAGS.pack(flags | _NO_COPIES))
+
+def _own_blocks(fd: int, offset: int, size: int) -> None:
+    """Have each block of a file that is to be mapped be its own, or raise an `OSError` if there is no room: a snapshot or a copy (`cp` on
+    btrfs, XFS) shares them until they are written to, and where a full disk has no room then, who writes through a map is killed.
+    `offset` is that of a byte in each whose value matters little: another process may be changing it"""
+    for at in range(offset, size, _BLOCK): os.pwrite(fd, os.pread(fd, 1, at), at)
+
 def _reserve(fd: int, size: int) -> None:
     "Have the file system find room for `size` bytes at once: to write them is then a third faster. Where it cannot, `write` finds it"
     if size < _RESERVE_FROM or not hasattr(_libc, 'fallocate'): return
@@ -995,10 +1035,11 @@ def replace_file(path: str, text: str) -> None:
         raise
     _sync(os.path.dirname(path))
 
-def _write_new(path: str, data: bytes) -> None:
-    "Make a file that holds `data`, synced"
+def _write_new(path: str, data: bytes, in_place: bool = False) -> None:
+    "Make a file that holds `data`, synced; `in_place`: as `_write_in_place` has it"
     fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
     try:
+        if in_place: _write_in_place(fd)
         _write_all(fd, [data])
         os.fsync(fd)
     finally: os.close(fd)

@@ -15,8 +15,8 @@ def pytest_configure(config):
     multiprocessing.resource_tracker.ensure_running()
 
 # one of these that began last would keep the other processes waiting
-_LONG = ('torture/test_mutants.py', 'test_leftovers.py', 'test_executors.py', 'test_by_value.py', 'test_anonymous.py', 'test_namespaces.py', 'test_interrupts.py',
-         'test_transactions.py', 'test_site.py', 'test_classes.py', 'test_workers.py', 'test_subprocesses.py', 'test_browser.py', 'test_run_all.py', 'test_outputs.py',
+_LONG = ('test_full_disk.py', 'torture/test_mutants.py', 'test_leftovers.py', 'test_executors.py', 'test_by_value.py', 'test_anonymous.py', 'test_namespaces.py',
+         'test_interrupts.py', 'test_transactions.py', 'test_site.py', 'test_classes.py', 'test_workers.py', 'test_subprocesses.py', 'test_browser.py', 'test_run_all.py', 'test_outputs.py',
          'test_upgrades.py', 'test_functions.py', 'test_variables.py', 'test_wheel.py', 'test_processes.py', 'test_types.py', 'torture/test_torture.py')
 
 def pytest_collection_modifyitems(items):

@@ -2,15 +2,16 @@
 all that was stored stays readable, deleting works, and so does the same write once there is room.
 
 A notebook has no small disk to mount. `KINDS` lists the writes; one more line there is one more kind."""
-import os, re, shutil, subprocess, time
+import ctypes, errno, os, re, shutil, subprocess, time
 from contextlib import ExitStack
 from hashlib import sha1
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np, pytest
 
 import parkit as pk
-from helpers import Child, nobody_runs
+from helpers import Child, nobody_runs, run
 from parkit.calls import _environment
 from parkit.ledger import _ledger
 from parkit.codecs import encode
@@ -32,10 +33,13 @@ class Disk:
     def __init__(self, path):
         self.path, self.filler = path, path/'filler'
         path.mkdir()
-        command = ['mount', '-t', 'tmpfs', '-o', self.options, 'tmpfs', str(path)]
-        try: self.is_mounted = subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+        try: self.is_mounted = self._mount()
         except OSError: self.is_mounted = False
         if self.needs_disk and not self.is_mounted: pytest.skip('no disk can be mounted here')
+
+    def _mount(self):
+        command = ['mount', '-t', 'tmpfs', '-o', self.options, 'tmpfs', str(self.path)]
+        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
 
     def site(self): return pk.Site(self.path/'sites/site', inline_limit=INLINE)
 
@@ -61,6 +65,46 @@ class Disk:
 
     def unmount(self):
         if self.is_mounted: subprocess.run(['umount', '-l', str(self.path)], check=True)
+
+class Loop(Disk):
+    "A disk with a file system of its own, which lies in a file"
+    make, size = (), 0
+    steps = 0, 2, 9, 64, 1000, 8000
+    def _mount(self):
+        with NamedTemporaryFile(dir='/dev/shm') as image:  # the mount keeps it
+            image.truncate(self.size)
+            return all(subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+                       for command in ([*self.make, image.name], ['mount', '-o', 'loop', image.name, str(self.path)]))
+
+    def _fill(self, pages):
+        "As the file system counts: what it says is free it may not give, and what was given back it may keep for a while"
+        self._sync()
+        with open(self.filler, 'ab') as file:
+            end, size = file.tell(), 2**24
+            if pages and end: os.truncate(self.filler, max(0, end - pages*PAGE))
+            while not pages and size >= PAGE:
+                try:
+                    os.posix_fallocate(file.fileno(), end, size)
+                    end += size
+                except OSError as e:
+                    assert e.errno == errno.ENOSPC
+                    size //= 2
+        self._sync()
+
+    def _sync(self):
+        fd = os.open(self.path, os.O_RDONLY)
+        assert not ctypes.CDLL(None).syncfs(fd)
+        os.close(fd)
+
+class Btrfs(Loop):
+    "One that copies what is written, also into a file that is mapped"
+    make, size = ('mkfs.btrfs', '-q', '-f'), 120*MIB
+
+class Xfs(Loop):
+    make, size = ('mkfs.xfs', '-q', '-f'), 300*MIB
+
+class Ext4(Loop):
+    make, size = ('mkfs.ext4', '-q', '-F', '-m', '0'), 48*MIB
 
 class Files(Disk):
     "A disk with much room, but for few files"
@@ -384,7 +428,7 @@ class _Rooms:
         if not self.things.is_spoilt: self.things.site.close()
         self.things.room.unmount()
 
-@pytest.fixture(scope='module', params=(Disk, Files, Map), ids=('disk', 'files', 'map'))
+@pytest.fixture(scope='module', params=(Disk, Files, Map, Btrfs, Xfs, Ext4), ids=lambda kind: kind.__name__.lower())
 def rooms(request, tmp_path_factory):
     with nobody_runs():
         rooms = _Rooms(request.param, tmp_path_factory.mktemp('rooms'))
@@ -472,3 +516,21 @@ def test_room_for_deleting_is_kept_again_by_those_who_did_not_use_it(disk):
     for i in range(2**24//len(MEDIUM)): d['much'] = MEDIUM
     assert reserve.stat().st_size
     site.close()
+
+@pytest.mark.parametrize('kind', [Btrfs, Xfs])
+def test_copy_of_a_site_that_shares_its_blocks(kind, tmp_path):
+    "Of a snapshot or a copy: on a full disk, who writes to a shared block through a map would be killed"
+    disk = kind(tmp_path/'disk')
+    make, share = (('btrfs', 'subvolume', 'create'), ('btrfs', 'subvolume', 'snapshot')) if kind is Btrfs else (('mkdir',), ('cp', '-r', '--reflink=always'))
+    try:
+        paths = [f'{disk.path}/one', f'{disk.path}/two']
+        subprocess.run([*make, paths[0]], check=True)
+        run(f'{paths[0]}/site', "pk.Dict('n/d')['a'] = 1; say()")
+        subprocess.run([*share, *paths], check=True)
+        disk._fill(0)
+        for path in paths:
+            error = run(f'{path}/site', "say(failure(lambda: pk.Dict('n/d')['a']))")
+            assert error['type'] == 'StorageFullError' and 'free some' in error['message'], error
+        disk.empty()
+        for path in paths: assert run(f'{path}/site', "d = pk.Dict('n/d'); d['b'] = 2; say([d['a'], len(d)])") == [1, 2]
+    finally: disk.unmount()

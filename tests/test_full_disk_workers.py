@@ -9,12 +9,12 @@ import parkit as pk
 from conftest import wait_for
 from helpers import forked
 from task_helpers import event_loop, pool_processes, started  # noqa: F401  a fixture
-from test_full_disk import LARGE, Disk, _filler, _stores
+from test_full_disk import LARGE, Btrfs, Disk, _filler, _stores
 
 
-@pytest.fixture
-def disk(tmp_path):
-    disk = Disk(tmp_path/'disk')
+@pytest.fixture(params=(Disk, Btrfs), ids=lambda kind: kind.__name__.lower())
+def disk(request, tmp_path):
+    disk = request.param(tmp_path/'disk')
     try: yield disk
     finally: disk.unmount()
 

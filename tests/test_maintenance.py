@@ -771,3 +771,26 @@ def test_backup_removes_what_a_killed_one_has_left(site, tmp_path):
         pk.backup(target)
         assert left() == [mine] and pk.Dict('n/d', site=pk.Site(target))['a'] == 1
     pk.Site(target).close()
+
+
+# --- a big value whose file is gone
+
+def test_missing_blob_keeps_nobody_from_the_rest(site, tmp_path):
+    "`gc`, `compact`, `copy` and `backup` do what they can, and say what is missing"
+    d, other = pk.Dict('n/d'), pk.Dict('n/other')
+    d.update(small=1, gone=np.zeros(MIB), kept=np.ones(MIB))
+    other['small'] = 2
+    store = d._store
+    path = next(p for p in Path(store.path, 'blobs').iterdir() if not p.read_bytes()[-1])
+    path.unlink()
+    assert any('are missing' in f.what and f.subject == 'n' for f in pk.gc())
+    with pytest.warns(RuntimeWarning, match='1 big values of .n. are missing'): pk.compact('n')
+    with pytest.warns(RuntimeWarning, match='are missing'): pk.Namespace('n').copy('copy')
+    with pytest.warns(RuntimeWarning, match='are missing'): assert pk.backup(tmp_path/'backup') == ['copy', 'n']
+    for found in (pk.Dict('n/d'), pk.Dict('copy/d'), pk.Dict('n/d', site=pk.Site(tmp_path/'backup'))):
+        assert found['small'] == 1 and (found['kept'] == 1).all()
+        with pytest.raises(pk.DecodeError, match='is missing; take it from a backup, or delete the entry'): found['gone']
+        del found['gone']
+        assert sorted(found) == ['kept', 'small']
+    pk.Site(tmp_path/'backup').close()
+    assert pk.check() == []
