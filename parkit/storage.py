@@ -823,7 +823,9 @@ class _Reading(_Opening):
         "What has come in the place of the files that are open: `None` if they are in use still, `b''` if they were dropped"
         with self._opening:
             if not self.env: return None
-            with self.env.begin() as txn: found: bytes | None = txn.get(_RETIRED)
+            try:
+                with self.env.begin() as txn: found: bytes | None = txn.get(_RETIRED)
+            except lmdb.PanicError: return None  # the commit that would have dropped or replaced them was undone
             return b'' if found is None and self.is_removed() else found
 
     def is_removed(self) -> bool:
@@ -1468,6 +1470,7 @@ class Store(_Blobs):
                 if share and not change: _link_all(self.path, made.path, 'locks')  # a renaming: whoever holds a lock holds it on
                 os.rename(made.path, target.path)
                 target.site.sync_above(target.path)
+        except OSError as e: raise self.explain(e) from e
         finally: made.discard()
 
     def _make_copy(self, site: Site, change: Callable[[_Entries], None] | None = None, share: bool = True) -> Store:
@@ -1511,8 +1514,8 @@ class Store(_Blobs):
             heir = self._make_copy(self.site)
             try: self._retire(heir, txn)
             except BaseException:
-                # else it was committed, and who opens the namespace next puts it into its place
-                if self.env and self.heir() is None: heir.discard()
+                # else it was committed, or may be, and who opens the namespace next puts it into its place
+                if self.env and not txn.in_doubt and self.heir() is None: heir.discard()
                 raise
         finally: txn.close()
         return before - os.path.getsize(os.path.join(self.path, 'data.mdb'))

@@ -1062,7 +1062,7 @@ def copy_file(source: str, target: str, share: bool) -> None:
 
 def copy_private(source: str, target: str) -> None:
     "Copy the content of a file into one of ours alone, whatever the umask"
-    os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
+    with open(source, 'rb'): os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))  # none where there is no source
     shutil.copyfile(source, target)
 
 def _make_private(path: str) -> None:

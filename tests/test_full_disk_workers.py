@@ -161,7 +161,7 @@ def test_trap_21_call_that_finds_no_workers_and_no_room_is_not_made(pool, work, 
     "There is room for the call, but none for what starts the workers"
     def ensure(site):
         _exhaust(pool, disk)
-        raise pk.TaskError('there are none')
+        raise pk.TaskError('there are none'*2000)  # more than fits into pages that are in use
     monkeypatch.setattr('parkit.tasks._ensure', ensure)
     with pytest.raises(pk.StorageFullError, match=str(disk.path)): work(1)
     monkeypatch.undo()
