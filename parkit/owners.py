@@ -83,9 +83,16 @@ def _intruders(path: str, s: os.stat_result) -> str:
     if _is_private_group(s.st_gid, os.geteuid()) and not _has_access_list(path): return ''
     return f'can be written to by the group {s.st_gid} (mode {stat.S_IMODE(s.st_mode):o})'
 
-def _above(path: str) -> Iterator[str]:
-    "The directories above an absolute path, from the root on"
-    at, place = 0, '/'
+@lru_cache(1)
+def _home(uid: int) -> str:
+    "The user's home directory, as the machine's accounts say; '/' where there is none"
+    try: return os.path.realpath(pwd.getpwuid(uid).pw_dir or '/')
+    except KeyError: return '/'
+
+def _above(path: str, home: str = '/') -> Iterator[str]:
+    "The directories above an absolute path, from the root on, or from `home` if it lies in there"
+    place = home if path.startswith(f'{home}/') else '/'
+    at = len(place) if len(place) > 1 else 0
     while at >= 0:
         yield place
         at = path.find('/', at + 1)
@@ -96,7 +103,7 @@ def check_parents(
 ) -> None:
     "Raise `SiteError` if another user could put something else in the place of `path`"
     mine, found = (0, os.geteuid()), list[tuple[str, str]]()
-    for place in _above(path):  # from the top: what was found safe there keeps what is below in its place
+    for place in _above(path, _home(mine[1])):  # from the top: what was found safe there keeps what is below in its place
         try: s = os.lstat(place)
         except FileNotFoundError: break
         if s.st_uid in mine and not s.st_mode & _SHARED and stat.S_ISDIR(s.st_mode): continue

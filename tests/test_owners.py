@@ -1,12 +1,12 @@
 """Who else could put a site in the place of yours: directories above it that others may write to, with real accounts.
 
 Each test runs in a forked child, which becomes the user that the test is about; pytest's own folders are closed to them."""
-import ctypes, grp, os, pickle, pwd, shutil, struct, subprocess, sys, tempfile
+import ctypes, fcntl, grp, os, pickle, pwd, shutil, struct, subprocess, sys, tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import Fork, forked, wait_for
+from helpers import Fork, forked, run, wait_for
 
 import parkit as pk
 from parkit import owners
@@ -15,19 +15,29 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0 or sys.platform != 'linux' or 
                                 reason='only root can be somebody else')
 
 
+def _administer(*command):
+    "Change the accounts of the machine, one process after the other"
+    with open(__file__) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f'{command}: {done.stderr}'
+
 def _account(name, *options):
-    made = lambda: subprocess.run(['useradd', '--no-create-home', *options, name], capture_output=True).returncode == 0
-    assert wait_for(made, 30)  # another process may have the file of accounts locked
+    _administer('useradd', '--no-create-home', *options, name)
     return pwd.getpwnam(name)
 
 @pytest.fixture(scope='module')
 def people(tmp_path_factory):
-    "Two users with a group each, a third whose group is the first one's, and a group of the first two"
+    "Two users with a group each, a third whose group is the first one's, and a group with the second in it"
     for work in (_use, _save): work(tmp_path_factory.mktemp('warm')/'site')  # imports all that this takes: others may not enter Python's folder
-    names = [f'{name}{os.getpid()}' for name in ('ann', 'mal', 'eve')]
-    ann, mal = _account(names[0], '--user-group'), _account(names[1], '--user-group')
-    yield SimpleNamespace(ann=ann, mal=mal, eve_is_made=lambda: _account(names[2], '--no-user-group', '--gid', str(ann.pw_gid)))
-    for name in reversed(names): subprocess.run(['userdel', name], capture_output=True)
+    ann, mal, eve, group = [f'{name}{os.getpid()}' for name in ('ann', 'mal', 'eve', 'group')]
+    _administer('groupadd', group)
+    yield SimpleNamespace(ann=_account(ann, '--user-group'), mal=_account(mal, '--user-group', '--groups', group), group=grp.getgrnam(group).gr_gid,
+                          make_eve=lambda: _account(eve, '--no-user-group', '--gid', ann))
+    names = {p.pw_name for p in pwd.getpwall()}
+    for name in (eve, mal, ann):
+        if name in names: _administer('userdel', name)
+    _administer('groupdel', group)
 
 @pytest.fixture
 def folder():
@@ -42,7 +52,7 @@ def _become(person, work, *args):
     os.setgroups([])
     os.setgid(person.pw_gid)
     os.setuid(person.pw_uid)
-    owners._is_private_group.cache_clear()
+    for known in (owners._is_private_group, owners._home): known.cache_clear()
     try: return work(*args)
     except pk.SiteError as e: return str(e)
 
@@ -76,26 +86,17 @@ _root, _nobody = pwd.getpwnam('root'), pwd.getpwnam('nobody')
     ('group', 0o775, 'by the group'), ('group', 0o2770, 'by the group'), ('group', 0o755, ''), ('group', 0o1775, '')])
 def test_directory_above_a_site(people, folder, owner, mode, wrong):
     "When the site is made, and when one that is there is opened"
-    above, group = folder/'above', SimpleNamespace(pw_uid=people.ann.pw_uid, pw_gid=grp.getgrnam('users').gr_gid)
+    above, group = folder/'above', SimpleNamespace(pw_uid=people.ann.pw_uid, pw_gid=people.group)
     _own(above, _root, 0o755)
     _own(above/'mine', people.ann)
     assert _as(people.ann, _use, above/'mine'/'site') == 1
-    with _member(people.mal, 'users'):
-        _own(above, dict(root=_root, nobody=_nobody, group=group).get(owner) or getattr(people, owner), mode)
-        for path in (above/'mine'/'site', above/'mine'/'new'/'site'):
-            said = _as(people.ann, _use, path)
-            assert wrong in said and f'PARKIT_TRUST={above}' in said if wrong else type(said) is int, said
-            os.environ['PARKIT_TRUST'] = f'~/other:{above}/'
-            try: assert type(_as(people.ann, _use, path)) is int
-            finally: del os.environ['PARKIT_TRUST']
-
-class _member:
-    "That somebody is in a group"
-    def __init__(self, person, group): self.person, self.group = person.pw_name, group
-    def _run(self, option):
-        assert wait_for(lambda: subprocess.run(['gpasswd', option, self.person, self.group], capture_output=True).returncode == 0, 30)
-    def __enter__(self): self._run('-a')
-    def __exit__(self, *args): self._run('-d')
+    _own(above, dict(root=_root, nobody=_nobody, group=group).get(owner) or getattr(people, owner), mode)
+    for path in (above/'mine'/'site', above/'mine'/'new'/'site'):
+        said = _as(people.ann, _use, path)
+        assert wrong in said and f'PARKIT_TRUST={above}' in said if wrong else type(said) is int, said
+        os.environ['PARKIT_TRUST'] = f'~/other:{above}/'
+        try: assert type(_as(people.ann, _use, path)) is int
+        finally: del os.environ['PARKIT_TRUST']
 
 def test_all_directories_are_named_at_once(people, folder):
     "So that a container, where all that is mounted has another owner, takes one setting"
@@ -116,7 +117,7 @@ def test_group_of_another_account(people, folder):
     "Which no list of members names: it is the group that the account begins with"
     _own(folder/'above', people.ann, 0o775)
     assert _as(people.ann, _use, folder/'above'/'site') == 1
-    people.eve_is_made()
+    people.make_eve()
     assert 'by the group' in _as(people.ann, _use, folder/'above'/'site')
 
 def test_group_where_not_all_accounts_are_in_files(people, folder, monkeypatch):
@@ -143,6 +144,17 @@ def test_access_control_list(people, folder):
     except OSError: pytest.skip('this file system has no access control lists')
     assert _as(people.mal, os.access, above, os.W_OK)
     assert 'by the group' in _as(people.ann, _use, above/'site')
+
+def test_above_the_home_directory_nothing_is_looked_at(people, folder):
+    "As with ssh: whoever can replace that has their code run by the next shell. The directory itself is looked at"
+    above = _own(folder/'above', people.mal, 0o777)
+    home, other = _own(above/'home', people.ann), _own(above/'other', people.ann)
+    _administer('usermod', '--home', str(home), people.ann.pw_name)
+    try:
+        assert [type(_as(people.ann, _use, place/'a'/'site')) for place in (home, other)] == [int, str]
+        home.chmod(0o777)
+        assert f'{home}, in which this site lies, can be written to by everyone' in _as(people.ann, _use, home/'a'/'site')
+    finally: _administer('usermod', '--home', people.ann.pw_dir, people.ann.pw_name)
 
 def test_root_trusts_nobody_else(people, folder):
     _own(folder/'above', people.ann, 0o755)
@@ -188,6 +200,20 @@ def test_bind_mount_of_another_owner(people, folder):
     os.environ['PARKIT_TRUST'] = str(site)
     try: assert [_as(people.ann, _use, site) for _ in range(2)] == [1, 2]
     finally: del os.environ['PARKIT_TRUST']
+
+def test_workers_trust_what_their_caller_does(tmp_path):
+    "And so do the processes that `check` starts"
+    (tmp_path/'open').mkdir()
+    (tmp_path/'open').chmod(0o777)
+    code = """
+    site = pk.set_site(sys.argv[2])
+    @pk.task
+    def double(n): return pk.Dict('d').get('n', 0) + 2*n
+    pk.Dict('d')['n'] = 1
+    say([double(2).result, pk.check(), len(pk.doctor()) > 3])
+    pk.Pool().stop()
+    """
+    assert run(None, code, tmp_path/'open'/'site', PARKIT_TRUST=str(tmp_path/'open')) == [5, [], True]
 
 
 # --- while it is in use
