@@ -130,7 +130,11 @@ on_open: list[Callable[[Any], None]] = []  # what upper layers do with a store t
 class _OpenNamespaces:
     """The namespaces whose files this process has open. A process may have few files and little address space (`ulimit -n`, `ulimit -v`), so
     those that were used longest ago are closed when others are opened; the next use opens them again"""
-    def __init__(self) -> None: self.stores, self.inherited, self.uses, self.opened = WeakSet[Any](), 0, count(), 0
+    def __init__(self) -> None: self.stores, self.inherited, self.uses, self.opened = WeakValueDictionary[int, Any](), 0, count(), 0
+    # at once: other threads open and close some meanwhile
+    def now(self) -> list[Any]: return [store for ref in self.stores.valuerefs() if (store := ref()) is not None]
+    def add(self, store: Any) -> None: self.stores[id(store)] = store
+    def discard(self, store: Any) -> None: self.stores.pop(id(store), None)
 
     def room(self) -> tuple[int, int]:
         "Return how many namespaces may be open, and how many bytes of address space they may take up"
@@ -142,19 +146,19 @@ class _OpenNamespaces:
 
     def make_room(self, size: int) -> None:
         "Close what was used longest ago, until one more namespace can be opened, whose map has `size` bytes, or none is left to be closed"
-        number, space = self.room()
-        used = sum(s.site.map_size for s in self.stores)
+        (number, space), stores = self.room(), self.now()
+        used = sum(s.site.map_size for s in stores)
         self.opened += 1
-        if len(self.stores) < number and used + size <= space:
+        if len(stores) < number and used + size <= space:
             if self.opened > number//8: self.rest_some(0)  # only look who is used
             return
         # a few more: the next to be opened find room
-        self.rest_some(max(1, number//8, len(self.stores) + 1 - number, len(self.stores)*(used + size - space)//max(1, used)))
+        self.rest_some(max(1, number//8, len(stores) + 1 - number, len(stores)*(used + size - space)//max(1, used)))
 
     def rest_some(self, number: int) -> bool:
         "Close so many of those that nothing uses now, the one used longest ago first; returns whether any was closed"
         closed = self.opened = 0
-        for store in sorted(self.stores, key=lambda s: s.used):  # type: ignore[no-any-return]
+        for store in sorted(self.now(), key=lambda s: s.used):  # type: ignore[no-any-return]
             if closed >= number: store.look_for_use()
             elif store.rest(): closed += 1
         return closed > 0
@@ -206,7 +210,7 @@ class _Files:
         if locks >= 0: _release_lmdb_locks(locks)
         self.generation += 1
         self._uuid, self._rested, self.is_looked_at = '', (), False
-        _namespaces.stores.discard(self)
+        _namespaces.discard(self)
         self.registered = False         # is it open, or being opened, so that this process must stay registered?
         self.begin: Callable[[], ReadTxn] = self._open_and_begin
         self.writing = False           # does this process have a write transaction?
@@ -419,7 +423,7 @@ class _Opening(_Making):
             for o in list(self.opened.values()): o._lose()  # their ids may mean other objects here
         if self._rested: self._go_on(facts['uuid'])
         self._uuid, self.used = facts['uuid'], next(_namespaces.uses)
-        _namespaces.stores.add(self)
+        _namespaces.add(self)
         lock, durable = self.lock, bool(facts['durable'])
         # at once: no interrupt comes in between
         (self.lineage, self.durable, self._bell, self._lmdb_locks, lock.record, lock.fd, self.env,
