@@ -145,7 +145,7 @@ with pk.snapshot('n3'):
     for n in range(10, 300): value(n)
     assert is_open(3) and not is_open(1)
     assert pk.Dict('n3/d')['i'] == 3
-assert sum(1 for _ in items) == 3000 and nameless['a'] == 1
+assert sum(1 for _ in items) == len(pk.Dict('n2/d')) - 1 >= 3000 and nameless['a'] == 1
 assert not (left := pk.gc()), left
 assert (view == np.arange(200_000)).all() and (pk.Dict('n1/d')['array'] == view).all()
 for n in range(300, 600): value(n)
