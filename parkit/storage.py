@@ -1842,7 +1842,7 @@ def _open_site(path: str, given: dict[str, Any], create: bool) -> dict[str, Any]
         raise SiteError(errno.ENOENT, 'there is no site here; leave out create=False to make one', path)
     _guard_streams()
     try:
-        if create:
+        if create and not os.path.isdir(path):
             check_parents(path)  # before anything is made in them
             _make_private(path)
         place = check_place(path)
