@@ -170,6 +170,7 @@ _namespaces = _OpenNamespaces()
 # %% ../nbs/01_storage.ipynb #0b89cb2d
 class _Files:
     "The files of one namespace, and what this process has of them"
+    engine_errors = lmdb.Error  # what transactions raise beside parkit's errors; `explain` makes one of ours of it
     generation = 0       # how often its files have been let go, and the next ones may be others
     used = 0             # when the namespace was last used, as far as is known: the number of that use among all
     is_looked_at = False # is its next use to be noted?
@@ -356,7 +357,7 @@ class _Making(_Files):
                                                                      'snapshots still read cannot be used again; delete entries, or '
                                                                      'end old snapshots')
         if isinstance(e, ParkitError): return e
-        if isinstance(e, (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError)):
+        if isinstance(e, _DAMAGE):
             return SiteError(f'{os.path.join(self.path, "data.mdb")} is damaged; restore the namespace from a backup ({e})')
         if self._is_disk_full(e): return no_room(self.site.path, where)
         if isinstance(e, lmdb.ReadersFullError):
@@ -567,6 +568,8 @@ def _new_facts(durable: bool, lineage: str | None = None) -> dict[str, Any]:
     "What the `store.json` of new files says"
     uuid = uuid4().hex
     return dict(durable=durable, boot=_boot_id(), uuid=uuid, lineage=lineage or uuid)
+
+_DAMAGE = lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.CursorFullError, lmdb.VersionMismatchError
 
 _CURES = {  # what to do about errors of the system
     errno.ENOMEM: '; each namespace takes up map_size bytes of address space, of which this process may have too little (ulimit -v): '
@@ -912,6 +915,7 @@ class _Scanning(_Reading):
                         seen = txn.writes
                         steps = _from(cursor, lo if reverse else step[0] + b'\0', step[0] if reverse else hi, reverse)
         except lmdb.Error as e:
+            if isinstance(e, _DAMAGE): raise self.explain(e) from e
             raise TransactionError(f'an iteration of {self.namespace!r} outlived its transaction: {e}; end it before, or make '
                                    'a list of it') from e
 

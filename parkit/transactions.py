@@ -64,7 +64,9 @@ def read(
     *args: Any,
 ) -> T:
     "Do `work(txn, zero_copy, *args)` in the current transaction or snapshot on `store`, else in an implicit one"
-    if _frame.get() is not None and (frame := _find(store)) is not None: return work(frame.txn, frame.zero_copy, *args)
+    if _frame.get() is not None and (frame := _find(store)) is not None:
+        try: return work(frame.txn, frame.zero_copy, *args)
+        except store.engine_errors as e: raise store.explain(e) from e
     return read_apart(store, _spread, work, args)
 
 def _spread(txn: Any, zero_copy: bool, work: Callable[..., T], args: Any) -> T: return work(txn, zero_copy, *args)
@@ -84,6 +86,7 @@ def read_apart(
         try: return work(txn, False, a, b)
         finally: txn.abort()
     except Retired: pass
+    except store.engine_errors as e: raise store.explain(e) from e
     finally: active.pop()
     store.renew()
     return read_apart(store, work, a, b)
@@ -108,9 +111,10 @@ def write(
         try:
             result = work(txn, *args)
             txn.commit()
-        except BaseException:
+        except BaseException as e:
             if not txn.ended: txn.close()
             _give_up(args)
+            if isinstance(e, store.engine_errors): raise store.explain(e) from e
             raise
     finally:
         if not txn.ended: txn.close()  # an interrupt came before the first line of `close`
@@ -131,6 +135,7 @@ def _write_within(txn: Any, work: Callable[..., T], args: Any) -> T:
     except BaseException as e:
         if txn.writes != writes and txn.broken is None: txn.broken = e
         _give_up(args)
+        if isinstance(e, txn.store.engine_errors): raise txn.store.explain(e) from e
         raise
     finally:
         txn.at, txn.resting = at, before

@@ -1,7 +1,7 @@
 """Files that were cut, emptied or changed while nobody used them: found when they are opened or read, or by `pk.check`; never taken for other data, never the end of the reader.
 
 LMDB maps its file and trusts it, so each look at a damaged site is a child's. A notebook could not outlive the signals that this must not cause."""
-import json, os, random, struct
+import json, os, random, struct, warnings
 from pathlib import Path
 
 import numpy as np, pytest
@@ -482,3 +482,48 @@ def test_check_while_another_process_writes(site):
         before = pk.Dict('d').version
         for _ in range(3*FUZZ): assert pk.check(site) == []
         assert pk.Dict('d').version > before
+
+
+# --- pages that are damaged: LMDB has no checksums, and stops the process at some of them; what it notices is said as parkit's own error
+
+_USES = dict(
+    list=lambda: [(repr(o), o.metadata) for o in pk.Namespace('n')], get=lambda: [pk.Dict('n/d')[i] for i in range(1, 300, 3)],
+    items=lambda: list(pk.Dict('n/d').items()), array=lambda: list(pk.Array('n/a')), long=lambda: pk.Dict('n/d')['k'*3000],
+    set=lambda: pk.Dict('n/d').update(new=1), delete=lambda: pk.Dict('n/d').clear(), snapshot=lambda: _in_snapshot(),
+    transaction=lambda: _in_transaction(), check=lambda: pk.check(), copy=lambda: pk.Namespace('n').copy('copy'))
+
+def _in_snapshot():
+    with pk.snapshot('n'): return [pk.Dict('n/d')[i] for i in range(1, 300, 3)], list(pk.Array('n/a'))
+
+def _in_transaction():
+    with pk.transaction('n'): pk.Dict('n/d').update(dict.fromkeys(range(300), 'y'))
+
+def _error_of(use):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try: _USES[use]()
+        except (pk.ParkitError, KeyError): return ''
+        except BaseException as e: return f'{use}: {e!r}'
+    return ''
+
+def test_what_is_noticed_of_damaged_pages_is_an_error_of_parkits(site):
+    d, a = pk.Dict('n/d', metadata=dict(a=1)), pk.Array('n/a')
+    d.update({i: 'x'*(i*7 % 900) for i in range(300)} | {'k'*3000: bytes(9000)})
+    a.extend(range(300))
+    path, rnd, noticed = Path(d._store.path, 'data.mdb'), random.Random(5), 0
+    site.close()
+    whole = path.read_bytes()
+    for page in rnd.sample(range(2, len(whole)//4096), 24):
+        other = rnd.choice([bytes(4096), rnd.randbytes(4096), whole[2*4096:3*4096], b'\xff'*4096])
+        path.write_bytes(whole[:page*4096] + other + whole[page*4096 + 4096:])
+        for use in rnd.sample(list(_USES), 3):
+            with Fork(_error_of, use) as child:
+                try: said = child.result()
+                except AssertionError as e:
+                    assert 'has died' in str(e)  # LMDB has stopped it
+                    continue
+            assert not said, (page, said)
+            noticed += 1
+    assert noticed > 30
+    path.write_bytes(whole)
+    assert pk.check() == []
