@@ -14,7 +14,7 @@ from .containers import _ASIDE, _CONTENT
 from .objects import (_ATTRIBUTE, _ENTRY, _HEAD, _HELD, _PROCESS, _TRACE, _WHOLE, ANONYMOUS, KEPT, _counted, _decode_info, _drop_object, _each_holder,
                       _Head, _Info, _read_if_any, sweep_holders)
 from .owners import check_parents
-from .system import (at_most, describe_holder, describe_process, _file_system, _fork, _try_lock, is_full, monotonic, no_room,
+from .system import (at_most, describe_holder, describe_process, exists, _file_system, _fork, _try_lock, is_full, monotonic, no_room,
     open_locked, own_names, seconds_left, _make_private, _sync, ObjectNotFoundError, SiteError, StorageFullError, TransactionError, TransactionTimeout)
 from .storage import (INTERNAL, _BLOB, _blob_of, _ID, _NODE, _after, _default_path, _make_site, _site_facts, _sites, BLOBS,
                       CLASSES, MAKING, META, NAMES, OBJECTS, OUTBOX, _OUTBOX_END, READERS, TRASH, Site, Store, check_current,
@@ -580,7 +580,7 @@ def _parts(store: Store, key: bytes, record: bytes) -> Iterator[Any]:
     yield record
     value = bytes(split_key(record)[1]) if record else b''
     if value[:1] != bytes((BLOB,)) or len(value) != _BLOB.size: return
-    if not os.path.exists(store.blob_of(value)): return  # `check` says so; it refers to nothing that could be read again
+    if not exists(store.blob_of(value)): return  # `check` says so; it refers to nothing that could be read again
     content = store.load(value, False)
     if key[8:] == _CONTENT or content[0] != ARRAY: yield content
 
@@ -642,7 +642,7 @@ def _left_files(site: Site, found: Findings) -> list[str]:
 
 def _missing_blobs(txn: Any, zero_copy: bool, store: Store) -> list[str]:
     "The files of big values that are on record and not there"
-    return [path for key, _ in store.scan(txn, BLOBS, TRASH) if not os.path.exists(path := store.blob_path(key[1:]))]
+    return [path for key, _ in store.scan(txn, BLOBS, TRASH) if not exists(path := store.blob_path(key[1:]))]
 
 def _half_made(site: Site) -> list[str]:
     "Folders that hold no namespace: who was making or removing one has died"
@@ -651,7 +651,7 @@ def _half_made(site: Site) -> list[str]:
         path = os.path.relpath(folder, site.path).split(os.sep)
         if INTERNAL in path or MAKING in path: continue
         # what has files is somebody else's: a namespace has all of them among its internals
-        if files or folder in used or any(os.path.exists(os.path.join(folder, INTERNAL, name)) for name in ('store.json', 'data.mdb')):
+        if files or folder in used or any(exists(os.path.join(folder, INTERNAL, name)) for name in ('store.json', 'data.mdb')):
             used.add(os.path.dirname(folder))
         else: empty.append(folder)
     return [folder for folder in empty if os.path.dirname(folder) not in empty]

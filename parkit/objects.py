@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 from .by_value import digest_of
 from .codecs import (BLOB, BUFFERS, HIDDEN, PICKLE, DecodeError, EncodeError, ParkitError, Record, _add_key, _join, class_in_force,
                      decode, decode_outline, decode_plain, encode, recall, register_opener, register_type, registered_type, type_name)
-from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError
+from .system import InvalidNameError, ObjectExistsError, ObjectNotFoundError, TransactionError, exists
 from .storage import (CLASSES, DROPPED, HOLDS, NAMES, OBJECTS, OUTBOX, OUTBOX_CALLS, _OUTBOX_END, Site, Store, _after, _sites,
                       _value_record, check_current, check_namespace, current_site, split_path)
 from .transactions import _frame, _may_be_put_off, in_transaction, is_writing, Notes, cell_notes, notes_for, read
@@ -385,7 +385,7 @@ _NOWHERE = bytes(8)  # the id of no object
 
 def _site_of(path: str) -> Site:
     "The site that a reference names"
-    if not os.path.exists(os.path.join(path, 'site.json')): raise ObjectNotFoundError(f'the site {path} of this reference does not exist')
+    if not exists(os.path.join(path, 'site.json')): raise ObjectNotFoundError(f'the site {path} of this reference does not exist')
     return _sites.get(path) or Site(path, create=False)
 
 def _recall_object(site: str, namespace: str, oid: bytes, uuid: bytes, type_name: str) -> Object:
@@ -416,7 +416,7 @@ def _drop_object(txn: Any, oid: bytes) -> None:
     txn.delete(OBJECTS + oid)
     if info is None: return
     txn.delete(KEPT + oid if info.name is None else _name_key(info.name))
-    if not os.path.exists(os.path.join(txn.store.path, 'locks', info.uuid.hex())): return
+    if not exists(os.path.join(txn.store.path, 'locks', info.uuid.hex())): return
     txn.put(DROPPED + info.uuid, b'', freeing=True)
     txn.then.append(partial(_remove_file, txn.store, info.uuid))
 

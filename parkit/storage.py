@@ -18,7 +18,7 @@ from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 from .owners import check_owner, check_parents, check_place, is_vouched_for
-from .system import (_DOUBT, allocate, copy_file, InvalidNameError, is_full, is_parkit_frame, no_room, ObjectExistsError, own_names,
+from .system import (_DOUBT, allocate, copy_file, exists, InvalidNameError, is_full, is_parkit_frame, no_room, ObjectExistsError, own_names,
                      ObjectNotFoundError, SiteRemovedError, open_locked, replace_file, SiteError, StorageFullError,
                      TransactionError, _UnderWay, _unlock, _Alive, _boot_id, _check_exchange, _exchange, _Exit,
                      _file_lock, _find_open_files, _fork, _give_room, _guard_streams, _hold_lmdb_locks, _BLOCK, _leak, _link_all,
@@ -36,6 +36,7 @@ __all__ = ['DEFAULT_NAMESPACE', 'INTERNAL', 'NAMES', 'OBJECTS', 'CLASSES', 'BLOB
 DEFAULT_NAMESPACE = 'default'
 INTERNAL = '@'  # the directory of a site's, and of each namespace's, internals
 _SEGMENT = re.compile(r'[A-Za-z0-9_.-]+')
+_SEGMENT_LIMIT = 255  # characters in a directory's name, on all file systems
 _NAME_LIMIT = 400  # bytes of UTF-8 in an object's name; LMDB's keys end at 511
 
 # %% ../nbs/01_storage.ipynb #4e884f1d
@@ -46,6 +47,9 @@ def check_namespace(
     "`path` itself; raises `InvalidNameError` saying which names are allowed"
     if not isinstance(path, str): raise TypeError(f'a namespace is a str, got {type(path).__name__}: {path!r}')
     for s in path.split('/'):
+        if len(s) > _SEGMENT_LIMIT:
+            raise InvalidNameError(f'{s[:20]!r}... cannot be a part of a namespace: it has {len(s)} characters; at most '
+                                   f'{_SEGMENT_LIMIT} are allowed')
         if not _SEGMENT.fullmatch(s) or s in ('.', '..'):
             raise InvalidNameError(f'{path!r} cannot be a namespace: {s!r} must be letters, digits, "_", "-" or "." (but not "." or "..")')
         if s.startswith('_') and not reserved:
@@ -246,7 +250,7 @@ class _Files:
 
     def is_on_disk(self) -> bool:
         "Whether the namespace is on disk now, though this process may still have the files of one that was dropped"
-        return os.path.exists(os.path.join(self.path, 'store.json'))
+        return exists(os.path.join(self.path, 'store.json'))
 
     def _facts(self) -> dict[str, Any] | None:
         "What `store.json` says, or `None` where the namespace does not exist"
@@ -569,13 +573,15 @@ def _new_facts(durable: bool, lineage: str | None = None) -> dict[str, Any]:
     uuid = uuid4().hex
     return dict(durable=durable, boot=_boot_id(), uuid=uuid, lineage=lineage or uuid)
 
+_FAILED = 'the disk has failed at the end of a commit to'
 _DAMAGE = lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.CursorFullError, lmdb.VersionMismatchError
 
 _CURES = {  # what to do about errors of the system
     errno.ENOMEM: '; each namespace takes up map_size bytes of address space, of which this process may have too little (ulimit -v): '
                   'allow it more, or make a site with a smaller map_size',
     errno.EMFILE: '; this process may not open more files (ulimit -n): allow it more, or close some',
-    errno.ENFILE: '; the whole system has no more files to open: end some processes, or raise fs.file-max'
+    errno.ENFILE: '; the whole system has no more files to open: end some processes, or raise fs.file-max',
+    errno.EIO: "; the disk has failed: look at the system's log (dmesg), and try again when it has recovered"
 } | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), '; a site must be writable for you, for reading too')
 
 _EXHAUSTED = errno.ENOMEM, errno.EMFILE, errno.ENFILE
@@ -734,7 +740,7 @@ class _Reading(_Opening):
         elif isinstance(e, lmdb.MapResizedError): self._adopt_map()
         elif isinstance(e, lmdb.ReadersFullError) and self.env: self.env.reader_check()  # slots of dead processes
         elif isinstance(e, lmdb.BadRslotError): self._open_anew('another process has taken the place of a reader of')
-        elif isinstance(e, lmdb.PanicError): self._open_anew('the disk has failed at the end of a commit to')
+        elif isinstance(e, lmdb.PanicError): self._open_anew(_FAILED)
         else: raise self.explain(e) from e
 
     def _open_anew(self, why: str) -> None:
@@ -838,7 +844,8 @@ class _Reading(_Opening):
     def is_removed(self) -> bool:
         "Tell whether somebody has removed the files that are open, by other means than dropping the namespace"
         self.looked = time.monotonic()
-        return self.lock.fd >= 0 and not os.fstat(self.lock.fd).st_nlink
+        try: return self.lock.fd >= 0 and not os.fstat(self.lock.fd).st_nlink
+        except OSError as e: raise self.explain(e) from e
 
     def _dropped(self) -> ObjectNotFoundError:
         self.site.check_there()
@@ -998,7 +1005,7 @@ class _Blobs(_Scanning):
     def new_blob(self, size: int) -> Blob:
         "A blob whose file, at its `path`, is to be made by the caller, with `size` bytes, synced if the namespace is durable"
         if not self.env: self.open(create=False)
-        if not os.path.exists(self.bell_path): self.renew()  # it was dropped
+        if not exists(self.bell_path): self.renew()  # it was dropped
         id = uuid4().bytes
         with self.site.alive.gate:
             self._register()
@@ -1373,7 +1380,7 @@ class Store(_Blobs):
             txn.close()
             if not isinstance(e, (OSError, lmdb.PanicError)) or isinstance(e, ParkitError): raise
             generation = self.generation
-            if isinstance(e, lmdb.PanicError): self._recover(e)
+            if isinstance(e, lmdb.PanicError): self._open_anew(_FAILED)
             if isinstance(e, FileNotFoundError): self.renew()  # dropped?
             if generation == self.generation: raise self.explain(e) from e
         txn.close()
@@ -1448,7 +1455,7 @@ class Store(_Blobs):
                     source, target = self.blob_path(key[1:]), os.path.join(path, 'blobs', key[1:].hex())
                     try: copy_file(source, target, share)
                     except FileNotFoundError:
-                        if os.path.exists(source) or self.heir() is not None: raise
+                        if exists(source) or self.heir() is not None: raise
                         missing.append(key[1:].hex())
                         continue
                     if durable: _sync(target)
@@ -1600,6 +1607,10 @@ class Store(_Blobs):
         except (TransactionError, ObjectNotFoundError): return
         try: all_gone = self._unlink_trash(txn)
         except StorageFullError: all_gone = False  # what the caller has committed is committed
+        except OSError as e:
+            all_gone = False
+            warn_caller(f'replaced values in {self.namespace!r} cannot be removed ({e}); what was written is written, and they are '
+                        'removed with a later commit', RuntimeWarning)
         finally: txn.close()
         self.kept = 0 if all_gone else self.kept + trashed
         self._warn_of_readers(self.kept)
@@ -1664,14 +1675,14 @@ def _raise_format(path: str, facts: dict[str, Any]) -> dict[str, Any]:
 def _make_site(path: str, settings: dict[str, Any]) -> None:
     "Make the site's own files in an empty directory"
     names = [n for n in os.listdir(path) if n != INTERNAL and not n.startswith('site.json')]  # another process may just be making it
-    if names and os.path.exists(os.path.join(path, 'site.json')): return  # it was made, and used, since it was last looked for
+    if names and exists(os.path.join(path, 'site.json')): return  # it was made, and used, since it was last looked for
     if names:
         raise SiteError(errno.ENOTEMPTY, f'this directory is not a site and holds other things ({names[0]!r}); choose an empty '
                                          'or a new one', path)
     if not is_vouched_for(path): os.chmod(path, 0o700)
     _make_private(os.path.join(path, INTERNAL, 'alive'))
     with _file_lock(os.path.join(path, INTERNAL, 'setup.lock')):
-        if not os.path.exists(os.path.join(path, 'site.json')):
+        if not exists(os.path.join(path, 'site.json')):
             _sync(os.path.join(path, INTERNAL))
             _sync_above(path)
             replace_file(os.path.join(path, 'site.json'), json.dumps(dict(format=FORMAT, uuid=uuid4().hex) | settings))
@@ -1691,6 +1702,10 @@ def _site_facts(path: str) -> dict[str, Any] | None:
     if facts['format'] <= FORMAT: read_facts(os.path.join(path, 'site.json'), dict(uuid=str, map_size=int, inline_limit=int))
     else: raise SiteError(f'the site {path} has format {facts["format"]}, this parkit knows formats up to {FORMAT}; upgrade parkit')
     return facts
+
+def _fail_unless_gone(e: OSError) -> None:
+    "Raise the error of a folder that cannot be listed, unless it has just been removed"
+    if not isinstance(e, FileNotFoundError): raise SiteError(e.errno, f'cannot be listed: {e.strerror}', e.filename) from e
 
 # %% ../nbs/01_storage.ipynb #46a06526
 class Site:
@@ -1768,7 +1783,7 @@ class Site:
     def places(self, reserved: bool = False) -> list[str]:
         "The paths of all directories in which namespaces are, or are being made, sorted"
         found = []
-        for directory, names, _ in os.walk(self.path):
+        for directory, names, _ in os.walk(self.path, onerror=_fail_unless_gone):
             path = os.path.relpath(directory, self.path)
             if INTERNAL in names:
                 names.remove(INTERNAL)  # there are no namespaces in there

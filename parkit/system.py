@@ -19,9 +19,10 @@ from .codecs import Buffer, DecodeError, ParkitError
 # %% auto #0
 __all__ = ['monotonic', 'steady_ns', 'STEP', 'SAFETY_NET', 'SiteError', 'StorageFullError', 'InvalidNameError',
            'ObjectNotFoundError', 'SiteRemovedError', 'ObjectExistsError', 'TransactionError', 'TransactionTimeout',
-           'is_parkit_frame', 'warn_caller', 'has_children', 'wall_offset', 'SteadyClock', 'at_most', 'seconds_left',
-           'describe_process', 'open_locked', 'describe_holder', 'holder_of', 'Bell', 'Alarm', 'ClockWatch', 'Listener',
-           'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file', 'copy_private', 'is_own_name', 'own_names']
+           'is_parkit_frame', 'warn_caller', 'has_children', 'wall_offset', 'SteadyClock', 'is_own_name', 'own_names',
+           'exists', 'at_most', 'seconds_left', 'describe_process', 'open_locked', 'describe_holder', 'holder_of',
+           'Bell', 'Alarm', 'ClockWatch', 'Listener', 'is_full', 'no_room', 'allocate', 'replace_file', 'copy_file',
+           'copy_private']
 
 # %% ../nbs/00a_system.ipynb #44cee413
 class SiteError(ParkitError, OSError):
@@ -239,6 +240,27 @@ class SteadyClock:
         return moment + self.ahead()
 
 # %% ../nbs/00a_system.ipynb #f4fde9e2
+_OWN_NAME = re.compile(r'[0-9a-f]{24}|[0-9a-f]{32}(\.[0-9a-f]{32})?')
+
+def is_own_name(name: str) -> bool:
+    "Whether parkit gives such names to blobs, locks and files of processes and calls: any other file is somebody else's, and left alone"
+    return _OWN_NAME.fullmatch(name) is not None
+
+def own_names(folder: str) -> list[str]:
+    "Return the names of parkit's files in a folder; none where there is no such folder"
+    try: return [name for name in os.listdir(folder) if is_own_name(name)]
+    except FileNotFoundError: return []
+    except OSError as e: raise _unseen(folder, e) from e
+
+def exists(path: str) -> bool:
+    "Tell whether there is something at `path`; raises `SiteError` where a disk that fails does not say, which `os.path.exists` takes for no"
+    try: os.stat(path)
+    except (FileNotFoundError, NotADirectoryError): return False
+    except OSError as e: raise _unseen(path, e) from e
+    return True
+
+def _unseen(path: str, e: OSError) -> SiteError: return SiteError(e.errno, f'cannot be looked at: {e.strerror}', path)
+
 def _try_lock(fd: int, mode: int = fcntl.LOCK_EX) -> bool:
     "Take the `flock` on `fd` if it is free"
     try: fcntl.flock(fd, mode | fcntl.LOCK_NB)
@@ -451,7 +473,7 @@ class _Alive:
         (id, fd), (self.id, self.fd) = (self.id, self.fd), ('', -1)
         try:
             if id: os.unlink(os.path.join(self.directory, id))
-        except FileNotFoundError: pass  # the site was removed
+        except OSError: pass  # the site was removed, or its disk fails: that nobody holds the lock says enough
         finally:
             if fd >= 0: _fork.close(fd)
 
@@ -571,6 +593,14 @@ def _is_listened(record: Any, at: int) -> bool:
     until, now = record[at], monotonic()
     if until > now + _FOREIGN: _listen(record, at)  # who knows; but not for as long as the other boot has lasted
     return until > now  # type: ignore[no-any-return]
+
+_BLOCK = 4096  # bytes; no file system has smaller ones that it shares
+
+def _own_blocks(fd: int, offset: int, size: int) -> None:
+    """Have each block of a file that is to be mapped be its own, or raise an `OSError` if there is no room: a snapshot or a copy (`cp` on
+    btrfs, XFS) shares them until they are written to, and where a full disk has no room then, who writes through a map is killed.
+    `offset` is that of a byte in each whose value matters little: another process may be changing it"""
+    for at in range(offset, size, _BLOCK): os.pwrite(fd, os.pread(fd, 1, at), at)
 
 # %% ../nbs/00a_system.ipynb #c5be6f14
 class _WriteLock:
@@ -971,8 +1001,14 @@ def no_room(path: str, what: str) -> StorageFullError:
     disk, held = os.statvfs(place), sum(_blocks(folder, names) for folder, _, names in os.walk(path))
     left = (f'{disk.f_favail} of {disk.f_files} files' if 0 < disk.f_files and disk.f_favail < disk.f_bavail
             else f'{disk.f_bavail*disk.f_frsize} of {disk.f_blocks*disk.f_frsize} bytes')
+    if disk.f_bavail*disk.f_frsize > _PLENTY and (not disk.f_files or disk.f_favail > _PLENTY//2**12):
+        return StorageFullError(errno.ENOSPC, f'no room on the disk for {what}, which takes up {held} bytes, though {left} are said to be '
+                                              'free: a quota has been reached, or this is a volume that promises more than there is '
+                                              'behind it (a thin pool, a sparse image); make room there and try again')
     return StorageFullError(errno.ENOSPC, f'no room on the disk for {what}, which takes up {held} bytes: {left} are free; free some '
                                           'and try again')
+
+_PLENTY = 2**26  # bytes free with which no ordinary write fails
 
 def _blocks(folder: str, names: Iterable[str]) -> int:
     "The bytes that files take up on the disk"
@@ -987,7 +1023,6 @@ def allocate(path: str, size: int) -> None:
     try: os.posix_fallocate(fd, 0, size) if hasattr(os, 'posix_fallocate') else _write_all(fd, [bytes(size)])
     finally: os.close(fd)
 
-_BLOCK = 4096  # bytes; no file system has smaller ones that it shares
 def _give_room(path: str) -> None:
     "Empty a file so that others can have its room at once: btrfs gives it away only when it has written what it keeps in memory"
     os.truncate(path, 0)
@@ -1005,12 +1040,6 @@ def _write_in_place(fd: int) -> None:
     with suppress(OSError):  # another file system
         flags, = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, bytes(_FLAGS.size)))
         fcntl.ioctl(fd, _SET_FLAGS, _FLAGS.pack(flags | _NO_COPIES))
-
-def _own_blocks(fd: int, offset: int, size: int) -> None:
-    """Have each block of a file that is to be mapped be its own, or raise an `OSError` if there is no room: a snapshot or a copy (`cp` on
-    btrfs, XFS) shares them until they are written to, and where a full disk has no room then, who writes through a map is killed.
-    `offset` is that of a byte in each whose value matters little: another process may be changing it"""
-    for at in range(offset, size, _BLOCK): os.pwrite(fd, os.pread(fd, 1, at), at)
 
 def _reserve(fd: int, size: int) -> None:
     "Have the file system find room for `size` bytes at once: to write them is then a third faster. Where it cannot, `write` finds it"
@@ -1072,17 +1101,6 @@ def _make_private(path: str) -> None:
     with suppress(FileExistsError): os.mkdir(path, 0o700)
 
 # the id of a call or a caller's variables; another id; that of something and of the process that has made it
-_OWN_NAME = re.compile(r'[0-9a-f]{24}|[0-9a-f]{32}(\.[0-9a-f]{32})?')
-
-def is_own_name(name: str) -> bool:
-    "Whether parkit gives such names to blobs, locks and files of processes and calls: any other file is somebody else's, and left alone"
-    return _OWN_NAME.fullmatch(name) is not None
-
-def own_names(folder: str) -> list[str]:
-    "Return the names of parkit's files in a folder; none where there is no such folder"
-    try: return [name for name in os.listdir(folder) if is_own_name(name)]
-    except FileNotFoundError: return []
-
 def _link_all(source: str, target: str, folder: str) -> None:
     "Give the files in a folder of one namespace a second name in that of another"
     names = own_names(os.path.join(source, folder))

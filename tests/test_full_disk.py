@@ -2,7 +2,7 @@
 all that was stored stays readable, deleting works, and so does the same write once there is room.
 
 A notebook has no small disk to mount. `KINDS` lists the writes; one more line there is one more kind."""
-import ctypes, errno, os, re, shutil, subprocess, time
+import ctypes, errno, gc, os, re, shutil, subprocess, time
 from contextlib import ExitStack
 from hashlib import sha1
 from pathlib import Path
@@ -533,4 +533,25 @@ def test_copy_of_a_site_that_shares_its_blocks(kind, tmp_path):
             assert error['type'] == 'StorageFullError' and 'free some' in error['message'], error
         disk.empty()
         for path in paths: assert run(f'{path}/site', "d = pk.Dict('n/d'); d['b'] = 2; say([d['a'], len(d)])") == [1, 2]
+    finally: disk.unmount()
+
+def test_disk_that_is_gone(tmp_path):
+    "A file system that has shut itself down, as XFS does when it meets an error: nothing is taken for missing or empty"
+    disk = Xfs(tmp_path/'disk')
+    try:
+        if shutil.which('xfs_io') is None: pytest.skip('xfs_io is not installed')
+        site = pk.set_site(f'{disk.path}/site')
+        d, e = pk.Dict('n/d'), pk.Dict(pk.Namespace('s', durable=False).path + '/d')
+        d.update(a=1, big=np.zeros(MIB))
+        e['a'] = pk.Dict()
+        subprocess.run(['xfs_io', '-x', '-c', 'shutdown', str(disk.path)], check=True)
+        works = dict(big=lambda: d['big'], set=lambda: d.update(a=2), set_big=lambda: d.update(a=LARGE), scratch=lambda: e.update(a=2), make=lambda: pk.Dict('n/e'), namespace=lambda: pk.Dict('m/e'), drop=d.drop,
+                     namespaces=pk.namespaces, check=pk.check, gc=pk.gc, doctor=pk.doctor, site=lambda: pk.Site(site.path), compact=lambda: pk.compact('n'), copy=lambda: pk.Namespace('n').copy('m'))
+        for name, work in works.items():
+            with pytest.raises(pk.SiteError, match='Input/output error|free') as found: work()
+            assert 'dropped' not in str(found.value), (name, found.value)
+        assert d['a'] == 1
+        del e
+        gc.collect()
+        site.close()
     finally: disk.unmount()
