@@ -369,7 +369,7 @@ class _file_lock:
     def __enter__(self) -> None:
         try: self.fd = open_locked(self.path)
         except OSError as e:
-            if isinstance(e, FileNotFoundError) or is_full(e): raise  # which mean something to the caller
+            if isinstance(e, (FileNotFoundError, ParkitError)) or is_full(e): raise  # which mean something to the caller
             raise SiteError(e.errno, f'cannot be locked: {e.strerror}', self.path) from e
         with suppress(OSError): os.pwrite(self.fd, f'{os.getpid():<10} {monotonic():<20.3f}\n'.encode(), 0)  # type: ignore[arg-type]
 
