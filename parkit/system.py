@@ -868,6 +868,7 @@ class ClockWatch(Alarm):
     def _forget(self) -> None: self.end()
 
     def begin(self) -> None:
+        "Start to watch; does nothing where the system has no such timers"
         if not hasattr(_libc, 'timerfd_create'): return
         self.fd = _libc.timerfd_create(time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
         never = (ctypes.c_long*4)(0, 0, sys.maxsize, 0)  # it ends when it is cancelled, as it is when that clock is set
@@ -875,6 +876,7 @@ class ClockWatch(Alarm):
         if self.fd >= 0 and _libc.timerfd_settime(self.fd, 3, never, None): self.end()
 
     def end(self) -> None:
+        "Stop to watch"
         fd, self.fd = self.fd, -1
         if fd >= 0: os.close(fd)
 
