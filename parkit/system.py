@@ -240,7 +240,7 @@ class SteadyClock:
         return moment + self.ahead()
 
 # %% ../nbs/00a_system.ipynb #f4fde9e2
-_OWN_NAME = re.compile(r'[0-9a-f]{24}|[0-9a-f]{32}(\.[0-9a-f]{32})?')
+_OWN_NAME = re.compile(r'[0-9a-f]{16}([0-9a-f]{8})?|[0-9a-f]{32}(\.[0-9a-f]{32})?')
 
 def is_own_name(name: str) -> bool:
     "Whether parkit gives such names to blobs, locks and files of processes and calls: any other file is somebody else's, and left alone"
