@@ -264,15 +264,15 @@ def _results(site: Site) -> _Results:
 # %% ../nbs/05b_caching.ipynb #08bd5ecc
 _active: set[str] = set()  # what this process is computing
 
-def _run_once(results: _Results, key: bytes, entry: _Entry, work: Callable[[], Any], name: str) -> Any:
-    "The result of `work`, which is done unless it has been, or is being done by someone else; `name` is that of the task"
+def _run_once(results: _Results, key: bytes, entry: _Entry, work: Callable[[], Any], task: Task | str) -> Any:
+    "The result of `work`, which is done unless it has been, or is being done by someone else; `task` may be its path"
     computing = _doing.results()
     if key in computing: return work()  # a function that calls itself does not wait for itself
     _active.add(entry.run)
     try:
         while _wait(results, key, entry) != entry:
             if kept := results.load(key): return kept[0]
-        return _compute(results, key, entry, work, computing, name)
+        return _compute(results, key, entry, work, computing, task)
     finally: _active.discard(entry.run)
 
 def _wait(results: _Results, key: bytes, entry: _Entry) -> _Entry:
@@ -287,8 +287,8 @@ def _wait(results: _Results, key: bytes, entry: _Entry) -> _Entry:
             found = results.claim(key, entry)
     return found
 
-def _compute(results: _Results, key: bytes, entry: _Entry, work: Callable[[], Any], computing: dict[bytes, str], name: str) -> Any:
-    computing[key] = name
+def _compute(results: _Results, key: bytes, entry: _Entry, work: Callable[[], Any], computing: dict[bytes, Any], task: Task | str) -> Any:
+    computing[key] = task
     try: value = work()
     except BaseException as e:
         with suppress(StorageFullError): results.fail(key, entry, f'{type(e).__name__}: {e}'[:200])
@@ -330,7 +330,7 @@ def _cached_call(task: Task, state: Any, args: tuple[Any, ...], kwargs: dict[str
     key = _key(task, state.version, arguments)
     if open_transaction() is None:
         entry = _Entry(state.version, arguments, 'running', task.site.alive.enter(), '', os.urandom(12).hex())
-        return _run_once(results, key, entry, work, task.path or '')
+        return _run_once(results, key, entry, work, task)
     found = results.find(key)
     kept = results.load(key) if found is not None and found.state == 'done' else None
     return kept[0] if kept else work()

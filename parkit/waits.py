@@ -40,10 +40,10 @@ class _Doing(threading.local):
     epoch = -1      # of the process, as `_fork` counts them
     main: Any = None  # the asyncio task that a call is, if one is
 
-    def results(self) -> dict[bytes, str]:
-        "Return the keys that this thread is computing, the outermost first, and how to call them"
+    def results(self) -> dict[bytes, Any]:
+        "Return the keys that this thread is computing, the outermost first, and of which tasks, or their paths"
         if self.epoch != _fork.epoch:
-            self.epoch, self.keys = _fork.epoch, dict[bytes, str]()
+            self.epoch, self.keys = _fork.epoch, dict[bytes, Any]()
         return self.keys
 
 _doing = _Doing()
@@ -64,7 +64,7 @@ def _nodes(in_loop: bool) -> dict[bytes, str]:
         ledger, id = _inside[-1]
         record = ledger.in_hand(id)
         if record.process == ledger.site.alive.id: found[call_node(id)] = record.task
-    return found | {result_node(key): name for key, name in _doing.results().items()}
+    return found | {result_node(key): str(getattr(task, 'path', task)) for key, task in _doing.results().items()}
 
 # %% ../nbs/04ha_waits.ipynb #12e43b48
 class LongWait:
