@@ -1,7 +1,7 @@
 """A thousand namespaces in one process that may open 256 or 1,024 files: what was not used for longest is closed, and nobody notices.
 
 A notebook should not lower the limits of its process, so these set them in children."""
-import os, shutil, tempfile
+import os, shutil, tempfile, threading
 
 import pytest
 
@@ -198,6 +198,23 @@ for t in threads: t.join()
 for n in range(100):
     for seed in range(4): pk.Dict(f'n{n}/d').pop(seed, None)
 say(failed)''', 256)
+
+
+def test_who_comes_while_a_namespace_is_closed_waits_for_that(many):
+    "LMDB must not begin a transaction while it closes"
+    pk.Dict('n4/d')['i']
+    store, began = many.store('n4'), []
+    def close(close=store._close_files):
+        reader.start()
+        reader.join(0.2)
+        began.append(reader.is_alive())
+        close()
+    reader = threading.Thread(target=lambda: began.append(pk.Dict('n4/d')['i']))
+    store._close_files = close
+    try: assert store.rest()
+    finally: del store._close_files
+    reader.join()
+    assert began == [True, 4]
 
 
 def test_when_others_in_the_process_have_most_of_its_files(many):

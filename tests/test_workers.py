@@ -279,6 +279,17 @@ def test_calls_at_any_moment_of_a_stop_are_run(single, double):
         assert ended(late) == 'finished'
 
 
+def test_a_stop_is_heeded_by_a_supervisor_that_others_are_started_beside(pool, double):
+    "One of another interpreter, say, may look again only when somebody has started the workers anew"
+    assert double(1).result == 2
+    supervisor, control = pool.status.supervisor, _Control(pool.site)
+    with pk.transaction(control):
+        control.order_stop()
+        control.wanted = 'run'
+    assert wait_for(lambda: is_gone(supervisor))
+    assert double(2).result == 4
+
+
 def test_a_task_that_calls_on_and_on_can_be_stopped(single, double, tmp_path):
     "What a call in hand calls while the pool stops waits in the queue, as what waited before"
     @pk.task
