@@ -20,7 +20,7 @@ from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 from .owners import check_owner, check_parents, check_place, is_vouched_for
 from .system import (_DOUBT, allocate, copy_file, exists, InvalidNameError, is_full, is_parkit_frame, no_room, ObjectExistsError, own_names,
                      ObjectNotFoundError, SiteRemovedError, open_locked, replace_file, SiteError, StorageFullError,
-                     TransactionError, _UnderWay, _unlock, _Alive, _boot_id, _check_exchange, _exchange, _Exit,
+                     TransactionError, _UnderWay,  _Alive, _boot_id, _check_exchange, _exchange, _Exit,
                      _file_lock, _find_open_files, _fork, _give_room, _guard_streams, _hold_lmdb_locks, _BLOCK, _leak, _link_all,
                      _make_private, _map_file, _own_blocks, monotonic, _RECORD_SIZE, _release_lmdb_locks, _reserve, _sync, _watchers,
                      _write_all, _write_new, _WriteLock, warn_caller)
@@ -1255,9 +1255,12 @@ class WriteTxn:
             raise
         finally:
             store.writing, store.current = False, None
-            if lock.fd >= 0: _unlock(lock.fd)
-            self.ended = True
-            lock.mutex.release()  # a call of C: no interrupt can come between this and the line before
+            try:
+                if lock.fd >= 0: fcntl.flock(lock.fd, fcntl.LOCK_UN)
+            except OSError: fcntl.flock(lock.fd, fcntl.LOCK_UN)  # or all others would wait
+            finally:  # a second interrupt, perhaps, has come after that call
+                self.ended = True
+                lock.mutex.release()  # a call of C: no interrupt can come between this and the line before
         if store.put_off and not self.committed: store.do_put_off()
 
     def _finish(self) -> None:

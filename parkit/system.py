@@ -296,11 +296,6 @@ def _is_stopped(pid: int) -> bool:
     try: return Path(f'/proc/{pid}/stat').read_text('utf-8', 'replace').rpartition(')')[2].split()[0] in 'Tt'
     except (OSError, IndexError): return False
 
-def _unlock(fd: int) -> None:
-    "Release the `flock` on `fd`; tried twice, for who fails to would keep all others waiting"
-    try: fcntl.flock(fd, fcntl.LOCK_UN)
-    except OSError: fcntl.flock(fd, fcntl.LOCK_UN)
-
 # %% ../nbs/00a_system.ipynb #6de53729
 def open_locked(path: str, wait: bool = True) -> int | None:
     """Return a descriptor of the file at `path`, made if need be, holding its `flock`; `None` if it is taken and `wait` is false. Raises
@@ -352,12 +347,16 @@ class _Bound:
         if self.abandon is not None: self.abandon()
 
 class _Exit:
-    """`__exit__`, which calls `_exit`. An interrupt may come before its first line, and the traceback, which a notebook keeps, then keeps
+    """`__exit__`, which calls `_exit`, or `__aexit__`. An interrupt may come before its first line, and the traceback, which a notebook keeps, then keeps
     its frame and all that it refers to; what it is bound to goes with the `with` statement, and has what `_abandoning` returns, if
     anything, called"""
-    def __get__(self, block: Any, cls: Any) -> Callable[..., None]:
-        if block is None: return cls._exit  # type: ignore[no-any-return]
-        bound, abandon = partial(cls._exit, block), block._abandoning()
+    def __init__(self, name: str = '_exit') -> None: self.name = name
+
+    def __get__(self, block: Any, cls: Any) -> Callable[..., Any]:
+        work = getattr(cls, self.name)
+        if block is None: return work  # type: ignore[no-any-return]
+        bound, abandon = partial(work, block), block._abandoning()
+        if abandon and self.name != '_exit': return partial(bound, guard=_Bound(abandon))  # which the coroutine keeps until it ends
         if abandon: bound.bound = _Bound(abandon)  # type: ignore[attr-defined]
         return bound
 

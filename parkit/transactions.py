@@ -207,12 +207,13 @@ async def write_async(
 ) -> T:
     "`write` that waits for other writers without holding up the event loop"
     if _find(store): return write(store, work, *args)
-    txn = await _begin(store, None)
+    txn = None
     try:
+        txn = await _begin(store, None)
         result = work(txn, *args)
         txn.commit()
     except BaseException:
-        if not txn.ended: txn.close()
+        if txn is not None and not txn.ended: txn.close()
         _give_up(args)
         raise
     return result
@@ -398,7 +399,8 @@ class snapshot(_Block):
             raise
 
     async def __aenter__(self) -> snapshot: return self.__enter__()
-    async def __aexit__(self, *args: Any) -> None: self._exit(*args)
+    __aexit__ = _Exit('_exit_async')
+    async def _exit_async(self, *args: Any, guard: Any = None) -> None: self._exit(*args)
 
 # %% ../nbs/02_transactions.ipynb #ff989883
 class transaction(_Block):
@@ -480,14 +482,20 @@ class transaction(_Block):
         "Wait for other writers, other tasks of this thread among them, without holding up the event loop"
         if self._enter_inner(): return self
         txn = None
-        while txn is None:
-            if not self.store.env: self.store.open(self._creates)
-            try: txn = await _begin(self.store, self.timeout)
-            except ObjectNotFoundError:
-                if not self._creates or self.store.env: raise
-        return self._enter_outer(txn, txn.close)
+        try:
+            while txn is None:
+                if not self.store.env: self.store.open(self._creates)
+                try: txn = await _begin(self.store, self.timeout)
+                except ObjectNotFoundError:
+                    if not self._creates or self.store.env: raise
+            return self._enter_outer(txn, txn.close)
+        except BaseException:  # an interrupt, perhaps
+            if txn: txn.close()
+            raise
 
-    async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None: self._exit(kind, error, traceback)
+    __aexit__ = _Exit('_exit_async')
+    async def _exit_async(self, kind: Any = None, error: Any = None, traceback: Any = None, guard: Any = None) -> None:
+        self._exit(kind, error, traceback)
 
 # %% ../nbs/02_transactions.ipynb #455c2840
 class WaitTimeout(ParkitError, TimeoutError):

@@ -1,5 +1,5 @@
 """Ctrl-C at any moment of a write, which takes a process of its own to be interrupted."""
-import json, os, subprocess, sys, time
+import asyncio, dis, gc, json, os, subprocess, sys, threading, time
 
 import parkit as pk, pytest
 from helpers import Child, root, sleeps
@@ -99,3 +99,62 @@ def test_interrupt_at_every_moment_leaves_nothing_half_done_nor_locked(tmp_path,
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert found['moments'] > 100*len(works.split()) and not found['problems'], '\n'.join(found['problems'])
+
+
+# --- at every place where Python may deliver one, in one process: traced, so not where a real signal comes, but everywhere
+
+_CHECKS = ('RESUME', 'CALL', 'CALL_FUNCTION', 'CALL_METHOD', 'CALL_FUNCTION_EX', 'CALL_KW', 'JUMP_BACKWARD', 'JUMP_ABSOLUTE')
+
+def _interrupt(k, work):
+    "Do `work()`, and raise `KeyboardInterrupt` at the `k`-th place of parkit's code after which CPython looks for signals; was there one?"
+    seen, last = 0, {}
+    def look(frame, event, arg):
+        nonlocal seen
+        if frame.f_globals.get('__package__') != 'parkit': return None
+        frame.f_trace_opcodes = True
+        if event == 'return':
+            last.pop(frame, None)
+            last[frame.f_back] = 'returned'  # from a function of Python's: nothing is looked for
+        if event != 'opcode': return look
+        before, last[frame] = last.get(frame), dis.opname[frame.f_code.co_code[frame.f_lasti]]
+        if before in _CHECKS and (seen := seen + 1) == k + 1: raise KeyboardInterrupt
+        return look
+    was = sys.gettrace()
+    sys.settrace(look)
+    try: work()
+    except KeyboardInterrupt: pass
+    finally: sys.settrace(was)
+    return seen > k
+
+def _is_free(d):
+    "Can another thread of this process write, at once?"
+    found = []
+    def write():
+        with pk.transaction(d, timeout=0): found.append(True)
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    return bool(found)
+
+async def _in_async_block(d, k):
+    async with pk.transaction(d): d['a'] = d['b'] = k
+
+@pytest.mark.filterwarnings('ignore:coroutine .* was never awaited')
+@pytest.mark.parametrize('how', ['write', 'block', 'async block', 'async write'])
+def test_interrupt_at_each_place_leaves_no_lock_behind(scratch, how):
+    d, q, k = pk.Dict('n/d'), pk.Queue('n/q'), 0
+    async def put(): await q.aput(k)
+    def block():
+        with pk.transaction(d): d['a'] = d['b'] = k
+    def in_loop(coroutine):
+        loop = asyncio.new_event_loop()
+        try: loop.run_until_complete(coroutine)
+        finally: loop.close()
+    works = {'write': lambda: d.update(a=k, b=k), 'block': block, 'async block': lambda: in_loop(_in_async_block(d, k)), 'async write': lambda: in_loop(put())}
+    d.update(a=-1, b=-1)
+    while _interrupt(k, works[how]):
+        gc.collect()
+        assert _is_free(d), k
+        assert d['a'] == d['b']
+        k += 1
+    assert k > 20
