@@ -19,7 +19,7 @@ class Mutant(NamedTuple):
 MUTANTS = dict(
     no_flock=Mutant('system', {'fcntl.flock(self.fd, fcntl.LOCK_EX)  # a signal interrupts it': 'pass', 'if _try_lock(self.fd): return': 'return'},
                     'test_maintenance.py::test_doctor_says_who_holds_locks'),  # and trap 11, which waits a minute for it
-    early_bell=Mutant('storage', {'            self.raw.commit()\n            self.committed = True': '            store.ring()\n            self.raw.commit()\n            self.committed = True',
+    early_bell=Mutant('storage', {'            self._commit_raw()\n            self.committed = True': '            store.ring()\n            self._commit_raw()\n            self.committed = True',
                                   'if self.raw is not None and not self.failed: self.store.ring()': 'if not self.committed: self.store.ring()'},
                       'test_transactions.py::test_bell_is_rung_when_the_commit_can_be_seen'),
     no_second_look=Mutant('transactions', {'if value or any([listener.add(s) for s in reads]): return value, 0': 'if value or [listener.add(s) for s in reads] is None: return value, 0'},
@@ -32,7 +32,7 @@ MUTANTS = dict(
                               'test_processes.py::test_prepared_blob_outlives_the_first_write_of_another_process'),
     lock_kept_by_child=Mutant('system', {'for fd in self.descriptors: os.close(fd)': 'pass'},
                               'test_processes.py::test_trap_34_lock_of_a_killed_parent_is_not_kept_by_its_child'),
-    closed_by_child=Mutant('storage', {'if self.env: _leak(self.env)': 'if self.env: self.env.close()'},
+    closed_by_child=Mutant('storage', {'            _leak(self.env)\n': '            self.env.close()\n'},
                            'test_processes.py::test_trap_35_fork_keeps_the_snapshot_of_the_parent'),
     code_of_what_is_listed=Mutant('objects', {'self._opened, oid, False)': 'self._opened, oid)'}, 'test_looking.py::test_looking_runs_nothing'),
     pickle_of_what_is_listed=Mutant('codecs', {"except KeyError: raise _not_plain(f'{module}.{name}') from None": 'except KeyError: return super().find_class(module, name)'},
