@@ -835,7 +835,7 @@ class Bell:
         if (record := self.record) is not None: return record
         with _fork.gate:
             if self.record is None:
-                self.fd = _fork.open(self.bell_path, os.O_CREAT | os.O_RDWR)
+                if self.fd < 0: self.fd = _fork.open(self.bell_path, os.O_CREAT | os.O_RDWR)
                 if not os.fstat(self.fd).st_size: _write_in_place(self.fd)
                 if os.fstat(self.fd).st_size <= _MOMENT.size: os.pwrite(self.fd, bytes(_MOMENT.size + 1), 0)
                 self.record = memoryview(mmap.mmap(self.fd, _MOMENT.size)).cast('d')
@@ -847,7 +847,10 @@ class Bell:
 
     def ring(self) -> None:
         "Wake everyone who listens"
-        if _is_listened(self._mapped(), 0): os.pwrite(self.fd, b'\n', _MOMENT.size)
+        try:
+            if _is_listened(self._mapped(), 0): os.pwrite(self.fd, b'\n', _MOMENT.size)
+        except OSError as e:
+            if not is_full(e): raise  # on a full disk there is no bell yet, and so nobody who listens to it
 
 # %% ../nbs/00a_system.ipynb #cfcd0e6a
 class Alarm:

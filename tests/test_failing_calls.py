@@ -32,7 +32,7 @@ _WAYS = [('pwrite', 'lost'), ('pwrite', 'broken'), ('fsync', 'refused'), ('fdata
 @pytest.mark.parametrize('call, how', _WAYS, ids=lambda v: v)
 def test_each_call_of_the_system_fails(library, memory, call, how):
     command = [sys.executable, _folder/'workload.py', memory, call, how]
-    env = {**os.environ, 'LD_PRELOAD': str(library), 'PYTHONPATH': str(root)}
+    env = {**os.environ, 'LD_PRELOAD': str(library), 'PYTHONPATH': str(root), 'PYTHONWARNINGS': 'ignore'}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=170)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0 and not done.stderr, done.stderr

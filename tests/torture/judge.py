@@ -482,7 +482,7 @@ class Judge:
         if strays := set(os.listdir(alive)) - {self.site.alive.id}: self.bad('structure', f'left in @/alive: {[(n, os.path.getsize(os.path.join(alive, n))) for n in strays]}')
         if strays := set(os.listdir(os.path.dirname(alive))) - {'alive', 'setup.lock'}: self.bad('structure', f'left in @: {strays}')
         for ns in STORES:
-            if found := _check_namespace(self.site.path, ns): self.bad('structure', f'pk.check: {found}')  # its pages, too
+            if found := _check_namespace(self.site.store(ns, True)): self.bad('structure', f'pk.check: {found}')  # its pages, too
 
     def report(self):
         for ns in STORES:
