@@ -91,6 +91,10 @@ class Loop(Disk):
                     size //= 2
         self._sync()
 
+    def empty(self):
+        super().empty()
+        self._sync()  # or the file system would give the room only later
+
     def _sync(self):
         fd = os.open(self.path, os.O_RDONLY)
         assert not ctypes.CDLL(None).syncfs(fd)

@@ -16,6 +16,7 @@ names = {}
 
 def fail(n): library.fail(names.setdefault(function, function.encode()), n, errno.EIO, mode == 'lost', mode == 'broken')
 
+MOST = 60  # what could not be removed is left to the next, which has one more to remove
 BIG = np.arange(1000)  # more than the site's inline limit
 
 class Site:
@@ -120,7 +121,7 @@ def run(name, one, two):
                 said.append((name, n, 'does not go on: ' + ''.join(traceback.format_exception(e))[-900:]))
                 return said
             if one.view() != new: said.append((name, n, 'is not done when it is done again'))
-        if not failed: return said
+        if not failed or n == MOST: return said
 
 if __name__ == '__main__':
     one, two = Site('one'), Site('two')
