@@ -98,7 +98,7 @@ class Blob:
         "Remove the name under which it was written"
         if self.path and self.epoch == _fork.epoch:
             try: os.unlink(self.path)
-            except FileNotFoundError: pass  # the whole site was removed
+            except OSError: pass  # the whole site was removed, or its disk fails: it is swept once this process has ended
         self.path = ''
 
     def __del__(self) -> None:
