@@ -20,7 +20,7 @@ from .codecs import BLOB, Buffer, DecodeError, ParkitError, Record
 from .owners import check_owner, check_parents, check_place, is_vouched_for
 from .system import (_DOUBT, allocate, copy_file, exists, InvalidNameError, is_full, is_parkit_frame, no_room, ObjectExistsError, own_names,
                      ObjectNotFoundError, SiteRemovedError, open_locked, replace_file, SiteError, StorageFullError,
-                     TransactionError, _UnderWay,  _Alive, _boot_id, _check_exchange, _exchange, _Exit,
+                     TransactionError, _UnderWay, _Alive, _boot_id, _check_exchange, _exchange, _Exit,
                      _file_lock, _find_open_files, _fork, _give_room, _guard_streams, _hold_lmdb_locks, _BLOCK, _leak, _link_all,
                      _make_private, _map_file, _own_blocks, monotonic, _RECORD_SIZE, _release_lmdb_locks, _reserve, _sync, _watchers,
                      _write_all, _write_new, _WriteLock, warn_caller)
@@ -411,7 +411,8 @@ class _Opening(_Making):
             with env.begin() as txn: heir = txn.get(_RETIRED)  # from now on LMDB has the lock of a reader
             locks = _hold_lmdb_locks(os.path.join(self.path, 'lock.mdb'))
             # else: some of them may be of other files
-            if heir is None and self._facts() == facts and _is_reader(env) and self.site.is_in_place(): self._use(env, bell, record, fd, locks, facts)
+            if heir is None and self._facts() == facts and _is_reader(env) and self.site.is_in_place():
+                self._use(env, bell, record, fd, locks, facts)
         except (lmdb.Error, OSError) as e:
             if self._facts() == facts: raise self.explain(e) from e
         finally:
@@ -1237,12 +1238,11 @@ class WriteTxn:
         of power, and is undone"""
         number, store = self.raw.id(), self.store
         try: self.raw.commit()
-        except lmdb.Error as e:
-            try: store.env.begin().abort()  # type: ignore[union-attr]
-            except lmdb.PanicError:
+        except lmdb.Error:
+            if store.has_panicked():
                 self.in_doubt, store.lock.record[_DOUBT] = True, number
                 with suppress(OSError): self.in_doubt = not store.settle(number, False)
-            raise e
+            raise
 
     def close(self) -> None:
         "Undo what is not committed and release the lock; does nothing if that is done"
@@ -1391,6 +1391,12 @@ class Store(_Blobs):
     def _may_be_removed(self) -> bool:
         "Look whether the files are there: before each durable commit, before others now and then, since that takes a tenth of their time"
         return (self.durable or time.monotonic() - self.looked > _LOOK_AGAIN) and self.is_removed()
+
+    def has_panicked(self) -> bool:
+        "Tell whether LMDB has given up its environment, since it could not write the page that makes a commit valid"
+        try: self.env.begin().abort()  # type: ignore[union-attr]
+        except lmdb.Error as e: return isinstance(e, lmdb.PanicError)
+        return False
 
     def settle(
         self,

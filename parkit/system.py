@@ -240,6 +240,7 @@ class SteadyClock:
         return moment + self.ahead()
 
 # %% ../nbs/00a_system.ipynb #f4fde9e2
+# the id of a call or a caller's variables; another id; that of something and of the process that has made it
 _OWN_NAME = re.compile(r'[0-9a-f]{16}([0-9a-f]{8})?|[0-9a-f]{32}(\.[0-9a-f]{32})?')
 
 def is_own_name(name: str) -> bool:
@@ -347,8 +348,8 @@ class _Bound:
         if self.abandon is not None: self.abandon()
 
 class _Exit:
-    """`__exit__`, which calls `_exit`, or `__aexit__`. An interrupt may come before its first line, and the traceback, which a notebook keeps, then keeps
-    its frame and all that it refers to; what it is bound to goes with the `with` statement, and has what `_abandoning` returns, if
+    """`__exit__`, which calls `_exit`, or an `__aexit__`. An interrupt may come before its first line, and the traceback, which a
+    notebook keeps, then keeps its frame and all that it refers to; what it is bound to goes with the `with` statement, and has what `_abandoning` returns, if
     anything, called"""
     def __init__(self, name: str = '_exit') -> None: self.name = name
 
@@ -1104,7 +1105,6 @@ def _make_private(path: str) -> None:
     _make_private(os.path.dirname(path))
     with suppress(FileExistsError): os.mkdir(path, 0o700)
 
-# the id of a call or a caller's variables; another id; that of something and of the process that has made it
 def _link_all(source: str, target: str, folder: str) -> None:
     "Give the files in a folder of one namespace a second name in that of another"
     names = own_names(os.path.join(source, folder))

@@ -16,7 +16,8 @@ from .storage import DEFAULT_NAMESPACE, Blob, Retired, Store, check_namespace, c
 # %% auto #0
 __all__ = ['T', 'cell_notes', 'read', 'read_apart', 'write', 'write_whole', 'write_new', 'write_async', 'is_interactive', 'Notes',
            'watch_cells', 'notes_for', 'in_transaction', 'open_transaction', 'is_writing', 'store_of', 'snapshot',
-           'transaction', 'WaitTimeout', 'is_watched', 'watch', 'unwatched', 'wait_until', 'wait_until_async']
+           'transaction', 'WaitTimeout', 'is_watched', 'watch', 'unwatched', 'wait_until', 'wait_paced',
+           'wait_until_async', 'wait_paced_async']
 
 # %% ../nbs/02_transactions.ipynb #31007eba
 class _Frame:
@@ -566,6 +567,14 @@ def wait_until(
     timeout: float | None = None,  # Seconds; `None` waits for ever
 ) -> T:                            # The predicate's value, which is true
     "Sleep until `predicate()` is true; raises `WaitTimeout`, or `TransactionError` inside a transaction, where nothing would ever change"
+    return wait_paced(predicate, timeout, _as_long)
+
+def wait_paced(
+    predicate: Callable[[], T],                              # As for `wait_until`
+    timeout: float | None,                                   # As for `wait_until`
+    pace: Callable[[float, float | None], float | None],     # Called before each sleep with when the wait began, and the seconds to sleep
+) -> T:                                                      # The predicate's value, which is true
+    "`wait_until` that sleeps for as long as `pace` says; raises what that does"
     _check_waiting()
     _check_predicate(predicate)
     start = time.monotonic()
@@ -573,7 +582,9 @@ def wait_until(
         while True:
             value, pause = _look(predicate, listener, start, timeout)
             if value: return value
-            if pause != 0: listener.wait(pause)
+            if pause != 0: listener.wait(pace(start, pause))
+
+def _as_long(start: float, pause: float | None) -> float | None: return pause
 
 # %% ../nbs/02_transactions.ipynb #5acfb794
 async def wait_until_async(
@@ -581,6 +592,14 @@ async def wait_until_async(
     timeout: float | None = None,  # Seconds; `None` waits for ever
 ) -> T:                            # The predicate's value, which is true
     "`wait_until` for asyncio: other tasks run meanwhile"
+    return await wait_paced_async(predicate, timeout, _as_long)
+
+async def wait_paced_async(
+    predicate: Callable[[], T],                              # As for `wait_paced`
+    timeout: float | None,                                   # As for `wait_paced`
+    pace: Callable[[float, float | None], float | None],     # As for `wait_paced`
+) -> T:                                                      # The predicate's value, which is true
+    "`wait_paced` for asyncio: other tasks run meanwhile"
     _check_waiting()
     _check_predicate(predicate)
     start = time.monotonic()
@@ -588,4 +607,4 @@ async def wait_until_async(
         while True:
             value, pause = _look(predicate, listener, start, timeout)
             if value: return value
-            if pause != 0: await listener.wait_async(pause)
+            if pause != 0: await listener.wait_async(pace(start, pause))

@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import uuid4
 from .codecs import decode_plain, encode
-from .system import Listener, StorageFullError, _fork
+from .system import StorageFullError, _fork
 from .storage import Site
-from .transactions import _check_waiting, _look, unwatched, wait_until, wait_until_async, write
+from .transactions import unwatched, wait_paced, wait_paced_async, write
 from .calls import _GOING, _Record, TaskError
 from .ledger import _RECORD, _WAITS, _ledger
 from .progress import _inside
@@ -166,15 +166,7 @@ def wait_long(
     target: bytes,               # That
 ) -> T:                          # The predicate's value, which is true
     "Wait without a limit; raises `CircularWaitError` if the call or computation waits for what the running code is in the middle of"
-    with LongWait(site) as wait:
-        if not wait.nodes: return wait_until(predicate)
-        _check_waiting()
-        start = time.monotonic()
-        with Listener() as listener:
-            while True:
-                value, pause = _look(predicate, listener, start, None)
-                if value: return value
-                if pause != 0: listener.wait(wait.pause(start, pause, target))
+    with LongWait(site) as wait: return wait_paced(predicate, None, lambda start, pause: wait.pause(start, pause, target))
 
 async def wait_long_async(
     predicate: Callable[[], T],  # As for `wait_long`
@@ -183,11 +175,4 @@ async def wait_long_async(
 ) -> T:                          # The predicate's value, which is true
     "`wait_long` for asyncio: other tasks run meanwhile"
     with LongWait(site, True) as wait:
-        if not wait.nodes: return await wait_until_async(predicate)
-        _check_waiting()
-        start = time.monotonic()
-        with Listener() as listener:
-            while True:
-                value, pause = _look(predicate, listener, start, None)
-                if value: return value
-                if pause != 0: await listener.wait_async(wait.pause(start, pause, target))
+        return await wait_paced_async(predicate, None, lambda start, pause: wait.pause(start, pause, target))
